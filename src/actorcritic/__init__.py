@@ -1,0 +1,1 @@
+"""Actor-critic reinforcement learning: train, compare, ablate and audit agents."""

@@ -1,0 +1,143 @@
+"""Advantages, returns and running statistics. Pure functions over [T, B] arrays.
+
+Time index t counts steps; row t holds r_t, V(s_t) and V(s_{t+1}), where s_{t+1} is the *true*
+successor of step t, also when the episode ended there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def td_errors(
+    reward: Float[Array, "T B"],
+    value: Float[Array, "T B"],
+    next_value: Float[Array, "T B"],
+    terminated: Bool[Array, "T B"],
+    gamma: float | Float[Array, ""],
+) -> Float[Array, "T B"]:
+    """δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t)   (Sutton & Barto 2018, eq. 6.5)."""
+    return reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+
+
+def gae(
+    reward: Float[Array, "T B"],
+    value: Float[Array, "T B"],
+    next_value: Float[Array, "T B"],
+    terminated: Bool[Array, "T B"],
+    truncated: Bool[Array, "T B"],
+    gamma: float | Float[Array, ""],
+    gae_lambda: float | Float[Array, ""],
+) -> Float[Array, "T B"]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    A_t = Σ_{l ≥ 0} (γλ)^l δ_{t+l}, the sum ending with the episode or the batch. A time limit
+    (`truncated`) ends the sum but keeps γ V(s_{t+1}) in its last δ; a terminal state drops it.
+    λ = 0 is the TD error; λ = 1 is the n-step return to the end of the batch, minus V(s_t).
+    """
+    delta = td_errors(reward, value, next_value, terminated, gamma)
+    trace = jnp.where(terminated | truncated, 0.0, jnp.asarray(gamma * gae_lambda, delta.dtype))
+    return _discounted_sums(delta, trace)
+
+
+def monte_carlo_returns(
+    reward: Float[Array, "T B"],
+    next_value: Float[Array, "T B"],
+    terminated: Bool[Array, "T B"],
+    truncated: Bool[Array, "T B"],
+    gamma: float | Float[Array, ""],
+) -> Float[Array, "T B"]:
+    """G_t = Σ_{l ≥ 0} γ^l r_{t+l} to the end of the episode, which the batch must contain.
+
+    Where an episode was cut by a time limit, γ V(s_{t+1}) stands for the rest of the return;
+    with no critic, pass zeros.
+    """
+    rest = jnp.where(truncated & ~terminated, gamma * next_value, 0.0)
+    trace = jnp.where(terminated | truncated, 0.0, jnp.asarray(gamma, reward.dtype))
+    return _discounted_sums(reward + rest, trace)
+
+
+def _discounted_sums(
+    x: Float[Array, "T B"], trace: Float[Array, "T B"]
+) -> Float[Array, "T B"]:
+    """y_t = x_t + trace_t y_{t+1}, with y_T = 0."""
+
+    def back(y: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, trace = row
+        y = x + trace * y
+        return y, y
+
+    # Unrolled, because one turn of an XLA loop costs more than the few numbers in it.
+    _, sums = jax.lax.scan(back, jnp.zeros_like(x[0]), (x, trace), reverse=True, unroll=16)
+    return sums
+
+
+class RunningStatistics(NamedTuple):
+    """Mean and variance of everything seen so far, per feature. `count` 0 normalises nothing."""
+
+    count: Float[Array, ""]
+    mean: Float[Array, "..."]
+    variance: Float[Array, "..."]  # population variance; 1 before anything was seen
+
+    @classmethod
+    def start(cls, shape: tuple[int, ...] = ()) -> RunningStatistics:
+        return cls(jnp.zeros(()), jnp.zeros(shape), jnp.ones(shape))
+
+    def merge(
+        self,
+        x: Float[Array, "N ..."],
+        weight: Float[Array, " N"] | None = None,
+        axis: str | None = None,
+    ) -> RunningStatistics:
+        """Exactly the statistics of the old data and the rows of `x` together.
+
+        Pairwise merging (Chan, Golub & LeVeque 1979). `weight` 0 leaves a row out; with `axis`,
+        the rows of all devices along that mesh axis count.
+        """
+
+        def total(y: Array) -> Array:
+            y = jnp.sum(y, axis=0) if weight is None else jnp.tensordot(weight, y, 1)
+            return y if axis is None else jax.lax.psum(y, axis)
+
+        count = total(jnp.ones(x.shape[:1], x.dtype))
+        mean = total(x) / jnp.maximum(count, 1)
+        variance = total((x - mean[None]) ** 2) / jnp.maximum(count, 1)
+
+        share = count / jnp.maximum(self.count + count, 1)
+        gap = mean - self.mean
+        return RunningStatistics(
+            self.count + count,
+            self.mean + share * gap,
+            (1 - share) * self.variance + share * variance + share * (1 - share) * gap**2,
+        )
+
+    def normalize(self, x: Float[Array, "..."], clip: float) -> Float[Array, "..."]:
+        """(x - mean) / standard deviation, clipped to [-clip, clip]."""
+        lead = (1,) * (x.ndim - self.mean.ndim)
+        mean, variance = self.mean.reshape(lead + self.mean.shape), self.variance
+        scale = jax.lax.rsqrt(variance.reshape(lead + variance.shape) + 1e-8)
+        return jnp.clip((x - mean) * scale, -clip, clip)
+
+
+def discounted_reward_sums(
+    reward: Float[Array, "T B"],
+    done: Bool[Array, "T B"],
+    carry: Float[Array, " B"],
+    gamma: float | Float[Array, ""],
+) -> tuple[Float[Array, "T B"], Float[Array, " B"]]:
+    """R_t = γ R_{t-1} + r_t within each episode, and the value to carry into the next batch.
+
+    The spread of R_t is what reward normalisation divides by (Engstrom et al. 2020, sec. 3).
+    """
+
+    def forward(total: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, done = row
+        total = gamma * total + reward
+        return jnp.where(done, 0.0, total), total
+
+    carry, sums = jax.lax.scan(forward, carry, (reward, done), unroll=16)
+    return sums, carry

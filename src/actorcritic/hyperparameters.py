@@ -1,0 +1,88 @@
+"""Hyperparameters: one line each holds the default, the meaning and the range.
+
+`@hyperparameters` makes a frozen dataclass that is also a pytree: fields annotated `float` are
+leaves, so a sweep over them needs no recompilation; everything else is static.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import jax
+
+from actorcritic.types import UserError
+
+T = TypeVar("T", bound=type)
+
+
+def hyperparameter(default: Any, meaning: str, within: str | None = None) -> Any:
+    """A dataclass field. `within` is an interval such as "(0, 1]", checked by `check`."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "within": within})
+
+
+def hyperparameters(cls: T) -> T:
+    """Class decorator: a frozen dataclass, registered as a pytree."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    kinds = get_type_hints(cls)
+    leaves = [f.name for f in dataclasses.fields(cls) if kinds[f.name] in (float, float | None)]
+    static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]
+    return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=static)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as " Did you mean 'gamma'?", or nothing when no known name is near."""
+    known = list(known)
+    by_lower = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[found[0]]}'?" if found else ""
+
+
+def replace(settings: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` that names the nearest field when one does not exist."""
+    known = [f.name for f in dataclasses.fields(settings)]
+    for name in changes:
+        if name not in known:
+            raise UserError(
+                f"{type(settings).__name__} has no hyperparameter '{name}'."
+                f"{nearest(name, known)} It has: {', '.join(known)}."
+            )
+    return dataclasses.replace(settings, **changes)
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[-1] == ")" else value <= high
+    return above and below
+
+
+def check(settings: Any) -> None:
+    """Raise UserError for the first hyperparameter of the wrong type or out of its range."""
+    owner = type(settings).__name__
+    kinds = get_type_hints(type(settings))
+    for f in dataclasses.fields(settings):
+        value, kind = getattr(settings, f.name), kinds[f.name]
+        options = get_args(kind)
+        if value is None and type(None) in options:
+            continue
+        if options and all(isinstance(option, str) for option in options):
+            if value not in options:
+                raise UserError(
+                    f"{owner}.{f.name} must be one of {', '.join(map(repr, options))}; "
+                    f"got {value!r}.{nearest(str(value), options)}"
+                )
+            continue
+        number = float if float in (kind, *options) else int if int in (kind, *options) else None
+        if number is None or kind is bool:
+            continue
+        accepted = (int,) if number is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            expected = "a whole number" if number is int else "a number"
+            raise UserError(f"{owner}.{f.name} must be {expected}; got {value!r}.")
+        within = f.metadata.get("within")
+        if within and not (math.isfinite(value) and _inside(value, within)):
+            raise UserError(f"{owner}.{f.name} must lie in {within}; got {value}.")

@@ -1,0 +1,57 @@
+"""Losses, one number a row: pure functions of log-probabilities, advantages and values.
+
+All are to be *minimised*. Advantages, targets and old quantities are data: no gradient flows
+through them (stopped here, so that no caller can forget).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def policy_gradient_loss(
+    log_prob: Float[Array, "..."], advantage: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """-log π(a_t|s_t) A_t; its gradient is the policy-gradient estimate (Williams 1992)."""
+    return -log_prob * jax.lax.stop_gradient(advantage)
+
+
+def clipped_surrogate_loss(
+    log_prob: Float[Array, "..."],
+    old_log_prob: Float[Array, "..."],
+    advantage: Float[Array, "..."],
+    clip_range: float | Float[Array, ""],
+) -> Float[Array, "..."]:
+    """-min(ρ_t A_t, clip(ρ_t, 1-ε, 1+ε) A_t), ρ_t = π(a_t|s_t) / π_old(a_t|s_t).
+
+    Schulman et al. 2017, eq. 7; ε is `clip_range`.
+    """
+    advantage = jax.lax.stop_gradient(advantage)
+    ratio = jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))
+    clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
+    return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def value_loss(
+    value: Float[Array, "..."], target: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """½ (V(s_t) - target_t)²."""
+    return 0.5 * (value - jax.lax.stop_gradient(target)) ** 2
+
+
+def clipped_value_loss(
+    value: Float[Array, "..."],
+    old_value: Float[Array, "..."],
+    target: Float[Array, "..."],
+    clip_range: float | Float[Array, ""],
+) -> Float[Array, "..."]:
+    """½ max((V - target)², (V_clip - target)²), V_clip = V_old + clip(V - V_old, -ε, ε).
+
+    The larger of the two: a step that leaves the range is never rewarded for leaving it. It is
+    in the code that came with Schulman et al. 2017, not in the paper.
+    """
+    old_value = jax.lax.stop_gradient(old_value)
+    clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
+    return jnp.maximum(value_loss(value, target), value_loss(clipped, target))

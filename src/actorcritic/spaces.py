@@ -1,0 +1,114 @@
+"""What gymnasium's spaces mean to a policy: numbers in, actions out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Array, Float
+
+from actorcritic.types import Action, EnvSpec, Observation, UserError
+
+
+def check(spec: EnvSpec) -> None:
+    """Raise UserError where the observation or action space is not one that can be handled."""
+    feature_count(spec.observation_space)
+    action = spec.action_space
+    if not isinstance(
+        action, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box
+    ):
+        raise UserError(
+            f"{spec.id} has the action space {action}; expected Discrete, MultiDiscrete, "
+            "MultiBinary or Box. Wrap the environment so that its actions are one of these."
+        )
+    if isinstance(action, spaces.Box):
+        if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+            raise UserError(
+                f"{spec.id} has unbounded actions (low {action.low}, high {action.high}); expected "
+                "finite bounds. Wrap it in gymnasium.wrappers.RescaleAction or state its bounds."
+            )
+        if not (action.low < action.high).all():
+            raise UserError(
+                f"{spec.id} has action bounds with low >= high (low {action.low}, high "
+                f"{action.high}); expected low < high in every dimension."
+            )
+
+
+def feature_count(space: spaces.Space) -> int:
+    """How many numbers `encode` makes of one observation."""
+    match space:
+        case spaces.Box():
+            return math.prod(space.shape)
+        case spaces.Discrete():
+            return int(space.n)
+        case spaces.MultiDiscrete():
+            return int(space.nvec.sum())
+        case spaces.MultiBinary():
+            return math.prod(space.shape)
+        case spaces.Dict():
+            return sum(feature_count(part) for part in space.spaces.values())
+        case spaces.Tuple():
+            return sum(feature_count(part) for part in space.spaces)
+    raise UserError(
+        f"Observations of space {space} are not supported; expected Box, Discrete, MultiDiscrete, "
+        "MultiBinary, or a Dict or Tuple of these. Wrap the environment to convert them."
+    )
+
+
+def encode(space: spaces.Space, observation: Observation) -> Float[Array, "... features"]:
+    """Observations with any leading axes as flat vectors of floats.
+
+    Box and MultiBinary are flattened, Discrete and MultiDiscrete become one-hot, Dict (in the
+    space's order of keys) and Tuple are concatenated.
+    """
+    if isinstance(space, spaces.Dict):
+        parts = [encode(part, observation[name]) for name, part in space.spaces.items()]
+        return jnp.concatenate(parts, axis=-1)
+    if isinstance(space, spaces.Tuple):
+        parts = [encode(p, o) for p, o in zip(space.spaces, observation, strict=True)]
+        return jnp.concatenate(parts, axis=-1)
+    x = jnp.asarray(observation)
+    lead = x.shape[: x.ndim - len(space.shape or ())]
+    if isinstance(space, spaces.Discrete):
+        return jax.nn.one_hot(x - space.start, int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        flat, start = x.reshape(*lead, -1), space.start.reshape(-1)
+        sizes = space.nvec.reshape(-1)
+        hot = [jax.nn.one_hot(flat[..., k] - start[k], int(n)) for k, n in enumerate(sizes)]
+        return jnp.concatenate(hot, axis=-1)
+    return x.reshape(*lead, -1).astype(jnp.float32)
+
+
+def is_numeric(space: spaces.Space) -> np.ndarray:
+    """Per encoded feature: does it come from a Box (and so may be normalised)?"""
+    match space:
+        case spaces.Dict():
+            return np.concatenate([is_numeric(part) for part in space.spaces.values()])
+        case spaces.Tuple():
+            return np.concatenate([is_numeric(part) for part in space.spaces])
+    return np.full(feature_count(space), isinstance(space, spaces.Box))
+
+
+def executable(space: spaces.Space, action: Action) -> Array:
+    """The action an environment is given, from the action the policy drew and the batch stores.
+
+    Box actions are clipped to the bounds (the stored action and its log-probability stay those
+    of the unclipped draw); discrete ones are shifted by the space's start.
+    """
+    match space:
+        case spaces.Discrete():
+            return action if space.start == 0 else action + jnp.asarray(space.start, action.dtype)
+        case spaces.MultiDiscrete():
+            action = action + jnp.asarray(space.start.reshape(-1), action.dtype)
+        case spaces.Box():
+            low, high = (jnp.asarray(end.reshape(-1), action.dtype) for end in _bounds(space))
+            action = jnp.clip(action, *(jnp.broadcast_to(end, action.shape) for end in (low, high)))
+    return action.reshape(*action.shape[:-1], *(space.shape or ()))
+
+
+def _bounds(space: spaces.Box) -> tuple[Any, Any]:
+    return space.low, space.high
