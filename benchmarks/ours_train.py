@@ -21,7 +21,8 @@ def main(config: dict[str, Any]) -> None:
         seeds=config["seeds"],
         seed=config["seed"],
         out=None,
-        evaluate=False,
+        evaluation_episodes=0,
+        quiet=True,
     )
     names = ("actorcritic", "jax", "jaxlib", "gymnasium", "numpy")
     reply = {

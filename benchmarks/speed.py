@@ -35,8 +35,8 @@ A2C = {
     "learning_rate": 7e-4,
     "gamma": 0.99,
     "gae_lambda": 1.0,
-    "entropy_coef": 0.0,
-    "value_coef": 0.5,
+    "entropy_coefficient": 0.0,
+    "value_coefficient": 0.5,
     "max_grad_norm": 0.5,
 }
 PPO_HOPPER = A2C | {
@@ -45,12 +45,12 @@ PPO_HOPPER = A2C | {
     "num_epochs": 10,
     "num_minibatches": 32,
     "learning_rate": 3e-4,
-    "anneal_learning_rate": False,
+    "learning_rate_schedule": "constant",
     "gae_lambda": 0.95,
-    "clip": 0.2,
-    "anneal_clip": False,
+    "clip_range": 0.2,
+    "clip_range_schedule": "constant",
     "clip_value": False,
-    "normalize_observations": False,
+    "normalize_observation": False,
 }
 PPO_PRESET = PPO_HOPPER | {
     "num_envs": 8,
@@ -58,10 +58,10 @@ PPO_PRESET = PPO_HOPPER | {
     "num_epochs": 20,
     "num_minibatches": 1,
     "learning_rate": 1e-3,
-    "anneal_learning_rate": True,
+    "learning_rate_schedule": "linear",
     "gamma": 0.98,
     "gae_lambda": 0.8,
-    "anneal_clip": True,
+    "clip_range_schedule": "linear",
 }
 PPO_4X128 = PPO_HOPPER | {
     "num_envs": 4,
@@ -69,9 +69,9 @@ PPO_4X128 = PPO_HOPPER | {
     "num_epochs": 4,
     "num_minibatches": 4,
     "learning_rate": 2.5e-4,
-    "anneal_learning_rate": True,
+    "learning_rate_schedule": "linear",
     "clip_value": True,
-    "entropy_coef": 0.01,
+    "entropy_coefficient": 0.01,
 }
 PPO_64X128 = PPO_4X128 | {"num_envs": 64}
 

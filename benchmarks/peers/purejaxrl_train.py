@@ -41,13 +41,13 @@ def main(checkout: Path, config: dict[str, Any]) -> None:
         "NUM_MINIBATCHES": hyper["num_minibatches"],
         "GAMMA": hyper["gamma"],
         "GAE_LAMBDA": hyper["gae_lambda"],
-        "CLIP_EPS": hyper["clip"],
-        "ENT_COEF": hyper["entropy_coef"],
-        "VF_COEF": hyper["value_coef"],
+        "CLIP_EPS": hyper["clip_range"],
+        "ENT_COEF": hyper["entropy_coefficient"],
+        "VF_COEF": hyper["value_coefficient"],
         "MAX_GRAD_NORM": hyper["max_grad_norm"],
         "ACTIVATION": "tanh",
         "ENV_NAME": config["environment"],
-        "ANNEAL_LR": hyper["anneal_learning_rate"],
+        "ANNEAL_LR": hyper["learning_rate_schedule"] == "linear",
         "DEBUG": False,
     }
     key = jax.random.PRNGKey(config["seed"])

@@ -21,16 +21,16 @@ def build(config: dict[str, Any]) -> BaseAlgorithm:
     hyper = config["hyperparameters"]
     env = make_vec_env(config["environment"], n_envs=hyper["num_envs"], seed=config["seed"])
 
-    def schedule(value: float, anneal: bool) -> Any:
-        return (lambda remaining: value * remaining) if anneal else value
+    def schedule(value: float, kind: str) -> Any:
+        return (lambda remaining: value * remaining) if kind == "linear" else value
 
     common = {
         "n_steps": hyper["num_steps"],
-        "learning_rate": schedule(hyper["learning_rate"], hyper.get("anneal_learning_rate", False)),
+        "learning_rate": schedule(hyper["learning_rate"], hyper.get("learning_rate_schedule", "constant")),
         "gamma": hyper["gamma"],
         "gae_lambda": hyper["gae_lambda"],
-        "ent_coef": hyper["entropy_coef"],
-        "vf_coef": hyper["value_coef"],
+        "ent_coef": hyper["entropy_coefficient"],
+        "vf_coef": hyper["value_coefficient"],
         "max_grad_norm": hyper["max_grad_norm"],
         "seed": config["seed"],
         "device": "cpu",
@@ -42,7 +42,7 @@ def build(config: dict[str, Any]) -> BaseAlgorithm:
         env,
         n_epochs=hyper["num_epochs"],
         batch_size=hyper["num_envs"] * hyper["num_steps"] // hyper["num_minibatches"],
-        clip_range=schedule(hyper["clip"], hyper["anneal_clip"]),
+        clip_range=schedule(hyper["clip_range"], hyper["clip_range_schedule"]),
         **common,
     )
 

@@ -61,9 +61,7 @@ def monte_carlo_returns(
     return _discounted_sums(reward + rest, trace)
 
 
-def _discounted_sums(
-    x: Float[Array, "T B"], trace: Float[Array, "T B"]
-) -> Float[Array, "T B"]:
+def _discounted_sums(x: Float[Array, "T B"], trace: Float[Array, "T B"]) -> Float[Array, "T B"]:
     """y_t = x_t + trace_t y_{t+1}, with y_T = 0."""
 
     def back(y: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:

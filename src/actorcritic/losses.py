@@ -34,9 +34,7 @@ def clipped_surrogate_loss(
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
-def value_loss(
-    value: Float[Array, "..."], target: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def value_loss(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, "..."]:
     """½ (V(s_t) - target_t)²."""
     return 0.5 * (value - jax.lax.stop_gradient(target)) ** 2
 

@@ -105,10 +105,50 @@ def executable(space: spaces.Space, action: Action) -> Array:
         case spaces.MultiDiscrete():
             action = action + jnp.asarray(space.start.reshape(-1), action.dtype)
         case spaces.Box():
-            low, high = (jnp.asarray(end.reshape(-1), action.dtype) for end in _bounds(space))
-            action = jnp.clip(action, *(jnp.broadcast_to(end, action.shape) for end in (low, high)))
+            low, high = (
+                jnp.broadcast_to(jnp.asarray(end.reshape(-1), action.dtype), action.shape)
+                for end in (space.low, space.high)
+            )
+            action = jnp.clip(action, low, high)
     return action.reshape(*action.shape[:-1], *(space.shape or ()))
 
 
-def _bounds(space: spaces.Box) -> tuple[Any, Any]:
-    return space.low, space.high
+def to_json(space: spaces.Space) -> dict[str, Any]:
+    """A space as plain data, so that a policy can be loaded without its environment."""
+    match space:
+        case spaces.Box():
+            ends = {"low": space.low.tolist(), "high": space.high.tolist()}
+            return {"kind": "Box", "dtype": space.dtype.name, **ends}
+        case spaces.Discrete():
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case spaces.MultiDiscrete():
+            sizes = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            return {"kind": "MultiDiscrete", **sizes}
+        case spaces.MultiBinary():
+            return {"kind": "MultiBinary", "shape": list(space.shape)}
+        case spaces.Dict():
+            parts = {name: to_json(part) for name, part in space.spaces.items()}
+            return {"kind": "Dict", "spaces": parts}
+        case spaces.Tuple():
+            return {"kind": "Tuple", "spaces": [to_json(part) for part in space.spaces]}
+    raise UserError(f"The space {space} cannot be saved.")
+
+
+def from_json(data: dict[str, Any]) -> spaces.Space:
+    """The inverse of `to_json`."""
+    match data["kind"]:
+        case "Box":
+            dtype = np.dtype(data["dtype"]).type
+            low, high = (np.asarray(data[end], dtype) for end in ("low", "high"))
+            return spaces.Box(low, high, dtype=dtype)
+        case "Discrete":
+            return spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            return spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
+        case "MultiBinary":
+            return spaces.MultiBinary(data["shape"])
+        case "Dict":
+            return spaces.Dict({name: from_json(part) for name, part in data["spaces"].items()})
+        case "Tuple":
+            return spaces.Tuple([from_json(part) for part in data["spaces"]])
+    raise UserError(f"Unknown kind of space {data['kind']!r}.")

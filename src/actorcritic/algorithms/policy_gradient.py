@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic import estimators, losses, optimizers, spaces
@@ -88,13 +87,16 @@ class PolicyGradient:
         False, "continuous actions: log σ from the network, clamped to [-20, 2]"
     )
     initial_log_std: float = hyperparameter(
-        0.0, "continuous actions: log σ at the start, where it does not depend on the state",
+        0.0,
+        "continuous actions: log σ at the start, where it does not depend on the state",
         "[-20, 2]",
     )
     network: NetworkLike | None = hyperparameter(
         None, "an (init, apply) pair in place of hidden_sizes and activation (Python only)"
     )
-    axis: str | None = hyperparameter(None, "mesh axis that the batch is spread over (set by the runner)")
+    axis: str | None = hyperparameter(
+        None, "mesh axis that the batch is spread over (set by the runner)"
+    )
 
     # ------------------------------------------------------------------ what a member decides
 
@@ -150,7 +152,11 @@ class PolicyGradient:
         )
 
     def act(
-        self, learner: Learner, observation: Observation, key: Key[Array, ""], *,
+        self,
+        learner: Learner,
+        observation: Observation,
+        key: Key[Array, ""],
+        *,
         explore: bool = True,
     ) -> tuple[Action, tuple[()]]:
         policy = self._policy(learner, observation)
@@ -179,8 +185,12 @@ class PolicyGradient:
             raw = spaces.encode(learner.spec.observation_space, batch.observation)
             observations = self._merge(observations, raw, batch.valid)
         learner = replace(
-            learner, params=params, optimizer=optimizer, observations=observations,
-            returns=returns, running_return=running_return,
+            learner,
+            params=params,
+            optimizer=optimizer,
+            observations=observations,
+            returns=returns,
+            running_return=running_return,
         )
         return learner, metrics
 
@@ -189,7 +199,11 @@ class PolicyGradient:
     def _model(self, spec: EnvSpec) -> ActorCritic:
         network = self.network or MLP(self.hidden_sizes, self.activation)
         return ActorCritic(
-            spec, network, self.shared_network, self.has_critic, self.state_dependent_std,
+            spec,
+            network,
+            self.shared_network,
+            self.has_critic,
+            self.state_dependent_std,
             self.initial_log_std,
         )
 
@@ -271,7 +285,8 @@ class PolicyGradient:
             parts = order.reshape(self.num_minibatches, -1)
             carry, metrics = jax.lax.scan(
                 lambda carry, part: descend(carry, jax.tree.map(lambda x: x[part], rows)),
-                carry, parts,
+                carry,
+                parts,
             )
             return carry, jax.tree.map(jnp.mean, metrics)
 
@@ -350,14 +365,23 @@ class A2C(PolicyGradient):
 
     name: ClassVar[str] = "a2c"
 
-    optimizer: optimizers.Kind = hyperparameter("rmsprop", "adam (ε 1e-5) or rmsprop (α 0.99, ε 1e-5)")
-    gae_lambda: float = hyperparameter(1.0, "λ of GAE: 0 is the TD error, 1 the n-step return", "[0, 1]")
+    optimizer: optimizers.Kind = hyperparameter(
+        "rmsprop", "adam (ε 1e-5) or rmsprop (α 0.99, ε 1e-5)"
+    )
+    gae_lambda: float = hyperparameter(
+        1.0, "λ of GAE: 0 is the TD error, 1 the n-step return", "[0, 1]"
+    )
 
     def advantages(
         self, batch: Transition, reward: Array, value: Array, next_value: Array
     ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
         advantage = estimators.gae(
-            reward, value, next_value, batch.terminated, batch.truncated, self.gamma,
+            reward,
+            value,
+            next_value,
+            batch.terminated,
+            batch.truncated,
+            self.gamma,
             self.gae_lambda,
         )
         return advantage, advantage + value
@@ -374,7 +398,9 @@ class PPO(A2C):
     num_minibatches: int = hyperparameter(4, "parts of a pass, a gradient step each", "[1, 1e6]")  # type: ignore[misc]
     learning_rate: float = hyperparameter(2.5e-4, "step size of the optimiser", "(0, 10]")
     optimizer: optimizers.Kind = hyperparameter("adam", "adam (ε 1e-5) or rmsprop (α 0.99, ε 1e-5)")
-    gae_lambda: float = hyperparameter(0.95, "λ of GAE: 0 is the TD error, 1 the n-step return", "[0, 1]")
+    gae_lambda: float = hyperparameter(
+        0.95, "λ of GAE: 0 is the TD error, 1 the n-step return", "[0, 1]"
+    )
     clip_range: float = hyperparameter(0.2, "ε: the ratio is clipped to [1 - ε, 1 + ε]", "(0, 1e9]")
     clip_range_schedule: optimizers.Schedule = hyperparameter(
         "constant", "constant, or falling linearly to 0 at the end of the training"

@@ -1,27 +1,20 @@
 """The compiled runner: environment, policy and update are one JAX program.
 
-The program trains K updates at a time (a chunk), for all seeds; between chunks the host logs,
-draws progress, checkpoints and may stop. Nothing calls back from inside.
+The program trains K updates at a time (a chunk); between chunks the host logs, draws progress,
+checkpoints and may stop. Nothing calls back from inside. `seeds.py` runs it for all seeds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from actorcritic import spaces
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 from actorcritic.types import Action, Algorithm, Environment, EnvSpec, Transition
 
 
@@ -49,7 +42,7 @@ class TrainState(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Per step of a batch [T, B]: the return and length of the episode it ended, length 0 if none."""
+    """Per step of a batch, the return and length of the episode it ended; length 0 if none."""
 
     returns: Float[Array, "T B"]
     lengths: Int[Array, "T B"]
@@ -74,10 +67,10 @@ def reset(environment: Environment, key: Key[Array, " B"]) -> Running:
     return Running(keys[:, 0], state, observation, zero, zero.astype(jnp.int32))
 
 
-def advance(
+def take_step(
     environment: Environment, now: Running, action: Action
-) -> tuple[Running, Transition, Episodes]:
-    """One step of every environment, and a reset of those whose episode it ended. Rows are [B]."""
+) -> tuple[Running, Transition, Bool[Array, " B"]]:
+    """One step of every environment, without resets; and which episodes it ended."""
     limit = environment.spec.max_episode_steps
     keys = jax.vmap(jax.random.fold_in)(now.key, now.episode_length)
     executable = spaces.executable(environment.spec.action_space, action)
@@ -90,13 +83,19 @@ def advance(
     row = Transition(
         now.observation, action, step.reward, step.terminated, truncated, step.observation
     )
+    return ahead, row, done
+
+
+def advance(
+    environment: Environment, now: Running, action: Action
+) -> tuple[Running, Transition, Episodes]:
+    """One step of every environment, and a reset of those whose episode it ended. Rows are [B]."""
+    ahead, row, done = take_step(environment, now, action)
     ended = Episodes(
         jnp.where(done, ahead.episode_return, 0.0), jnp.where(done, ahead.episode_length, 0)
     )
     ahead = jax.lax.cond(
-        jnp.any(done),
-        lambda: _where(done, reset(environment, now.key), ahead),
-        lambda: ahead,
+        jnp.any(done), lambda: _where(done, reset(environment, now.key), ahead), lambda: ahead
     )
     return ahead, row, ended
 
@@ -186,10 +185,19 @@ def train_once(
     return state, metrics, episodes
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["names"])
+@dataclass(frozen=True)
+class Named:
+    """Metrics in one array, a column each: one write an update instead of a dozen."""
+
+    values: Float[Array, "... M"]
+    names: tuple[str, ...]
+
+
 class Log(NamedTuple):
     """What K updates report; rows from the number of updates made on are unused."""
 
-    metrics: Float[Array, "K M"]
+    metrics: Named  # [K, M]
     episodes: Episodes  # [K, T, B]
     steps: Int[Array, " K"]  # environment steps after each update
 
@@ -205,182 +213,24 @@ def train_chunk(
     """Updates until `until` of them are made, `total_steps` are reached or the log is full."""
     first = state.updates
 
-    def once(state: TrainState) -> tuple[TrainState, Any]:
+    @jax.jit  # so that it is traced once, not again in the loop
+    def once(state: TrainState, total_steps: Array) -> tuple[TrainState, Log]:
         state, metrics, episodes = train_once(algorithm, environment, state, total_steps)
-        row = jnp.stack([metrics[name] for name in sorted(metrics)])
+        names = tuple(sorted(metrics))
+        row = Named(jnp.stack([metrics[name] for name in names]), names)
         return state, Log(row, episodes, state.steps)
 
     def body(carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
         state, log = carry
-        row_index = state.updates - first
-        state, row = once(state)
-        return state, jax.tree.map(lambda buffer, x: buffer.at[row_index].set(x), log, row)
+        k = state.updates - first
+        state, row = once(state, total_steps)
+        return state, jax.tree.map(lambda buffer, x: buffer.at[k].set(x), log, row)
 
     def more(carry: tuple[TrainState, Log]) -> Array:
         state, _ = carry
         made = state.updates - first
         return (made < capacity) & (state.updates < until) & (state.steps < total_steps)
 
-    row = jax.eval_shape(once, state)[1]
+    _, row = jax.eval_shape(once, state, total_steps)
     log = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
     return jax.lax.while_loop(more, body, (state, log))
-
-
-# ---------------------------------------------------------------------------- seeds and devices
-
-
-def use_all_cores() -> None:
-    """One CPU device a core, if JAX has not started its backends yet; else use what is there."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # Once JAX has started, its devices are the choice of the program that started it.
-    with contextlib.suppress(RuntimeError):
-        if jax.config.jax_num_cpu_devices <= 1:
-            jax.config.update("jax_num_cpu_devices", max(1, cores or 1))
-
-
-# Fewer rows of a minibatch on each device, and exchanging gradients costs more than it gains.
-MIN_ROWS_PER_DEVICE = 128
-
-
-def layout(algorithm: Any, num_seeds: int, devices: int) -> tuple[str, int]:
-    """How a run uses its devices: ("seeds" or "rows", how many of them).
-
-    Several seeds are spread over the devices. A single seed has its environments and the rows of
-    its minibatches spread instead, where they are enough to gain from it.
-    """
-    if num_seeds > 1 or not hasattr(algorithm, "axis") or algorithm.whole_episodes:
-        return "seeds", min(num_seeds, devices)
-    spread = max(d for d in range(1, devices + 1) if algorithm.num_envs % d == 0)
-    rows = algorithm.num_envs * algorithm.num_steps // getattr(algorithm, "num_minibatches", 1)
-    return ("rows", spread) if rows // spread >= MIN_ROWS_PER_DEVICE else ("seeds", 1)
-
-
-class CompiledSession:
-    """All seeds of a run as one program. `state` is a TrainState whose leaves lead with [S]."""
-
-    def __init__(
-        self, algorithm: Any, environment: Environment, seeds: Sequence[int], total_steps: int
-    ) -> None:
-        use_all_cores()
-        self.seeds, self.total_steps = tuple(seeds), total_steps
-        self._algorithm, self._environment = algorithm, environment
-        mode, count = layout(algorithm, len(seeds), jax.device_count())
-        self._mesh = jax.make_mesh(
-            (count,), (mode,), axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.devices()[:count],
-        )
-        # Where the seeds do not divide evenly, one more is trained beside the others: it costs
-        # no time, because the devices run side by side.
-        padding = -len(seeds) % count if mode == "seeds" else 0
-        keys = jax.vmap(jax.random.key)(jnp.asarray([*seeds, *seeds[:1] * padding]))
-
-        def init(algorithm: Algorithm, keys: Array) -> TrainState:
-            return jax.lax.map(partial(begin, algorithm, environment), keys)
-
-        if mode == "seeds":
-            self._each, self._specs, log_specs = algorithm, P("seeds"), P("seeds")
-        else:
-            self._each = replace(algorithm, axis="rows", num_envs=algorithm.num_envs // count)
-            # A leaf that has a dimension of environments is spread along it, the rest is copied.
-            whole, part = (jax.eval_shape(init, a, keys) for a in (algorithm, self._each))
-            self._specs = jax.tree.map(
-                lambda w, p: P(*("rows" if n != m else None for n, m in zip(w.shape, p.shape))),
-                whole, part,
-            )
-            log_specs = Log(P(), P(None, None, None, "rows"), P())
-        self._capacity = max(
-            1, min(4096, 65536 // (algorithm.num_envs * longest_batch(algorithm, environment.spec)))
-        )
-
-        def train(
-            algorithm: Algorithm, states: TrainState, until: Array, total: Array
-        ) -> tuple[TrainState, Log]:
-            chunk = partial(
-                train_chunk, algorithm, environment, self._capacity, until=until, total_steps=total
-            )
-            # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
-            on_cpu = jax.default_backend() == "cpu"
-            return jax.lax.map(chunk, states) if on_cpu else jax.vmap(chunk)(states)
-
-        self._train = jax.jit(
-            jax.shard_map(
-                train, mesh=self._mesh, in_specs=(P(), self._specs, P(), P()),
-                out_specs=(self._specs, log_specs), check_vma=False,
-            ),
-            donate_argnums=1,
-        )
-        start = jax.jit(init, out_shardings=self._shardings())
-        self._state = start(algorithm, keys)
-        self.metric_names = tuple(sorted(jax.eval_shape(
-            lambda s: train_once(algorithm, environment, s, jnp.float32(1))[1],
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._state),
-        )))
-        self._rate = 0.0  # updates per second of one seed
-        self._program: Any = None
-
-    def _shardings(self) -> Any:
-        return jax.tree.map(lambda spec: jax.sharding.NamedSharding(self._mesh, spec), self._specs)
-
-    @property
-    def state(self) -> TrainState:
-        return jax.tree.map(lambda x: x[: len(self.seeds)], self._state)
-
-    @state.setter
-    def state(self, state: TrainState) -> None:
-        missing = self._state.steps.shape[0] - len(self.seeds)
-        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:missing]]), state)
-        self._state = jax.device_put(padded, self._shardings())
-
-    @property
-    def steps(self) -> np.ndarray:
-        return np.asarray(self._state.steps)[: len(self.seeds)]
-
-    @property
-    def finished(self) -> bool:
-        return bool((self.steps >= self.total_steps).all())
-
-    def compile(self) -> None:
-        """Compile the program (once; `advance` does it otherwise)."""
-        if self._program is None:
-            arguments = (self._each, self._state, jnp.int32(0), jnp.float32(self.total_steps))
-            self._program = self._train.lower(*arguments).compile()
-
-    def advance(self, seconds: float) -> Report:
-        self.compile()
-        before, updates = self.steps, np.asarray(self._state.updates)
-        # The first stretch is short: it tells how long an update takes.
-        budget = max(1, int(self._rate * seconds)) if self._rate else 1
-        until = jnp.int32(int(updates.min()) + min(budget, self._capacity))
-        start = time.perf_counter()
-        self._state, log = self._program(
-            self._each, self._state, until, jnp.float32(self.total_steps)
-        )
-        log = jax.tree.map(np.asarray, log)
-        elapsed = time.perf_counter() - start
-        made = np.asarray(self._state.updates) - updates
-        self._rate = made.max() / elapsed
-        return self._report(log, before, updates, made, elapsed)
-
-    def _report(
-        self, log: Log, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
-    ) -> Report:
-        metrics, episodes = [], []
-        for s, seed in enumerate(self.seeds):
-            n = int(made[s])
-            after = log.steps[s, :n]
-            metrics.append((np.full(n, seed), updates[s] + 1 + np.arange(n), after, log.metrics[s, :n]))
-            update, t, b = np.nonzero(log.episodes.lengths[s, :n])
-            start = np.concatenate([before[s : s + 1], after])[update]
-            # In a batch of whole episodes, steps in parallel are not told apart.
-            step = after[update] if self._each.whole_episodes else start + t * self._algorithm.num_envs + b + 1
-            episodes.append(EpisodeTable(
-                np.full(len(update), seed), step,
-                log.episodes.returns[s, update, t, b].astype(np.float64),
-                log.episodes.lengths[s, update, t, b].astype(np.int64),
-            ))
-        seed, update, step, values = (np.concatenate(column) for column in zip(*metrics))
-        table = MetricTable(seed, update, step, self.metric_names, values)
-        return Report(table, EpisodeTable.join(episodes), seconds)
-
-    def close(self) -> None:
-        """Nothing to give back."""

@@ -31,6 +31,22 @@ class MetricTable(NamedTuple):
     names: tuple[str, ...]  # of the columns of `values`
     values: Float[np.ndarray, "n m"]
 
+    @classmethod
+    def join(cls, tables: list[MetricTable]) -> MetricTable:
+        none = np.zeros(0, np.int64)
+        names = tables[0].names if tables else ()
+        empty = cls(none, none, none, names, np.zeros((0, len(names))))
+        parts = [empty, *tables]
+        seed, update, step, values = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("seed", "update", "step", "values")
+        )
+        return cls(seed, update, step, names, values)
+
+    def column(self, name: str) -> Float[np.ndarray, " n"]:
+        """One column of `values`."""
+        return self.values[:, self.names.index(name)]
+
 
 class Report(NamedTuple):
     """What a stretch of training gave."""
@@ -38,6 +54,28 @@ class Report(NamedTuple):
     metrics: MetricTable
     episodes: EpisodeTable
     seconds: float  # of training, compilation left out
+
+
+def tabulate(
+    metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds: float
+) -> Report:
+    """A report; each update also gets the mean return and length of the episodes that ended in
+    it (NaN where none did), and the rate of the whole stretch: `gained` steps in `seconds`.
+    """
+    extra = np.full((len(metrics.seed), 3), np.nan)
+    for seed in np.unique(metrics.seed):
+        rows = np.flatnonzero(metrics.seed == seed)
+        ended = episodes.seed == seed
+        row = np.searchsorted(metrics.step[rows], episodes.step[ended])
+        count = np.bincount(row, minlength=len(rows))
+        for k, column in enumerate((episodes.returns, episodes.length)):
+            total = np.bincount(row, column[ended], minlength=len(rows))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                extra[rows, k] = total / count
+    extra[:, 2] = gained / seconds
+    names = (*metrics.names, "return", "length", "steps_per_second")
+    table = metrics._replace(names=names, values=np.concatenate([metrics.values, extra], axis=1))
+    return Report(table, episodes, seconds)
 
 
 class Session(Protocol):

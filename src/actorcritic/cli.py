@@ -1,0 +1,351 @@
+"""The command line: every command is a function of `actorcritic` with its options spelled out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+USAGE = """\
+actorcritic: actor-critic reinforcement learning
+
+  actorcritic train ALGORITHM ENV [--total-steps N] [--seeds K] [--seed S] [--out DIR] [--host]
+                                  [--HYPERPARAMETER VALUE …]
+  actorcritic resume RUN [--total-steps N]
+  actorcritic evaluate RUN [--episodes N] [--stochastic]
+  actorcritic play RUN [--out clip.gif]     a window where there is a screen, else a file
+  actorcritic plot RUN… [--out curve.png]
+  actorcritic list [algorithms|environments|presets]
+
+Start with:  actorcritic train ppo CartPole-v1
+Help on one: actorcritic train ppo --help
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. A user's mistake is one line on stderr."""
+    from actorcritic.types import UserError
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        from importlib.metadata import version
+
+        print(version("actorcritic"))
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in COMMANDS:
+            from actorcritic.hyperparameters import nearest
+
+            raise UserError(
+                f"There is no command '{name}'.{nearest(name, COMMANDS)} "
+                f"Known: {', '.join(COMMANDS)}."
+            )
+        return COMMANDS[name](rest)
+    except UserError as error:
+        print(f"actorcritic: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("actorcritic: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+# ------------------------------------------------------------------------------------ commands
+
+NOT_OPTIONS = ("network", "axis")  # hyperparameters that only Python can give
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainOptions:
+    total_steps: Annotated[int | None, "environment steps of each seed (default: the preset's)"] = (
+        None
+    )
+    seeds: Annotated[int, "how many seeds to train, as one run"] = 1
+    seed: Annotated[int, "the first seed"] = 0
+    out: Annotated[Path | None, "run folder (default: a new one below runs/)"] = None
+    host: Annotated[bool, "step the environment through Gymnasium, not inside the program"] = False
+    env_option: Annotated[tuple[str, ...], "settings of the environment, as gravity=0.0"] = ()
+    vectorization: Annotated[
+        Literal["sync", "async"], "Gymnasium environments: in this process, or in workers"
+    ] = "sync"
+    autoreset: Annotated[
+        Literal["disabled", "same_step", "next_step"], "Gymnasium's mode of resetting"
+    ] = "disabled"
+    episodes: Annotated[int, "episodes of the final evaluation of each seed; 0 for none"] = 100
+    checkpoint_seconds: Annotated[float, "seconds between checkpoints"] = 30.0
+    wandb: Annotated[str | None, "Weights & Biases project to log to (extra: wandb)"] = None
+    wandb_offline: Annotated[bool, "keep Weights & Biases' files here, send nothing"] = False
+    quiet: Annotated[bool, "show no progress"] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _ResumeOptions:
+    total_steps: Annotated[int | None, "train to this many steps instead of the run's own"] = None
+    env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
+    episodes: Annotated[int, "episodes of the final evaluation of each seed; 0 for none"] = 100
+    checkpoint_seconds: Annotated[float, "seconds between checkpoints"] = 30.0
+    quiet: Annotated[bool, "show no progress"] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluateOptions:
+    episodes: Annotated[int, "episodes of each seed"] = 100
+    stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
+    seed: Annotated[int, "of the evaluation's own randomness"] = 1_000_000
+    env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
+    json: Annotated[bool, "print every return as JSON"] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _PlayOptions:
+    out: Annotated[Path | None, "write a GIF here (default: a window, or RUN/play.gif)"] = None
+    seed: Annotated[int | None, "which trained seed (default: the best)"] = None
+    episodes: Annotated[int, "how many episodes to play"] = 1
+    stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
+    env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _PlotOptions:
+    out: Annotated[Path, "the picture; .png or .svg"] = Path("curve.png")
+
+
+def _parse(command: str, options: type, rest: list[str]) -> Any:
+    """The options of a command, by tyro; a mistake prints its explanation and exits with 2."""
+    import tyro
+
+    kinds = get_type_hints(options, include_extras=True)
+    fields = []
+    for f in dataclasses.fields(options):
+        kind, meaning = get_args(kinds[f.name])[:2]
+        annotated = Annotated[kind, tyro.conf.arg(help=meaning.replace("%", "%%"))]
+        fields.append((f.name, annotated, dataclasses.field(default=f.default)))
+    # Made anew, because its help has to come from the table above and not from a docstring.
+    cls = dataclasses.make_dataclass("Options", fields, frozen=True)
+    return tyro.cli(cls, prog=f"actorcritic {command}", args=rest)
+
+
+def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str]]:
+    """The first `count` words, which are not options, and the rest."""
+    from actorcritic.types import UserError
+
+    words = rest[:count]
+    if len(words) < count or any(word.startswith("-") for word in words):
+        raise UserError(f"Usage: actorcritic {usage}")
+    return words, rest[count:]
+
+
+def _train(rest: list[str]) -> int:
+    from actorcritic.algorithms.presets import algorithm_named, preset
+
+    usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
+    if len(rest) > 1 and rest[1] in ("-h", "--help"):
+        settings, words, rest = algorithm_named(rest[0])(), [rest[0], "ENV"], rest[1:]
+    else:
+        words, rest = _named(rest, 2, usage)
+        settings = preset(*words).algorithm
+    options = _parse(f"train {' '.join(words)}", _with_hyperparameters(settings), rest)
+
+    import actorcritic as ac
+
+    values = vars(options)
+    names = [f.name for f in dataclasses.fields(_TrainOptions)]
+    chosen = {name: values[name] for name in names}
+    overrides = {name: value for name, value in values.items() if name not in names}
+    out = chosen.pop("out") or _new_folder(f"{words[0]}-{words[1]}")
+    run = ac.train(
+        words[0],
+        words[1],
+        out=out,
+        env_options=_key_values(chosen.pop("env_option")),
+        evaluation_episodes=chosen.pop("episodes"),
+        **chosen,
+        **overrides,
+    )
+    return _conclude(run)
+
+
+def _with_hyperparameters(settings: Any) -> type:
+    """The options of `train`, and one more for each hyperparameter of the algorithm."""
+    kinds = get_type_hints(type(settings))
+    fields: list[Any] = []
+    for f in dataclasses.fields(settings):
+        if f.name not in NOT_OPTIONS:
+            within = f.metadata["within"]
+            meaning = f.metadata["meaning"] + (f"; in {within}" if within else "")
+            default = dataclasses.field(default=getattr(settings, f.name))
+            fields.append((f.name, Annotated[kinds[f.name], meaning], default))
+    return dataclasses.make_dataclass("Train", fields, bases=(_TrainOptions,), frozen=True)
+
+
+def _key_values(pairs: tuple[str, ...]) -> dict[str, Any]:
+    from actorcritic.types import UserError
+
+    options = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise UserError(f"--env-option takes NAME=VALUE; got '{pair}'.")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _new_folder(stem: str) -> Path:
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem)
+    number = 1
+    while (Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{stem}-{number}"
+
+
+def _conclude(run: Any) -> int:
+    """The last lines of a training: what was reached, how sure that is, what to do next."""
+    if not run.finished:
+        print(f"Stopped and saved. Go on with: actorcritic resume {run.out}")
+        return 130
+    result = run.final_evaluation
+    kind = "deterministic evaluation" if result else "training only, not evaluated"
+    print(f"{run.label}: {result or 'finished'} ({kind}, {run.total_steps:,} steps)")
+    print(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
+    print(f"Next:        actorcritic play {run.out}")
+    print(f"             actorcritic plot {run.out} --out curve.svg")
+    print(f"             actorcritic evaluate {run.out} --episodes 1000")
+    return 0
+
+
+def _resume(rest: list[str]) -> int:
+    (path,), rest = _named(rest, 1, "resume RUN [--total-steps N]")
+    options = _parse("resume RUN", _ResumeOptions, rest)
+
+    import actorcritic as ac
+
+    return _conclude(
+        ac.resume(
+            path,
+            total_steps=options.total_steps,
+            environment=options.env,
+            evaluation_episodes=options.episodes,
+            checkpoint_seconds=options.checkpoint_seconds,
+            quiet=options.quiet,
+        )
+    )
+
+
+def _evaluate(rest: list[str]) -> int:
+    (path,), rest = _named(rest, 1, "evaluate RUN [--episodes N] [--stochastic]")
+    options = _parse("evaluate RUN", _EvaluateOptions, rest)
+
+    import actorcritic as ac
+
+    run = ac.open_run(path, environment=options.env)
+    result = run.evaluate(options.episodes, deterministic=not options.stochastic, seed=options.seed)
+    if options.json:
+        returns = dict(zip(result.seeds, result.returns.tolist(), strict=True))
+        print(json.dumps({"iqm": result.iqm, "interval": result.interval, "returns": returns}))
+        return 0
+    for seed, returns, lengths in zip(result.seeds, result.returns, result.lengths, strict=True):
+        print(
+            f"seed {seed}: mean return {returns.mean():.2f} (deviation {returns.std():.2f}, "
+            f"{returns.min():.2f} to {returns.max():.2f}), mean length {lengths.mean():.1f}"
+        )
+    print(f"{run.label}: {result}")
+    return 0
+
+
+def _play(rest: list[str]) -> int:
+    (path,), rest = _named(rest, 1, "play RUN [--out clip.gif]")
+    options = _parse("play RUN", _PlayOptions, rest)
+
+    import actorcritic as ac
+    from actorcritic import play
+
+    run = ac.open_run(path, environment=options.env)
+    said = play.play(
+        run,
+        out=options.out,
+        seed=options.seed,
+        episodes=options.episodes,
+        deterministic=not options.stochastic,
+    )
+    print(said)
+    return 0
+
+
+def _plot(rest: list[str]) -> int:
+    from actorcritic.types import UserError
+
+    count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
+    paths, rest = rest[:count], rest[count:]
+    options = _parse("plot RUN…", _PlotOptions, rest)
+    if not paths:
+        raise UserError("Usage: actorcritic plot RUN… [--out curve.png]")
+
+    from actorcritic import runs
+
+    print(f"Wrote {runs.plot(paths, options.out)}")
+    return 0
+
+
+def _list(rest: list[str]) -> int:
+    from actorcritic.types import UserError
+
+    for kind in rest:
+        if kind not in LISTS:
+            raise UserError(f"Usage: actorcritic list [{'|'.join(LISTS)}]")
+    for kind in rest or LISTS:
+        print(f"{kind}:")
+        for name, text in LISTS[kind]():
+            print(f"  {name:<28} {text}".rstrip())
+    return 0
+
+
+def _algorithms() -> Iterator[tuple[str, str]]:
+    from actorcritic.algorithms import ALGORITHMS
+
+    for name, cls in ALGORITHMS.items():
+        yield name, (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _environments() -> Iterator[tuple[str, str]]:
+    from actorcritic.envs import COMPILED
+
+    for name, cls in COMPILED.items():
+        yield name, "compiled: " + (cls.__doc__ or "").strip().splitlines()[0]
+    yield "gymnax:NAME", "compiled, from gymnax (extra)"
+    yield "any Gymnasium id", "on the host, through Gymnasium"
+    yield "module:Name", "on the host: your own class or factory"
+
+
+def _presets() -> Iterator[tuple[str, str]]:
+    from actorcritic.algorithms.presets import PRESETS
+
+    for (algorithm, environment), preset in PRESETS.items():
+        yield f"{algorithm} {environment}", f"{preset.total_steps:,} steps"
+
+
+LISTS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    "algorithms": _algorithms,
+    "environments": _environments,
+    "presets": _presets,
+}
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "play": _play,
+    "plot": _plot,
+    "list": _list,
+}

@@ -1,0 +1,224 @@
+"""The compiled runner's session: all seeds of a run, on all devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from actorcritic.runners.compiled import (
+    Log,
+    TrainState,
+    begin,
+    longest_batch,
+    train_chunk,
+)
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, tabulate
+from actorcritic.types import Algorithm, Environment
+
+# Rows that the log of one chunk has room for.
+LOG_ROWS = 65_536
+
+
+def use_all_cores() -> None:
+    """One CPU device a core, if JAX has not started its backends yet; else use what is there."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # Once JAX has started, its devices are the choice of the program that started it.
+    with contextlib.suppress(RuntimeError):
+        if jax.config.jax_num_cpu_devices <= 1:
+            jax.config.update("jax_num_cpu_devices", max(1, cores or 1))
+
+
+# Fewer rows of a minibatch on each device, and exchanging gradients costs more than it gains.
+MIN_ROWS_PER_DEVICE = 128
+
+
+def layout(algorithm: Any, num_seeds: int, devices: int) -> tuple[str, int]:
+    """How a run uses its devices: ("seeds" or "rows", how many of them).
+
+    Several seeds are spread over the devices. A single seed has its environments and the rows of
+    its minibatches spread instead, where they are enough to gain from it.
+    """
+    if num_seeds > 1 or not hasattr(algorithm, "axis"):
+        return "seeds", min(num_seeds, devices)
+    rows = algorithm.num_envs * algorithm.num_steps // algorithm.num_minibatches
+    for spread in range(devices, 1, -1):
+        enough = rows // spread >= MIN_ROWS_PER_DEVICE and not algorithm.whole_episodes
+        if enough and algorithm.num_envs % spread == 0:
+            return "rows", spread
+    return "seeds", 1
+
+
+class CompiledSession:
+    """All seeds of a run as one program. `state` is a TrainState whose leaves lead with [S]."""
+
+    def __init__(
+        self, algorithm: Any, environment: Environment, seeds: Sequence[int], total_steps: int
+    ) -> None:
+        use_all_cores()
+        self.seeds, self.total_steps = tuple(seeds), total_steps
+        self._algorithm = algorithm
+        mode, count = layout(algorithm, len(seeds), jax.device_count())
+        self._mesh = jax.make_mesh(
+            (count,),
+            (mode,),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:count],
+        )
+        # Where the seeds do not divide evenly, one more is trained beside the others: it costs
+        # no time, because the devices run side by side.
+        padding = -len(seeds) % count if mode == "seeds" else 0
+        self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *seeds[:1] * padding]))
+
+        def init(algorithm: Algorithm, keys: Array) -> TrainState:
+            return jax.lax.map(partial(begin, algorithm, environment), keys)
+
+        shapes = jax.eval_shape(init, algorithm, self._keys)
+        if mode == "seeds":
+            self._each, log_spread = algorithm, P("seeds")
+            self._spread = jax.tree.map(lambda _: P("seeds"), shapes)
+        else:
+            self._each = replace(algorithm, axis="rows", num_envs=algorithm.num_envs // count)
+            # A leaf that has a dimension of environments is spread along it, the rest is copied.
+            self._spread = jax.tree.map(
+                lambda whole, part: P(
+                    *(
+                        "rows" if n != m else None
+                        for n, m in zip(whole.shape, part.shape, strict=True)
+                    )
+                ),
+                shapes,
+                jax.eval_shape(init, self._each, self._keys),
+            )
+            log_spread = Log(P(), P(None, None, None, "rows"), P())  # type: ignore[arg-type]
+        batch = algorithm.num_envs * longest_batch(algorithm, environment.spec)
+        self._capacity = max(1, min(4096, LOG_ROWS // batch))
+
+        def train(
+            algorithm: Algorithm, states: TrainState, until: Array, total: Array
+        ) -> tuple[TrainState, Log]:
+            chunk = partial(
+                train_chunk, algorithm, environment, self._capacity, until=until, total_steps=total
+            )
+            # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
+            on_cpu = jax.default_backend() == "cpu"
+            return jax.lax.map(chunk, states) if on_cpu else jax.vmap(chunk)(states)
+
+        self._init = jax.jit(init, out_shardings=self._shardings())
+        self._shapes = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            self._shardings(),
+        )
+        self._train = jax.jit(
+            jax.shard_map(
+                train,
+                mesh=self._mesh,
+                in_specs=(P(), self._spread, P(), P()),
+                out_specs=(self._spread, log_spread),
+                check_vma=False,
+            ),
+            donate_argnums=1,
+        )
+        self._program: Any = None
+        self._started: TrainState | None = None
+        self._rate = 0.0  # updates per second of one seed
+
+    def _shardings(self) -> Any:
+        return jax.tree.map(lambda spread: NamedSharding(self._mesh, spread), self._spread)
+
+    # ------------------------------------------------------------------ what may be saved and set
+
+    @property
+    def _state(self) -> TrainState:
+        if self._started is None:
+            self._started = self._init(self._algorithm, self._keys)
+        return self._started
+
+    @property
+    def shapes(self) -> TrainState:
+        """The shapes and types of `state`, without making one."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape[1:]), x.dtype), self._shapes
+        )
+
+    @property
+    def state(self) -> TrainState:
+        return jax.tree.map(lambda x: x[: len(self.seeds)], self._state)
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        missing = self._keys.shape[0] - len(self.seeds)
+        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:missing]]), state)
+        self._started = jax.device_put(padded, self._shardings())
+
+    @property
+    def steps(self) -> np.ndarray:
+        return np.asarray(self._state.steps)[: len(self.seeds)]
+
+    @property
+    def finished(self) -> bool:
+        return bool((self.steps >= self.total_steps).all())
+
+    # ------------------------------------------------------------------ training
+
+    def compile(self) -> None:
+        """Compile the program (once; `advance` does it otherwise), beside the first state's."""
+        if self._program is not None:
+            return
+        beside = threading.Thread(target=lambda: self._state)
+        beside.start()
+        arguments = (self._each, self._shapes, jnp.int32(0), jnp.float32(0))
+        self._program = self._train.lower(*arguments).compile()
+        beside.join()
+
+    def advance(self, seconds: float) -> Report:
+        self.compile()
+        before, updates = self.steps, np.asarray(self._state.updates)
+        # The first stretch is short: it tells how long an update takes.
+        budget = max(1, int(self._rate * seconds))
+        until = jnp.int32(int(updates.min()) + min(budget, self._capacity))
+        start = time.perf_counter()
+        self._started, log = self._program(
+            self._each, self._state, until, jnp.float32(self.total_steps)
+        )
+        log = jax.tree.map(np.asarray, log)
+        elapsed = time.perf_counter() - start
+        made = np.asarray(self._state.updates) - updates
+        self._rate = made.max() / elapsed
+        return self._report(log, before, updates, made, elapsed)
+
+    def _report(
+        self, log: Log, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
+    ) -> Report:
+        metrics, episodes = [], []
+        for s, seed in enumerate(self.seeds):
+            n = int(made[s])
+            after = log.steps[s, :n].astype(np.int64)
+            numbers = updates[s] + 1 + np.arange(n)
+            values = log.metrics.values[s, :n]
+            metrics.append(MetricTable(np.full(n, seed), numbers, after, log.metrics.names, values))
+            update, t, b = np.nonzero(log.episodes.lengths[s, :n])
+            start = np.concatenate([before[s : s + 1], after])[update]
+            step = start + t * self._algorithm.num_envs + b + 1
+            if self._algorithm.whole_episodes:  # where parallel steps are not told apart
+                step = after[update]
+            returns, lengths = (x[s, update, t, b] for x in log.episodes)
+            episodes.append(EpisodeTable(np.full(len(step), seed), step, returns, lengths))
+        gained = int((self.steps - before).sum())
+        return tabulate(MetricTable.join(metrics), EpisodeTable.join(episodes), gained, seconds)
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,681 @@
+"""Runs: train, keep everything in a folder, stop, resume, evaluate, load.
+
+    run.json          the resolved configuration: enough to build the same run again
+    metrics.csv       one row an update;  episodes.csv: one row a finished training episode
+    tensorboard/      the same for TensorBoard, one point a stretch of updates
+    checkpoints/      safetensors and a JSON manifest; the newest two
+    evaluation.json   the final evaluation;  curve.png: the learning curve
+
+No file of a run can execute code: nothing is pickled, and a class or module named in `run.json`
+is never imported; it has to be passed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import jax
+import numpy as np
+
+from actorcritic import checkpoints, hyperparameters, spaces, statistics, trackers
+from actorcritic.algorithms import ALGORITHMS
+from actorcritic.algorithms.presets import algorithm_named, preset
+from actorcritic.console import TrainingDisplay
+from actorcritic.diagnosis import Diagnosis
+from actorcritic.envs import COMPILED, compiled_environment
+from actorcritic.envs.host import HostEnvironment
+from actorcritic.runners.seeds import CompiledSession, use_all_cores
+from actorcritic.runners.evaluate import Evaluation, Policy, evaluate_compiled, evaluate_host
+from actorcritic.runners.host import RESUME_NOTE, HostSession
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session
+from actorcritic.types import Environment, EnvSpec, UserError
+
+FORMAT = 1
+CHUNK_SECONDS = 0.3  # between two looks at the training
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Returns and lengths [S, E] of the evaluation episodes of each seed, and their summary."""
+
+    seeds: tuple[int, ...]
+    returns: np.ndarray
+    lengths: np.ndarray
+    deterministic: bool
+
+    @property
+    def summary(self) -> statistics.Summary:
+        return statistics.summary(self.returns)
+
+    mean = property(lambda self: self.summary.mean)
+    iqm = property(lambda self: self.summary.iqm)
+    interval = property(lambda self: (self.summary.low, self.summary.high))
+
+    @property
+    def best_seed(self) -> int:
+        return self.seeds[int(np.argmax(self.returns.mean(axis=1)))]
+
+    def __str__(self) -> str:
+        return str(self.summary)
+
+
+@dataclass
+class Run:
+    """A training, in memory or in a folder, finished or not."""
+
+    algorithm: Any
+    environment: Environment | HostEnvironment
+    seeds: tuple[int, ...]
+    total_steps: int
+    out: Path | None
+    learners: Any = None  # leaves lead with [S]
+    steps_per_second: float = float("nan")  # of all seeds together, without compilation
+    finished: bool = False
+    final_evaluation: Evaluated | None = None
+    _reports: list[Report] = field(default_factory=list, repr=False)
+
+    @property
+    def spec(self) -> EnvSpec:
+        return self.environment.spec
+
+    @property
+    def label(self) -> str:
+        return f"{self.algorithm.name} on {self.spec.id}"
+
+    @property
+    def episodes(self) -> EpisodeTable:
+        """Every finished training episode: seed, step, returns, length."""
+        return EpisodeTable.join([report.episodes for report in self._reports])
+
+    @property
+    def metrics(self) -> MetricTable:
+        """What every update reported."""
+        return MetricTable.join([report.metrics for report in self._reports])
+
+    def evaluate(
+        self, episodes: int = 100, *, deterministic: bool = True, seed: int = 1_000_000
+    ) -> Evaluated:
+        """Complete episodes with the parameters as they are; statistics stay frozen."""
+        if episodes < 1:
+            raise UserError(f"evaluate needs at least one episode; got {episodes}.")
+        evaluate = evaluate_compiled if isinstance(self.environment, Environment) else evaluate_host
+        result: Evaluation = evaluate(
+            self.algorithm,
+            self.environment,
+            self.learners,
+            episodes,
+            seed,  # type: ignore[arg-type]
+            explore=not deterministic,
+        )
+        return Evaluated(self.seeds, result.returns, result.lengths, deterministic)
+
+    def policy(self, seed: int | None = None) -> Policy:
+        """The trained policy of a seed; by default the best, by final evaluation."""
+        chosen, why = self._choose(seed)
+        if seed is None and len(self.seeds) > 1:
+            print(f"Using seed {chosen}, {why}.", file=sys.stderr)
+        learner = jax.tree.map(lambda x: x[self.seeds.index(chosen)], self.learners)
+        return Policy(self.algorithm, learner, self.spec)
+
+    def _choose(self, seed: int | None) -> tuple[int, str]:
+        if seed is not None:
+            if seed not in self.seeds:
+                raise UserError(f"This run has no seed {seed}; it has {list(self.seeds)}.")
+            return seed, "as asked"
+        if self.final_evaluation is not None:
+            return self.final_evaluation.best_seed, "the best by final evaluation"
+        last = [self._last_returns(s) for s in self.seeds]
+        return self.seeds[int(np.argmax(last))], "the best by its last 100 training episodes"
+
+    def _last_returns(self, seed: int) -> float:
+        returns = self.episodes.returns[self.episodes.seed == seed][-100:]
+        return float(returns.mean()) if len(returns) else -np.inf
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the learning curve; the ending of `path` says PNG or SVG."""
+        from actorcritic import plots
+
+        return plots.learning_curve([(self.label, self.episodes)], Path(path), title=self.label)
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def train(
+    algorithm: Any,
+    environment: Any,
+    *,
+    total_steps: int | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    out: str | Path | None = None,
+    host: bool = False,
+    env_options: dict[str, Any] | None = None,
+    vectorization: str = "sync",
+    autoreset: str = "disabled",
+    evaluation_episodes: int = 100,
+    checkpoint_seconds: float = 30.0,
+    wandb: str | None = None,
+    wandb_offline: bool = False,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Train an algorithm on an environment: `seeds` runs, numbered from `seed`, as one.
+
+    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo"), which takes
+    the tuned preset of the environment with `overrides` (hyperparameters) on top. `environment`
+    is a Gymnasium id, "module:Name", a factory, or a compiled environment; `host` steps it
+    through Gymnasium even where a compiled version exists. `total_steps` are per seed.
+
+    With `out`, everything is kept in that folder; without it, nothing is written.
+    Raises UserError for any mistake in these, before anything is written.
+    """
+    prepare_jax()
+    if seeds < 1:
+        raise UserError(f"seeds must be at least 1; got {seeds}.")
+    world = resolve_environment(
+        environment,
+        host=host,
+        options=env_options or {},
+        vectorization=vectorization,
+        autoreset=autoreset,
+    )
+    if isinstance(algorithm, str):
+        chosen = preset(algorithm, world.spec.id)
+        algorithm = hyperparameters.replace(chosen.algorithm, **overrides)
+        total_steps = chosen.total_steps if total_steps is None else total_steps
+    elif overrides:
+        algorithm = hyperparameters.replace(algorithm, **overrides)
+    total_steps = 100_000 if total_steps is None else total_steps
+    check(algorithm, world, total_steps)
+
+    run = Run(
+        algorithm,
+        world,
+        tuple(range(seed, seed + seeds)),
+        total_steps,
+        Path(out) if out is not None else None,
+    )
+    if run.out is not None and (run.out / "run.json").exists():
+        raise UserError(
+            f"{run.out} already holds a run. Choose another folder, or go on with it: "
+            f"actorcritic resume {run.out}"
+        )
+    with _folder(run.out, create=True):
+        if run.out is not None:
+            checkpoints.save_text(run.out / "run.json", json.dumps(_configuration(run), indent=2))
+        options = _Options(evaluation_episodes, checkpoint_seconds, wandb, wandb_offline, quiet)
+        return _go(run, options)
+
+
+def resume(
+    path: str | Path,
+    *,
+    total_steps: int | None = None,
+    algorithm: Any = None,
+    environment: Any = None,
+    evaluation_episodes: int = 100,
+    checkpoint_seconds: float = 30.0,
+    quiet: bool = False,
+) -> Run:
+    """Go on with a run from its newest checkpoint, to `total_steps` if given.
+
+    `algorithm` and `environment` are needed only where they cannot be rebuilt from the folder:
+    your own class, network or environment.
+    """
+    prepare_jax()
+    with _folder(Path(path), create=False):
+        run = open_run(path, algorithm=algorithm, environment=environment, restore=False)
+        if total_steps is not None:
+            run.total_steps = total_steps
+        check(run.algorithm, run.environment, run.total_steps)
+        assert run.out is not None
+        text = json.dumps(_configuration(run), indent=2)
+        checkpoints.save_text(run.out / "run.json", text)
+        options = _Options(evaluation_episodes, checkpoint_seconds, None, False, quiet)
+        return _go(run, options, resumed=True)
+
+
+@dataclass(frozen=True)
+class _Options:
+    evaluation_episodes: int
+    checkpoint_seconds: float
+    wandb: str | None
+    wandb_offline: bool
+    quiet: bool
+
+
+def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
+    """Train to the end, or to Ctrl-C; then evaluate and draw the curve."""
+    kind = CompiledSession if isinstance(run.environment, Environment) else HostSession
+    session: Session = kind(run.algorithm, run.environment, run.seeds, run.total_steps)  # type: ignore[arg-type]
+    total = run.total_steps * len(run.seeds)
+    sinks: list[trackers.Sink] = []
+    try:
+        if resumed:
+            _restore(run, session)
+        with TrainingDisplay(run.label, total, int(session.steps.sum()), options.quiet) as display:
+            if run.out is not None:
+                if kind is HostSession and not options.quiet:
+                    display.say(RESUME_NOTE)
+                sinks = _sinks(run, options)
+                if not resumed:
+                    _save(run, session)
+            _train(run, session, sinks, display, options)
+        run.learners, run.finished = session.state.learner, session.finished
+        if run.out is not None:
+            _save(run, session)
+    finally:
+        session.close()
+        for sink in sinks:
+            sink.close()
+    if run.finished and options.evaluation_episodes:
+        run.final_evaluation = run.evaluate(options.evaluation_episodes)
+    if run.out is not None:
+        _finish(run)
+    return run
+
+
+def _train(
+    run: Run,
+    session: Session,
+    sinks: list[trackers.Sink],
+    display: TrainingDisplay,
+    options: _Options,
+) -> None:
+    diagnosis = Diagnosis(run.algorithm, run.spec)
+    saved = time.monotonic()
+    rates: list[tuple[float, int]] = []
+    with _interruptible() as interrupted:
+        while not session.finished and not interrupted():
+            before = int(session.steps.sum())
+            report = session.advance(CHUNK_SECONDS)
+            steps = int(session.steps.sum())
+            rates.append((report.seconds, steps - before))
+            run._reports.append(report)
+            display.update(steps, report)
+            for sink in sinks:
+                sink.write(report)
+            for warning in diagnosis.look(report.metrics):
+                display.say(f"Warning: {warning.text}")
+                if warning.fatal:
+                    raise UserError(f"Training stopped: {warning.text}")
+            if run.out is not None and time.monotonic() - saved >= options.checkpoint_seconds:
+                _save(run, session)
+                saved = time.monotonic()
+    # The first stretch warms up; without a second one it is all there is.
+    kept = rates[1:] or rates
+    if kept:
+        run.steps_per_second = sum(s for _, s in kept) / sum(t for t, _ in kept)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop after the stretch under way; a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _sinks(run: Run, options: _Options) -> list[trackers.Sink]:
+    assert run.out is not None
+    sinks: list[trackers.Sink] = [
+        trackers.CsvWriter(run.out),
+        trackers.TensorBoard(run.out / "tensorboard"),
+    ]
+    if options.wandb is not None:
+        sinks.append(
+            trackers.WandB(options.wandb, run.out.name, _configuration(run), options.wandb_offline)
+        )
+    return sinks
+
+
+def _save(run: Run, session: Session) -> None:
+    assert run.out is not None
+    state = session.state
+    about = {
+        "update": int(np.asarray(state.updates).sum()),
+        "updates": np.asarray(state.updates).tolist(),
+        "steps": np.asarray(state.steps).tolist(),
+    }
+    checkpoints.save(run.out / "checkpoints", state, about)
+
+
+def _restore(run: Run, session: Session) -> None:
+    """The newest good checkpoint, and the tables as they were when it was written."""
+    assert run.out is not None
+    like = jax.eval_shape(lambda: session.state)
+    session.state, about = checkpoints.load(run.out / "checkpoints", like, _warn)
+    trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
+    run._reports = [_read_tables(run.out)]
+
+
+def _finish(run: Run) -> None:
+    assert run.out is not None
+    if run.final_evaluation is not None:
+        result = run.final_evaluation
+        text = json.dumps(
+            {
+                "seeds": list(result.seeds),
+                "deterministic": result.deterministic,
+                "returns": result.returns.tolist(),
+                "lengths": result.lengths.tolist(),
+            }
+        )
+        checkpoints.save_text(run.out / "evaluation.json", text)
+    run.plot(run.out / "curve.png")
+
+
+# ------------------------------------------------------------------------------------ opening
+
+
+def open_run(
+    path: str | Path, *, algorithm: Any = None, environment: Any = None, restore: bool = True
+) -> Run:
+    """A run from its folder. UserError names what is missing or cannot be rebuilt."""
+    prepare_jax()
+    out = Path(path)
+    data = _read_configuration(out)
+    if algorithm is None:
+        algorithm = _rebuild_algorithm(data["algorithm"], out)
+    if environment is None:
+        environment = _rebuild_environment(data["environment"], out)
+    else:
+        environment = resolve_environment(
+            environment,
+            host=data["environment"]["host"],
+            options={},
+            vectorization=data["environment"].get("vectorization", "sync"),
+            autoreset=data["environment"].get("autoreset", "disabled"),
+        )
+    run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
+    if restore:
+        _restore_learners(run)
+        run._reports = [_read_tables(out)]
+    return run
+
+
+def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) -> Policy:
+    """The trained policy of a run folder; by default its best seed, and it says which.
+
+    Neither the environment nor any code of the run is needed; `algorithm` is, where the run was
+    trained with a class or network of your own.
+    """
+    prepare_jax()
+    out = Path(path)
+    data = _read_configuration(out)
+    if algorithm is None:
+        algorithm = _rebuild_algorithm(data["algorithm"], out)
+    world = _SpecOnly(_spec_from_json(data["environment"]))
+    run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
+    _restore_learners(run)
+    if run.final_evaluation is None and seed is None and len(run.seeds) > 1:
+        run._reports = [_read_tables(out)]
+    return run.policy(seed)
+
+
+@dataclass(frozen=True)
+class _SpecOnly:
+    """Stands for an environment where only its spaces are needed."""
+
+    spec: EnvSpec
+
+
+class _Learners(NamedTuple):
+    """The part of a checkpoint that every runner's state has."""
+
+    learner: Any
+
+
+def _restore_learners(run: Run) -> None:
+    assert run.out is not None
+    keys = jax.vmap(jax.random.key)(np.asarray(run.seeds))
+    like = jax.eval_shape(jax.vmap(lambda key: run.algorithm.init(key, run.spec)), keys)
+    state, about = checkpoints.load(run.out / "checkpoints", _Learners(like), _warn, partial=True)
+    run.learners = state.learner
+    run.finished = min(about["steps"]) >= run.total_steps
+    evaluation = run.out / "evaluation.json"
+    if evaluation.exists():
+        data = _read_json(evaluation)
+        run.final_evaluation = Evaluated(
+            tuple(data["seeds"]),
+            np.asarray(data["returns"]),
+            np.asarray(data["lengths"]),
+            data["deterministic"],
+        )
+
+
+def _read_tables(out: Path) -> Report:
+    return Report(
+        trackers.read_metrics(out / "metrics.csv"),
+        trackers.read_episodes(out / "episodes.csv"),
+        0.0,
+    )
+
+
+def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
+    """One picture with the learning curves of several run folders."""
+    from actorcritic import plots
+
+    curves = []
+    for path in map(Path, paths):
+        data = _read_configuration(path)
+        label = f"{data['algorithm']['name']} on {data['environment']['id']}"
+        episodes = trackers.read_episodes(path / "episodes.csv")
+        curves.append((label if len(paths) == 1 else f"{label} ({path.name})", episodes))
+    title = curves[0][0] if len(curves) == 1 else "Learning curves"
+    return plots.learning_curve(curves, Path(out), title=title)
+
+
+# ------------------------------------------------------------------------------------ run.json
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    names = ("actorcritic", "jax", "jaxlib", "optax", "numpy", "gymnasium")
+    return {
+        "format": FORMAT,
+        "algorithm": _algorithm_to_json(run.algorithm),
+        "environment": _environment_to_json(run.environment),
+        "seeds": list(run.seeds),
+        "total_steps": run.total_steps,
+        "versions": {name: importlib.metadata.version(name) for name in names}
+        | {"python": platform.python_version()},
+        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+    }
+
+
+def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
+    values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
+    known = ALGORITHMS.get(algorithm.name) is type(algorithm)
+    own = [] if known else [f"the class {type(algorithm).__name__}"]
+    for name, value in list(values.items()):
+        if not isinstance(value, bool | int | float | str | tuple | None):
+            own.append(name)
+            del values[name]
+    return {"name": algorithm.name, "hyperparameters": values, "own": own}
+
+
+def _rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
+    if data["own"]:
+        raise UserError(
+            f"{out} was trained with {' and '.join(data['own'])} of your own, which a run does not "
+            "store. Pass it again from Python: algorithm=…"
+        )
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in data["hyperparameters"].items()
+    }
+    return hyperparameters.replace(algorithm_named(data["name"])(), **values)
+
+
+def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]:
+    spec = {
+        "id": world.spec.id,
+        "observation_space": spaces.to_json(world.spec.observation_space),
+        "action_space": spaces.to_json(world.spec.action_space),
+        "max_episode_steps": world.spec.max_episode_steps,
+    }
+    if isinstance(world, HostEnvironment):
+        return spec | {
+            "host": True,
+            "make": world.id if world.is_registered else None,
+            "options": dict(world.options),
+            "vectorization": world.vectorization,
+            "autoreset": world.autoreset,
+        }
+    known = next((id for id, cls in COMPILED.items() if type(world) is cls), None)
+    options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
+    if known is None and world.spec.id.startswith("gymnax:"):
+        known = world.spec.id
+    return spec | {"host": False, "make": known, "options": options}
+
+
+def _spec_from_json(data: dict[str, Any]) -> EnvSpec:
+    return EnvSpec(
+        data["id"],
+        spaces.from_json(data["observation_space"]),
+        spaces.from_json(data["action_space"]),
+        data["max_episode_steps"],
+    )
+
+
+def _rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEnvironment:
+    if data["make"] is None:
+        raise UserError(
+            f"{out} was trained on an environment of your own, {data['id']}; a run never imports "
+            f"code by itself. Name it again: --env {data['id']} (Python: environment=…)."
+        )
+    settings = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
+    return resolve_environment(data["make"], host=data["host"], options=data["options"], **settings)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
+def _read_configuration(out: Path) -> dict[str, Any]:
+    path = out / "run.json"
+    if not path.exists():
+        raise UserError(f"{out} is not a run folder: it has no run.json.")
+    data = _read_json(path)
+    if data.get("format", 0) > FORMAT:
+        raise UserError(
+            f"{path} has format {data['format']}, written by a later version of actorcritic; this "
+            f"one reads up to {FORMAT}. Upgrade actorcritic to open it."
+        )
+    return data
+
+
+# ------------------------------------------------------------------------------------ checks
+
+
+def resolve_environment(
+    environment: Any,
+    *,
+    host: bool,
+    options: dict[str, Any],
+    vectorization: str = "sync",
+    autoreset: str = "disabled",
+) -> Environment | HostEnvironment:
+    """The environment that an id, factory or object stands for."""
+    if isinstance(environment, Environment | HostEnvironment):
+        return environment
+    if isinstance(environment, str) and not host:
+        compiled = compiled_environment(environment, **options)
+        if compiled is not None:
+            return compiled
+    return HostEnvironment(
+        environment, vectorization=vectorization, autoreset=autoreset, options=options
+    )
+
+
+def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
+    """Everything that can be wrong before the first step."""
+    hyperparameters.check(algorithm)
+    if hasattr(algorithm, "check"):
+        algorithm.check()
+    spaces.check(world.spec)
+    batch = algorithm.num_envs * (1 if algorithm.whole_episodes else algorithm.num_steps)
+    if total_steps < batch:
+        raise UserError(
+            f"total_steps = {total_steps} is fewer than one update takes: num_envs × num_steps = "
+            f"{algorithm.num_envs} × {algorithm.num_steps} = {batch}. Raise it, or lower those."
+        )
+    if isinstance(world, HostEnvironment):
+        world.check()
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None, create: bool) -> Iterator[None]:
+    """Hold the run folder's lock, so that two processes never train in one folder."""
+    if out is None:
+        yield
+        return
+    if not create and not out.is_dir():
+        raise UserError(f"There is no run folder {out}.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out / "run.lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"{out} is in use: another process is training in it. Wait for it, or stop it first."
+        ) from None
+    except OSError as error:
+        raise UserError(f"The run folder {out} cannot be written: {error.strerror}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _warn(text: str) -> None:
+    print(f"Warning: {text}", file=sys.stderr)
+
+
+def prepare_jax() -> None:
+    """All cores as devices, and compiled programs kept in the user's cache folder."""
+    use_all_cores()
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = os.environ.get("ACTORCRITIC_CACHE_DIR")
+        base = Path(folder) if folder else _user_cache() / "actorcritic"
+        jax.config.update("jax_compilation_cache_dir", str(base / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _user_cache() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(
+        os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    )

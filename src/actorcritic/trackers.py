@@ -1,0 +1,325 @@
+"""Where the numbers of a training go: CSV files, TensorBoard, Weights & Biases.
+
+Each sink has `write(report)`, called after every stretch of training, and `close()`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import secrets
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from actorcritic.checkpoints import save_text
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report
+from actorcritic.types import UserError
+
+METRICS, EPISODES = "metrics.csv", "episodes.csv"
+
+
+class Sink(Protocol):
+    """A place where the numbers of a training go."""
+
+    def write(self, report: Report) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------------------- CSV
+
+
+class CsvWriter:
+    """Appends every update to `metrics.csv` and every finished episode to `episodes.csv`.
+
+    Nothing is held back: what `write` was given is in the files when it returns. Metrics are
+    kept to float32's precision, returns to float64's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+
+    def write(self, report: Report) -> None:
+        updates, episodes = report.metrics, report.episodes
+        values = updates.values
+        _append(
+            self._folder / METRICS,
+            ("seed", "update", "step", *updates.names),
+            "%d,%d,%d" + ",%.9g" * len(updates.names) + "\n",
+            [updates.seed, updates.update, updates.step, *values.astype(np.float32).T],
+        )
+        _append(
+            self._folder / EPISODES,
+            ("seed", "step", "return", "length"),
+            "%d,%d,%r,%d\n",
+            [episodes.seed, episodes.step, episodes.returns.astype(float), episodes.length],
+        )
+
+    def close(self) -> None:
+        """Nothing is open between writes."""
+
+
+def read_metrics(path: Path) -> MetricTable:
+    """Read back what `CsvWriter` wrote; `values` are float32."""
+    names, columns = _read(path, "seed", "update", "step")
+    seed, update, step = columns[:3].astype(np.int64)
+    return MetricTable(seed, update, step, tuple(names[3:]), columns[3:].T.astype(np.float32))
+
+
+def read_episodes(path: Path) -> EpisodeTable:
+    """Read back what `CsvWriter` wrote."""
+    _, (seed, step, returns, length) = _read(path, "seed", "step", "return", "length")
+    seed, step, length = (column.astype(np.int64) for column in (seed, step, length))
+    return EpisodeTable(seed, step, returns, length)
+
+
+def truncate_after(
+    folder: Path, seeds: Sequence[int], updates: Sequence[int], steps: Sequence[int]
+) -> None:
+    """Drop what a checkpoint does not know of from both files of a folder.
+
+    `updates` and `steps` are what each of `seeds` had made when it was written; rows beyond them,
+    and of other seeds, go. A file is replaced as a whole or not at all; a missing one stays so.
+    """
+    for name, column, last in ((METRICS, "update", updates), (EPISODES, "step", steps)):
+        path = Path(folder) / name
+        if path.exists():
+            header, body = _text(path)
+            rows = body.splitlines(keepends=True)
+            keep = _until(path, header, body, column, dict(zip(seeds, last, strict=True)))
+            save_text(path, f"{header}\n{''.join(compress(rows, keep))}")
+
+
+def _until(path: Path, header: str, body: str, column: str, last: Mapping[int, int]) -> list[bool]:
+    """Which rows have a seed of `last`, and in `column` no more than its number there."""
+    names = next(csv.reader([header]), [])
+    if not {"seed", column} <= set(names):
+        raise UserError(
+            f"Expected the columns seed and {column} in {path}; got {header or 'none'!r}. Restore "
+            "the file from a copy, or remove it."
+        )
+    if not body:
+        return []
+    seed, count = _parsed(path, body, [names.index("seed"), names.index(column)])
+    keep = np.zeros(len(seed), bool)
+    for one, until in last.items():
+        keep |= (seed == one) & (count <= until)
+    return keep.tolist()
+
+
+_BLOCK = 8192  # rows formatted at a time
+
+
+def _append(path: Path, names: Sequence[str], template: str, columns: Sequence[np.ndarray]) -> None:
+    """Append rows; the file is made, and a line that a crash cut short removed, as needed."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(names)
+    header = line.getvalue().encode()
+    try:
+        path.touch()
+        with open(path, "r+b") as file:
+            there = file.readline()
+            if not there.endswith(b"\n"):  # a new file, or one cut short at once
+                file.seek(0)
+                file.truncate()
+                file.write(header)
+            elif there != header:
+                raise UserError(
+                    f"{path} has the columns {there.decode(errors='replace').strip()}, and this "
+                    f"training reports {header.decode().strip()}. Choose another folder for it."
+                )
+            _drop_partial_line(file)
+            for start in range(0, len(columns[0]), _BLOCK):
+                block = [column[start : start + _BLOCK].tolist() for column in columns]
+                rows, width = len(block[0]), len(block)
+                flat: list[Any] = [None] * (rows * width)
+                for i, column in enumerate(block):
+                    flat[i::width] = column
+                file.write(((template * rows) % tuple(flat)).encode())
+    except OSError as error:
+        raise UserError(
+            f"Could not write {path}: {error.strerror}. Free some space or mend the folder, then "
+            "resume."
+        ) from error
+
+
+def _drop_partial_line(file: Any) -> None:
+    """Leave the file's position at its end, after its last complete line."""
+    end = file.seek(0, io.SEEK_END)
+    while end:  # backwards, because these files grow long
+        start = max(0, end - 4096)
+        file.seek(start)
+        complete = file.read(end - start).rfind(b"\n")
+        if complete >= 0:
+            file.seek(start + complete + 1)
+            break
+        end = start
+    file.truncate()
+
+
+def _text(path: Path) -> tuple[str, str]:
+    """Header and complete rows of a CSV file."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"Expected {path}, which a training writes; it is missing. Name the folder of a run."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Could not read {path}: {error}.") from error
+    header, _, body = text[: text.rfind("\n") + 1].partition("\n")
+    return header, body
+
+
+def _parsed(path: Path, body: str, columns: Sequence[int] | None = None) -> np.ndarray:
+    """The numbers of the rows, one array a column."""
+    try:
+        return np.loadtxt(
+            io.StringIO(body), delimiter=",", ndmin=2, usecols=columns, comments=None
+        ).T
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}. Remove the line, or restore the file from a copy."
+        ) from error
+
+
+def _read(path: Path, *expected: str) -> tuple[list[str], np.ndarray]:
+    path = Path(path)
+    header, body = _text(path)
+    names = next(csv.reader([header]), [])
+    if tuple(names[: len(expected)]) != expected:
+        raise UserError(
+            f"Expected the columns {','.join(expected)} in {path}; got {header or 'none'!r}. Name "
+            "a file that a training wrote."
+        )
+    columns = _parsed(path, body) if body else np.zeros((len(names), 0))
+    if len(columns) != len(names):
+        raise UserError(
+            f"{path} is damaged: its rows have {len(columns)} numbers for {len(names)} columns. "
+            "Restore it from a copy."
+        )
+    return names, columns
+
+
+# ---------------------------------------------------------------------------- TensorBoard, W&B
+
+
+def _averages(report: Report) -> dict[int, tuple[int, dict[str, float]]]:
+    """Per seed: its last step, and the mean of each number over the report.
+
+    One point a report: a stretch of training may hold thousands of updates, and a point costs
+    these services about 100 µs.
+    """
+    metrics, episodes = report.metrics, report.episodes
+    points = {}
+    for seed in np.unique(np.concatenate([metrics.seed, episodes.seed])).tolist():
+        mine, ended = metrics.seed == seed, episodes.seed == seed
+        steps = np.concatenate([metrics.step[mine], episodes.step[ended]])
+        point: dict[str, float] = {}
+        if mine.any():
+            means = metrics.values[mine].mean(axis=0, dtype=np.float64).tolist()
+            point = dict(zip(metrics.names, means, strict=True))
+        # Over episodes, not over updates: in most updates of a small batch no episode ends.
+        for name, values in (("return", episodes.returns), ("length", episodes.length)):
+            point.pop(name, None)
+            if ended.any():
+                point[name] = float(values[ended].mean())
+        points[seed] = (int(steps.max()), point)
+    return points
+
+
+class TensorBoard:
+    """Scalars "train/return", "train/policy_loss" and so on, each seed in a subfolder `seed-0`.
+
+    `resume_from` gives the steps of each seed at the checkpoint that a training resumes from:
+    TensorBoard then leaves out what had been written beyond it.
+    """
+
+    def __init__(self, folder: Path, resume_from: Mapping[int, int] | None = None) -> None:
+        self._folder = Path(folder)
+        self._resume_from = dict(resume_from or {})
+        self._writers: dict[int, Any] = {}
+
+    def write(self, report: Report) -> None:
+        for seed, (step, point) in _averages(report).items():
+            writer = self._writer(seed)
+            for name, value in point.items():
+                writer.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _writer(self, seed: int) -> Any:
+        if seed not in self._writers:
+            from tensorboardX import SummaryWriter
+
+            resumed = self._resume_from.get(seed)
+            folder = self._folder / f"seed-{seed}"
+            try:
+                self._writers[seed] = SummaryWriter(
+                    str(folder),
+                    # TensorBoard leaves out the step itself as well, which the checkpoint has.
+                    purge_step=None if resumed is None else resumed + 1,
+                    flush_secs=5,
+                    # Names count in seconds: a quick restart must not overwrite a file.
+                    filename_suffix=f".{secrets.token_hex(4)}",
+                )
+            except OSError as error:
+                raise UserError(
+                    f"Could not write TensorBoard's files in {folder}: {error.strerror}. Choose a "
+                    "folder that can be written to."
+                ) from error
+        return self._writers[seed]
+
+
+class WandB:
+    """A Weights & Biases run with "seed-0/return", "seed-0/policy_loss" and so on against steps.
+
+    Offline, its files stay in `folder`/wandb (`wandb sync` sends them later).
+    """
+
+    def __init__(
+        self,
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
+        offline: bool = False,
+        folder: Path = Path(),
+    ) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
+            ) from error
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                config=dict(config),
+                dir=str(folder),
+                mode="offline" if offline else "online",
+                settings=wandb.Settings(silent=offline),
+            )
+        except (wandb.Error, OSError) as error:
+            raise UserError(
+                f"Weights & Biases could not start: {error}. Run `wandb login`, or work offline."
+            ) from error
+        self._seeds: set[int] = set()
+
+    def write(self, report: Report) -> None:
+        for seed, (step, point) in _averages(report).items():
+            if seed not in self._seeds:
+                self._seeds.add(seed)
+                self._run.define_metric(f"seed-{seed}/*", step_metric=f"seed-{seed}/step")
+            named = {f"seed-{seed}/{name}": value for name, value in point.items()}
+            self._run.log({f"seed-{seed}/step": step, **named})
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,54 @@
+"""Strict numerics for every test, set before JAX starts."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+import jaxtyping
+import optax
+
+# Two devices, because sessions spread seeds or environments over them.
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiled programs are kept between runs of the tests, whose time is mostly compilation.
+_cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "actorcritic-tests", "jax")
+jax.config.update("jax_compilation_cache_dir", str(_cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Annotated shapes and types are checked at run time. Not in the modules whose dataclasses are
+# pytrees: JAX fills their float fields with tracers, and other trees with placeholders.
+jaxtyping.install_import_hook(
+    [
+        f"actorcritic.{module}"
+        for module in ("estimators", "losses", "networks", "optimizers", "spaces")
+    ]
+    + ["actorcritic.distributions", "actorcritic.runners.compiled"],
+    "beartype.beartype",
+)
+
+# optax's Adam itself raises a float to an integer power; only inside it, JAX may promote types.
+_scale_by_adam = optax.scale_by_adam
+
+
+def _lenient_adam(**options: float) -> optax.GradientTransformation:
+    adam = _scale_by_adam(**options)
+
+    def update(*arguments: object) -> object:
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(*arguments)
+
+    return adam._replace(update=update)
+
+
+optax.scale_by_adam = _lenient_adam
+
+# The same examples every time: a failure is never a matter of luck, or of how fast a machine is.
+hypothesis.settings.register_profile(
+    "actorcritic", deadline=None, max_examples=25, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("actorcritic")

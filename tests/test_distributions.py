@@ -1,0 +1,222 @@
+"""Distributions against scipy, enumeration and numerical integration, in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from actorcritic.distributions import Categorical, Gaussian, MultiCategorical
+
+DRAWS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def arrays(seed: int, *shape: int, scale: float = 1.5) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=scale, size=shape)
+
+
+def joint_table(logits: np.ndarray, sizes: tuple[int, ...]) -> dict[tuple[int, ...], float]:
+    """The probability of every joint action of independent components, by enumeration."""
+    parts = np.split(logits, np.cumsum(sizes)[:-1])
+    p = [special.softmax(part) for part in parts]
+    actions = itertools.product(*(range(n) for n in sizes))
+    return {a: float(np.prod([p[k][i] for k, i in enumerate(a)])) for a in actions}
+
+
+# ------------------------------------------------------------------------------- categorical
+
+
+@given(st.integers(0, 999), st.sampled_from([1, 2, 5]))
+def test_categorical_is_the_softmax_distribution(seed, n):
+    logits, others = arrays(seed, 2, 3, n), arrays(seed + 1, 2, 3, n)
+    p, q = special.softmax(logits, axis=-1), special.softmax(others, axis=-1)
+    action = np.random.default_rng(seed).integers(n, size=(2, 3))
+    policy = Categorical(jnp.asarray(logits))
+
+    expected = stats.multinomial.logpmf(np.eye(n)[action], 1, p)
+    np.testing.assert_allclose(policy.log_prob(jnp.asarray(action)), expected, atol=1e-12)
+    np.testing.assert_allclose(policy.entropy(), stats.entropy(p, axis=-1), atol=1e-12)
+    kl = policy.kl(Categorical(jnp.asarray(others)))
+    np.testing.assert_allclose(kl, stats.entropy(p, q, axis=-1), atol=1e-12)
+    np.testing.assert_array_equal(policy.mode(), p.argmax(axis=-1))
+
+
+def test_categorical_log_prob_gradient_is_onehot_minus_probabilities():
+    logits = jnp.asarray(arrays(3, 4))
+    for action in range(4):
+        gradient = jax.grad(lambda z, a=action: Categorical(z).log_prob(jnp.asarray(a)))(logits)
+        np.testing.assert_allclose(
+            gradient, np.eye(4)[action] - special.softmax(logits), atol=1e-12
+        )
+
+
+def test_categorical_samples_have_their_probabilities():
+    logits = jnp.asarray([0.3, -1.0, 1.2, 0.0])
+    drawn = Categorical(jnp.broadcast_to(logits, (DRAWS, 4))).sample(jax.random.key(0))
+    counts = np.bincount(np.asarray(drawn), minlength=4)
+    assert stats.chisquare(counts, DRAWS * special.softmax(logits)).pvalue > 0.01
+
+
+# ------------------------------------------------------------------------- several categoricals
+
+
+@given(st.integers(0, 999), st.sampled_from([(2,), (2, 2, 2), (3, 1, 4)]))
+def test_multicategorical_is_the_product_of_its_components(seed, sizes):
+    logits, others = arrays(seed, sum(sizes)), arrays(seed + 1, sum(sizes))
+    p, q = joint_table(logits, sizes), joint_table(others, sizes)
+    policy = MultiCategorical(jnp.asarray(logits), sizes)
+
+    actions = jnp.asarray(list(p))
+    several = MultiCategorical(jnp.broadcast_to(policy.logits, (len(p), sum(sizes))), sizes)
+    np.testing.assert_allclose(several.log_prob(actions), np.log(list(p.values())), atol=1e-12)
+    np.testing.assert_allclose(policy.entropy(), stats.entropy(list(p.values())), atol=1e-12)
+    kl = policy.kl(MultiCategorical(jnp.asarray(others), sizes))
+    np.testing.assert_allclose(
+        kl, stats.entropy(list(p.values()), list(q.values())), atol=1e-12
+    )
+    assert tuple(np.asarray(policy.mode())) == max(p, key=lambda a: p[a])
+
+
+def test_multicategorical_samples_have_their_joint_probabilities():
+    sizes, logits = (2, 3), jnp.asarray([0.5, -0.5, 0.0, 1.0, -1.0])
+    policy = MultiCategorical(jnp.broadcast_to(logits, (DRAWS, 5)), sizes)
+    drawn = np.asarray(policy.sample(jax.random.key(1)))
+    p = joint_table(np.asarray(logits), sizes)
+    counts = [np.sum((drawn == a).all(axis=-1)) for a in p]
+    # Joint, not one component after the other: the same noise for both would fail here.
+    assert stats.chisquare(counts, DRAWS * np.asarray(list(p.values()))).pvalue > 0.01
+
+
+# ------------------------------------------------------------------------------------- masks
+
+
+@st.composite
+def masks(draw, n):
+    allowed = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    allowed[draw(st.integers(0, n - 1))] = True
+    return np.asarray(allowed)
+
+
+@given(st.integers(0, 999), masks(5), st.sampled_from([1.0, 1e3]))
+def test_mask_renormalises_over_the_allowed_actions(seed, allowed, scale):
+    logits = np.float32(arrays(seed, 5, scale=scale))  # float32: what policies are made of
+    policy = Categorical(jnp.asarray(logits)).masked(jnp.asarray(allowed))
+    p = np.zeros(5)
+    p[allowed] = special.softmax(logits[allowed].astype(np.float64))
+
+    log_p = np.asarray([policy.log_prob(jnp.asarray(a)) for a in range(5)])
+    assert np.isfinite(log_p).all()
+    np.testing.assert_allclose(np.exp(log_p), p, atol=1e-6)
+    assert (np.exp(log_p)[~allowed] == 0).all()
+    np.testing.assert_allclose(policy.entropy(), stats.entropy(p), atol=1e-5)
+    assert allowed[int(policy.mode())]
+
+    several = Categorical(jnp.broadcast_to(policy.logits, (500, 5)))
+    drawn = np.asarray(several.sample(jax.random.key(seed)))
+    assert allowed[drawn].all()
+
+
+@given(st.integers(0, 999), masks(5))
+def test_mask_leaves_gradients_finite(seed, allowed):
+    allowed = jnp.asarray(allowed)
+
+    def policy(logits):
+        return Categorical(logits).masked(allowed)
+
+    logits = jnp.asarray(arrays(seed, 5), jnp.float32)
+    entropy = jax.grad(lambda z: policy(z).entropy())(logits)
+    assert np.isfinite(entropy).all()
+    assert (np.asarray(entropy)[~allowed] == 0).all()
+    for action in np.flatnonzero(allowed):
+        gradient = jax.grad(lambda z, a=action: policy(z).log_prob(jnp.asarray(a)))(logits)
+        assert np.isfinite(gradient).all()
+
+
+def test_masked_multicategorical_masks_each_component():
+    logits = jnp.asarray(arrays(0, 5), jnp.float32)
+    allowed = jnp.asarray([True, False, False, True, True])
+    policy = MultiCategorical(logits, (2, 3)).masked(allowed)
+    first, second = Categorical(logits[:2]), Categorical(logits[2:])
+    first, second = first.masked(allowed[:2]), second.masked(allowed[2:])
+
+    np.testing.assert_allclose(policy.entropy(), first.entropy() + second.entropy(), rtol=1e-6)
+    several = MultiCategorical(jnp.broadcast_to(policy.logits, (500, 5)), (2, 3))
+    drawn = np.asarray(several.sample(jax.random.key(0)))
+    assert (drawn[:, 0] == 0).all()
+    assert set(drawn[:, 1]) == {1, 2}
+    assert np.isfinite(several.log_prob(jnp.asarray(drawn))).all()
+
+
+# ----------------------------------------------------------------------------------- gaussian
+
+
+@given(st.integers(0, 999), st.sampled_from([1, 2, 3]))
+def test_gaussian_is_scipys_multivariate_normal(seed, d):
+    mean, log_std, action = arrays(seed, 3, d)
+    policy = Gaussian(jnp.asarray(mean), jnp.asarray(log_std))
+    truth = stats.multivariate_normal(mean, np.diag(np.exp(2 * log_std)))
+    log_prob = policy.log_prob(jnp.asarray(action))
+    np.testing.assert_allclose(log_prob, truth.logpdf(action), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(policy.entropy(), truth.entropy(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(policy.mode(), mean)
+
+
+def test_gaussian_keeps_leading_axes():
+    mean, log_std, action = (jnp.asarray(arrays(k, 4, 2, 3)) for k in range(3))
+    policy = Gaussian(mean, log_std)
+    assert policy.sample(jax.random.key(0)).shape == (4, 2, 3)
+    assert policy.log_prob(action).shape == policy.entropy().shape == (4, 2)
+    truth = stats.norm(mean, np.exp(log_std)).logpdf(action).sum(axis=-1)
+    np.testing.assert_allclose(policy.log_prob(action), truth, rtol=1e-10)
+
+
+def test_gaussian_kl_and_entropy_by_integration():
+    p = Gaussian(jnp.asarray([0.3, -1.0]), jnp.asarray([-0.2, 0.4]))
+    q = Gaussian(jnp.asarray([-0.5, 0.2]), jnp.asarray([0.3, 0.1]))
+
+    def expectation(f):
+        """∫ p(a) f(a) da over a square that holds all but 1e-15 of it."""
+        axis = np.linspace(-14.0, 14.0, 401)
+        grid = jnp.asarray(np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1))
+        density = np.exp(log_prob(p, grid)) * f(grid)
+        return integrate.simpson(integrate.simpson(density, x=axis), x=axis)
+
+    def log_prob(policy, x):
+        mean, log_std = (jnp.broadcast_to(y, x.shape) for y in (policy.mean, policy.log_std))
+        return np.asarray(Gaussian(mean, log_std).log_prob(x))
+
+    np.testing.assert_allclose(expectation(lambda x: 1.0), 1.0, rtol=1e-9)
+    entropy = expectation(lambda x: -log_prob(p, x))
+    np.testing.assert_allclose(p.entropy(), entropy, rtol=1e-9)
+    kl = expectation(lambda x: log_prob(p, x) - log_prob(q, x))
+    np.testing.assert_allclose(p.kl(q), kl, rtol=1e-9)
+    np.testing.assert_allclose(p.kl(p), 0.0, atol=1e-12)
+
+
+def test_gaussian_samples_pass_a_kolmogorov_smirnov_test():
+    mean, log_std = jnp.asarray([1.0, -2.0]), jnp.asarray([-0.7, 0.6])
+    shape = (DRAWS, 2)
+    policy = Gaussian(jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape))
+    drawn = np.asarray(policy.sample(jax.random.key(2)))
+    for k in range(2):
+        truth = stats.norm(mean[k], np.exp(log_std[k]))
+        assert stats.kstest(drawn[:, k], truth.cdf).pvalue > 0.01
+    assert abs(stats.pearsonr(drawn[:, 0], drawn[:, 1]).statistic) < 0.03  # independent
+
+
+def test_distributions_are_pytrees():
+    """So that a policy can be returned from a compiled function and mapped over."""
+    policy = jax.jit(lambda z: MultiCategorical(z, (2, 3)))(jnp.zeros(5))
+    assert policy.sizes == (2, 3)
+    entropies = jax.vmap(lambda z: Categorical(z).entropy())(jnp.zeros((4, 3)))
+    np.testing.assert_allclose(entropies, np.full(4, np.log(3)), rtol=1e-12)

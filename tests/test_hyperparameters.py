@@ -1,0 +1,105 @@
+"""Hyperparameters: ranges, types, near names, and which fields are leaves."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import jax
+import pytest
+
+from actorcritic.algorithms import ALGORITHMS
+from actorcritic.hyperparameters import check, hyperparameter, hyperparameters, nearest, replace
+from actorcritic.types import UserError
+
+
+@hyperparameters
+class Settings:
+    kind: ClassVar[str] = "settings"
+    rate: float = hyperparameter(0.5, "a rate", "(0, 1]")
+    share: float = hyperparameter(0.5, "a share", "[0, 1)")
+    limit: float | None = hyperparameter(None, "a limit", "[0, 9]")
+    count: int = hyperparameter(3, "a count", "[1, 10]")
+    flag: bool = hyperparameter(False, "a flag")
+    mode: Literal["slow", "fast"] = hyperparameter("slow", "a mode")
+    sizes: tuple[int, ...] = hyperparameter((64, 64), "some sizes")
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {},
+        {"rate": 1.0},
+        {"rate": 1},  # a whole number is a number
+        {"share": 0.0},
+        {"limit": 9.0},
+        {"limit": None},
+        {"count": 10},
+        {"flag": True},
+        {"mode": "fast"},
+        {"sizes": ()},
+    ],
+    ids=str,
+)
+def test_values_in_range_pass(good):
+    check(Settings(**good))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"rate": 0.0}, r"Settings\.rate must lie in \(0, 1\]; got 0\.0"),
+        ({"rate": 1.5}, r"rate must lie in \(0, 1\]; got 1\.5"),
+        ({"rate": math.nan}, "rate must lie in"),
+        ({"rate": "fast"}, "rate must be a number; got 'fast'"),
+        ({"rate": True}, "rate must be a number; got True"),
+        ({"rate": None}, "rate must be a number; got None"),
+        ({"share": 1.0}, r"share must lie in \[0, 1\)"),
+        ({"share": -0.1}, r"share must lie in \[0, 1\)"),
+        ({"limit": math.inf}, "limit must lie in"),
+        ({"limit": 10.0}, "limit must lie in"),
+        ({"count": 0}, r"count must lie in \[1, 10\]; got 0"),
+        ({"count": 2.0}, "count must be a whole number; got 2.0"),
+        ({"count": True}, "count must be a whole number"),
+        ({"mode": "fats"}, r"mode must be one of 'slow', 'fast'; got 'fats'\. Did you mean 'fast'"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_named(bad, message):
+    with pytest.raises(UserError, match=message):
+        check(Settings(**bad))
+
+
+def test_replace_names_the_nearest_hyperparameter():
+    assert replace(Settings(), rate=0.25).rate == 0.25
+    with pytest.raises(UserError, match=r"no hyperparameter 'Rat'\. Did you mean 'rate'\?.*count"):
+        replace(Settings(), Rat=0.25)
+    with pytest.raises(UserError, match=r"no hyperparameter 'kind'"):  # a class variable
+        replace(Settings(), kind="other")
+
+
+def test_nearest_offers_nothing_when_nothing_is_near():
+    assert nearest("lambda", ["gae_lambda", "gamma"]) == " Did you mean 'gae_lambda'?"
+    assert nearest("zzz", ["gae_lambda", "gamma"]) == ""
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError):
+        Settings().rate = 0.1
+
+
+def test_float_fields_are_leaves_and_the_others_static():
+    settings = Settings(limit=2.0)
+    assert sorted(jax.tree.leaves(settings)) == [0.5, 0.5, 2.0]
+    doubled = jax.tree.map(lambda x: 2 * x, settings)
+    assert doubled == Settings(rate=1.0, share=1.0, limit=4.0)
+    # A static field is part of the structure: another value is another program.
+    assert jax.tree.structure(Settings()) != jax.tree.structure(Settings(count=4))
+    assert jax.tree.structure(Settings()) == jax.tree.structure(Settings(rate=0.1))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_defaults_of_every_algorithm_are_in_their_own_range(name):
+    algorithm = ALGORITHMS[name]()
+    check(algorithm)
+    algorithm.check()

@@ -1,0 +1,568 @@
+"""REINFORCE, A2C and PPO against their equations.
+
+The gradient that an update follows is held against finite differences of the objective, written
+down in NumPy from its definition: double loops for the estimates, scipy's densities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from scipy import special, stats
+
+from actorcritic import losses
+from actorcritic.algorithms import A2C, PPO, Reinforce
+from actorcritic.distributions import Categorical
+from actorcritic.estimators import RunningStatistics
+from actorcritic.hyperparameters import hyperparameters
+from actorcritic.networks import Network
+from actorcritic.types import EnvSpec, Transition, UserError
+
+OBSERVATIONS = gymnasium.spaces.Box(-9.0, 9.0, (3,))
+DISCRETE = EnvSpec("discrete", OBSERVATIONS, gymnasium.spaces.Discrete(3))
+CONTINUOUS = EnvSpec("continuous", OBSERVATIONS, gymnasium.spaces.Box(-1.0, 1.0, (2,)))
+SMALL: dict[str, Any] = {"num_envs": 4, "num_steps": 6, "hidden_sizes": (4,)}
+# Without the scaling of a plain gradient: no clipping, no normalisation.
+PLAIN = SMALL | {"max_grad_norm": 1e9, "normalize_advantage": False, "optimizer": "adam"}
+
+
+def experience(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: int = 4, **changes):
+    """A batch with ends of every kind, as a runner would collect it."""
+    rng = np.random.default_rng(seed)
+    observation = rng.normal(size=(steps + 1, envs, 3)).astype(np.float32)
+    terminated, truncated = rng.random((2, steps, envs)) < 0.2
+    after = np.where((terminated | truncated)[..., None], 2.0, 1.0) * observation[1:]
+    if spec is DISCRETE:
+        action = rng.integers(3, size=(steps, envs)).astype(np.int32)
+    else:
+        action = rng.normal(size=(steps, envs, 2)).astype(np.float32)
+    batch = Transition(
+        observation[:-1],
+        action,
+        rng.normal(size=(steps, envs)).astype(np.float32),
+        terminated,
+        truncated,
+        after.astype(np.float32),
+    )
+    return jax.tree.map(jnp.asarray, batch._replace(**changes))
+
+
+def episodes(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: int = 4):
+    """Whole episodes: each ends once, by termination or truncation; the rest is not valid."""
+    batch = experience(spec, seed, steps, envs)
+    last = np.asarray([2, 5, 0, 3] * envs)[:envs]
+    t = np.arange(steps)[:, None]
+    by_time = np.arange(envs) % 2 == 1
+    return batch._replace(
+        terminated=jnp.asarray((t == last) & ~by_time),
+        truncated=jnp.asarray((t == last) & by_time),
+        valid=jnp.asarray(t <= last),
+    )
+
+
+# The policy heads of fresh networks are near 0; here they are not.
+def started(algorithm: Any, spec: EnvSpec, key: int = 0):
+    learner = algorithm.init(jax.random.key(key), spec)
+    head = learner.params["policy_head"]
+    head = head._replace(weight=head.weight * 50, bias=head.bias + 0.3)
+    return replace(learner, params=learner.params | {"policy_head": head})
+
+
+@jax.jit
+def update(algorithm, learner, batch, key=None, progress=0.0):
+    key = jax.random.key(0) if key is None else key
+    return algorithm.update(learner, batch, key, jnp.asarray(progress, jnp.float32))
+
+
+def assert_close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def assert_identical(a: Any, b: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# ------------------------------------------------------------------------ the objective in NumPy
+
+
+@dataclass
+class Truth:
+    """The objective of an algorithm on a batch, in float64, from its definition."""
+
+    algorithm: Any
+    spec: EnvSpec
+    batch: Transition
+
+    def __post_init__(self) -> None:
+        self.batch = jax.tree.map(np.asarray, self.batch)
+        valid = self.batch.valid
+        self.valid = np.ones_like(self.batch.terminated) if valid is None else valid
+
+    def network(self, params: Any, name: str, x: np.ndarray) -> np.ndarray:
+        trunk = "trunk" if self.algorithm.shared_network else f"{name}_trunk"
+        for weight, bias in params[trunk]:
+            x = np.tanh(x @ np.asarray(weight) + np.asarray(bias))
+        weight, bias = params[f"{name}_head"]
+        return x @ np.asarray(weight) + np.asarray(bias)
+
+    def policy(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
+        """log π(a_t|s_t) and the entropy of π(·|s_t)."""
+        outputs = self.network(params, "policy", self.batch.observation.astype(np.float64))
+        if self.spec is DISCRETE:
+            log_p = special.log_softmax(outputs, axis=-1)
+            log_prob = np.take_along_axis(log_p, self.batch.action[..., None], axis=-1)
+            return log_prob[..., 0], stats.entropy(np.exp(log_p), axis=-1)
+        if self.algorithm.state_dependent_std:
+            mean, log_std = np.split(outputs, 2, axis=-1)
+            normal = stats.norm(mean, np.exp(log_std))
+        else:
+            normal = stats.norm(outputs, np.exp(params["log_std"]))
+        entropy = np.broadcast_to(normal.entropy(), outputs.shape[:-1] + (2,))
+        return normal.logpdf(self.batch.action).sum(axis=-1), entropy.sum(axis=-1)
+
+    def value(self, params: Any, observation: np.ndarray) -> np.ndarray:
+        if "value_head" not in params:
+            return np.zeros(observation.shape[:-1])
+        return self.network(params, "value", observation.astype(np.float64))[..., 0]
+
+    def advantage_and_target(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Ψ_t and what V(s_t) is regressed on, for the parameters that collected the batch."""
+        batch, gamma = self.batch, self.algorithm.gamma
+        value = self.value(params, batch.observation)
+        after = np.where(batch.terminated, 0.0, self.value(params, batch.next_observation))
+        done = batch.terminated | batch.truncated
+        steps, envs = batch.reward.shape
+        target = np.zeros((steps, envs))
+        for t in range(steps):
+            for b in range(envs):
+                end = next((k for k in range(t, steps) if done[k, b]), steps - 1)
+                if isinstance(self.algorithm, Reinforce):
+                    target[t, b] = sum(
+                        gamma ** (k - t) * batch.reward[k, b] for k in range(t, end + 1)
+                    )
+                    target[t, b] += gamma ** (end + 1 - t) * after[end, b]
+                else:
+                    delta = batch.reward + gamma * after - value
+                    decay = gamma * self.algorithm.gae_lambda
+                    target[t, b] = value[t, b] + sum(
+                        decay ** (k - t) * delta[k, b] for k in range(t, end + 1)
+                    )
+        advantage = target - value
+        if self.algorithm.normalize_advantage:
+            kept = advantage[self.valid]
+            advantage = (advantage - kept.mean()) / kept.std()
+        return advantage, target
+
+    def loss(self, params: Any, old: Any) -> float:
+        """Of parameters, on a batch that the parameters `old` collected."""
+        advantage, target = self.advantage_and_target(old)
+        log_prob, entropy = self.policy(params)
+        value = self.value(params, self.batch.observation)
+        if isinstance(self.algorithm, PPO):
+            ratio = np.exp(log_prob - self.policy(old)[0])
+            epsilon = self.algorithm.clip_range
+            inside = np.clip(ratio, 1 - epsilon, 1 + epsilon)
+            policy_loss = -np.minimum(ratio * advantage, inside * advantage)
+        else:
+            policy_loss = -log_prob * advantage
+        value_loss = (value - target) ** 2 / 2
+        if getattr(self.algorithm, "clip_value", False):
+            before = self.value(old, self.batch.observation)
+            inside = before + np.clip(value - before, -epsilon, epsilon)
+            value_loss = np.maximum(value_loss, (inside - target) ** 2 / 2)
+        rows = policy_loss - self.algorithm.entropy_coefficient * entropy
+        if "value_head" in params:
+            rows = rows + self.algorithm.value_coefficient * value_loss
+        return rows[self.valid].mean()
+
+    def gradient(self, params: Any, old: Any = None, h: float = 1e-6) -> np.ndarray:
+        """Central differences, parameter by parameter."""
+        old = jax.tree.map(lambda x: np.asarray(x, np.float64), params if old is None else old)
+        leaves, tree = jax.tree.flatten(params)
+        leaves = [np.array(x, np.float64) for x in leaves]
+        slopes = []
+        for leaf in leaves:
+            flat = leaf.reshape(-1)
+            for k in range(flat.size):
+                around = []
+                for step in (h, -2 * h):
+                    flat[k] += step
+                    around.append(self.loss(jax.tree.unflatten(tree, leaves), old))
+                flat[k] += h
+                slopes.append((around[0] - around[1]) / (2 * h))
+        return np.asarray(slopes)
+
+
+ENTROPY = {"entropy_coefficient": 0.05}
+OBJECTIVES = {
+    "REINFORCE": (Reinforce(**PLAIN, baseline=False), DISCRETE),
+    "REINFORCE with baseline": (Reinforce(**PLAIN), DISCRETE),
+    "REINFORCE, normalised": (Reinforce(**PLAIN | {"normalize_advantage": True}), CONTINUOUS),
+    "A2C": (A2C(**PLAIN, **ENTROPY), DISCRETE),
+    "A2C, GAE, shared trunk": (A2C(**PLAIN, gae_lambda=0.9, shared_network=True), DISCRETE),
+    "A2C, continuous": (A2C(**PLAIN, **ENTROPY), CONTINUOUS),
+    "A2C, σ(s)": (A2C(**PLAIN, **ENTROPY, state_dependent_std=True), CONTINUOUS),
+    "PPO": (
+        PPO(**SMALL, **ENTROPY, max_grad_norm=1e9, num_epochs=1, num_minibatches=1),
+        CONTINUOUS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_update_follows_the_gradient_of_its_objective(name):
+    algorithm, spec = OBJECTIVES[name]
+    batch = episodes(spec) if algorithm.whole_episodes else experience(spec)
+    learner = started(algorithm, spec)
+    learned, metrics = update(algorithm, learner, batch)
+
+    truth = Truth(algorithm, spec, batch)
+    expected = truth.gradient(learner.params)
+    # After its first step, Adam's first moment is (1 - 0.9) times the gradient.
+    actual = np.asarray(learned.optimizer.mu) / 0.1
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=2e-5)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(metrics["gradient_norm"], np.linalg.norm(expected), rtol=1e-3)
+    _, target = truth.advantage_and_target(learner.params)
+    error = (target - truth.value(learner.params, truth.batch.observation))[truth.valid]
+    explained = 1 - error.var() / target[truth.valid].var()
+    np.testing.assert_allclose(metrics["explained_variance"], explained, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("clip_value", [False, True])
+def test_the_second_epoch_of_ppo_is_clipped_around_the_policy_that_collected(clip_value):
+    """The ratio's denominator and V_old are those from before the first epoch."""
+    options = SMALL | {"max_grad_norm": 1e9, "num_minibatches": 1, "learning_rate": 0.03}
+    once, twice = (PPO(**options, num_epochs=n, clip_value=clip_value) for n in (1, 2))
+    learner, batch = started(once, DISCRETE), experience()
+    middle, _ = update(once, learner, batch)
+    learned, metrics = update(twice, learner, batch)
+    assert 0.05 < float(metrics["clip_fraction"]) < 0.45  # of both; nothing was clipped in one
+
+    truth = Truth(once, DISCRETE, batch)
+    expected = truth.gradient(middle.params, old=learner.params)
+    actual = (np.asarray(learned.optimizer.mu) - 0.9 * np.asarray(middle.optimizer.mu)) / 0.1
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=5e-5)
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+def test_ppo_with_one_epoch_and_no_clipping_is_a2c(spec):
+    options = SMALL | {"gae_lambda": 0.95, "normalize_advantage": False, "optimizer": "rmsprop"}
+    options |= {"learning_rate": 1e-3, "entropy_coefficient": 0.01}
+    a2c = A2C(**options)
+    ppo = PPO(**options, num_epochs=1, num_minibatches=1, clip_range=1e9)
+    learner = other = started(a2c, spec)
+    for seed in range(3):
+        batch = experience(spec, seed)
+        learner, _ = update(a2c, learner, batch)
+        other, _ = update(ppo, other, batch)
+    assert_close(other.params, learner.params, rtol=1e-5, atol=1e-7)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), learner.params, started(a2c, spec).params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_the_entropy_bonus_alone_makes_the_policy_more_random():
+    algorithm = Reinforce(**PLAIN, baseline=False, entropy_coefficient=1.0, learning_rate=0.005)
+    batch = episodes()._replace(reward=jnp.zeros((6, 4)))
+    learner, entropies = started(algorithm, DISCRETE), []
+    for _ in range(10):
+        learner, metrics = update(algorithm, learner, batch)
+        entropies.append(float(metrics["entropy"]))
+    assert np.diff(entropies).min() > 0
+    assert entropies[-1] > entropies[0] + 0.01
+
+
+def test_better_actions_become_likelier():
+    """Action 2 is always followed by reward 1, the others by 0."""
+    for algorithm in (A2C(**SMALL, learning_rate=0.01), PPO(**SMALL, learning_rate=0.01)):
+        batch = experience()
+        batch = batch._replace(
+            reward=(batch.action == 2).astype(jnp.float32),
+            terminated=jnp.ones_like(batch.terminated),
+        )
+        learner = algorithm.init(jax.random.key(0), DISCRETE)
+        for k in range(5):
+            learner, _ = update(algorithm, learner, batch, jax.random.key(k))
+        p = np.exp(policy(algorithm, learner, batch.observation).log_prob(jnp.full((6, 4), 2)))
+        assert p.mean() > 0.36
+
+
+def policy(algorithm, learner, observation) -> Categorical:
+    return algorithm._policy(learner, observation)
+
+
+# --------------------------------------------------------------------------- rows and their order
+
+
+def test_environments_may_stand_in_any_order():
+    algorithm = A2C(**SMALL)
+    batch, order = experience(), jnp.asarray([2, 0, 3, 1])
+    learner = started(algorithm, DISCRETE)
+    expected, _ = update(algorithm, learner, batch)
+    actual, _ = update(algorithm, learner, jax.tree.map(lambda x: x[:, order], batch))
+    assert_close(actual.params, expected.params)
+
+
+@hyperparameters
+class Counting(PPO):
+    """Reports sums of powers of every row's target: they tell which rows a minibatch held."""
+
+    def diagnostics(self, log_prob, rows, progress):
+        return {f"power {k}": jnp.sum(rows.target**k) for k in (0, 1, 2, 3)}
+
+
+def test_every_epoch_visits_every_row_once():
+    algorithm = Counting(**SMALL, num_epochs=2, num_minibatches=4)
+    learner, batch = started(algorithm, DISCRETE), experience()
+    _, metrics = update(algorithm, learner, batch)
+    _, target = Truth(algorithm, DISCRETE, batch).advantage_and_target(learner.params)
+    for k in (0, 1, 2, 3):  # metrics are means over the minibatches
+        np.testing.assert_allclose(metrics[f"power {k}"], (target**k).sum() / 4, rtol=1e-4)
+
+
+def test_minibatches_are_drawn_anew():
+    algorithm = PPO(**SMALL, num_epochs=1)
+    learner, batch = started(algorithm, DISCRETE), experience()
+    by_key = [update(algorithm, learner, batch, jax.random.key(k))[0] for k in (0, 0, 1)]
+    assert_identical(by_key[0].params, by_key[1].params)
+    with pytest.raises(AssertionError):
+        assert_identical(by_key[0].params, by_key[2].params)
+
+
+def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
+    """Everything that is averaged, summed or normalised is so over both devices."""
+    options = {
+        "normalize_observation": True,
+        "normalize_reward": True,
+        "normalize_advantage": True,
+        "num_minibatches": 1,
+        "num_epochs": 2,
+        "learning_rate": 0.01,
+    }
+    whole = PPO(**SMALL | options)
+    part = replace(whole, num_envs=2, axis="rows")
+    learner = started(whole, DISCRETE)
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    spread = replace(jax.tree.map(lambda _: P(), learner), running_return=P("rows"))
+
+    def on_each(learner, batch):
+        learner, metrics = part.update(learner, batch, jax.random.key(0), jnp.float32(0))
+        return learner, jax.lax.pmean(metrics, "rows")
+
+    together = jax.jit(
+        jax.shard_map(
+            on_each,
+            mesh=mesh,
+            in_specs=(spread, P(None, "rows")),
+            out_specs=(spread, P()),
+            check_vma=False,
+        )
+    )
+    other = learner
+    for seed in range(2):
+        batch = experience(seed=seed)
+        learner, metrics = update(whole, learner, batch)
+        other, spread_metrics = together(other, batch)
+        averaged = [name for name in metrics if name != "gradient_norm"]
+        for name in averaged:
+            np.testing.assert_allclose(spread_metrics[name], metrics[name], rtol=1e-4, atol=1e-5)
+    assert_close(other.params, learner.params, rtol=1e-4, atol=1e-5)
+    assert_close(other.observations, learner.observations, rtol=1e-4)
+    assert_close(other.returns, learner.returns, rtol=1e-4)
+    assert_close(other.running_return, learner.running_return, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------- rows that do not count
+
+
+def test_padding_may_as_well_be_left_out():
+    algorithm = Reinforce(**SMALL, normalize_observation=True, normalize_reward=True)
+    short = episodes(steps=6)
+    long = episodes(steps=9)  # the same episodes, longer padding
+    long = jax.tree.map(lambda s, x: jnp.concatenate([s, x[6:]]), short, long)
+    long = long._replace(valid=long.valid.at[6:].set(False))
+    learner = started(algorithm, DISCRETE)
+    expected, metrics = update(algorithm, learner, short)
+    actual, padded_metrics = update(algorithm, learner, long)
+    assert_close(actual.params, expected.params)
+    assert_close(actual.observations, expected.observations)
+    assert_close(actual.returns, expected.returns)
+    assert_close(padded_metrics, metrics, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, Reinforce])
+def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
+    """A reset row after every end, as an environment with NEXT_STEP autoreset gives it."""
+    options = {"normalize_observation": True, "normalize_reward": True}
+    algorithm = kind(**SMALL | options | {"normalize_advantage": True})
+    batch = episodes() if algorithm.whole_episodes else experience()
+    done = batch.terminated | batch.truncated
+    if not algorithm.whole_episodes:
+        reset = jnp.concatenate([jnp.zeros((1, 4), bool), done[:-1]])
+        batch = batch._replace(valid=~reset)
+    ends = {"terminated": batch.terminated & batch.valid, "truncated": batch.truncated & batch.valid}
+    batch = batch._replace(**ends)
+
+    def with_garbage(scale: float) -> Transition:
+        def spoil(x):
+            keep = batch.valid.reshape(batch.valid.shape + (1,) * (x.ndim - 2))
+            return jnp.where(keep, x, jnp.full_like(x, scale))
+
+        return batch._replace(
+            observation=spoil(batch.observation),
+            next_observation=spoil(batch.next_observation),
+            reward=spoil(batch.reward),
+        )
+
+    learner = started(algorithm, DISCRETE)
+    learned = [update(algorithm, learner, with_garbage(scale))[0] for scale in (0.0, 1e3, -3.0)]
+    for other in learned[1:]:
+        assert_close(other.params, learned[0].params, rtol=1e-6, atol=1e-7)
+        assert_close(other.observations, learned[0].observations)
+        assert_close(other.returns, learned[0].returns)
+        assert_close(other.running_return, learned[0].running_return)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), learner.params, learned[0].params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+# ----------------------------------------------------------------------------------- normalisation
+
+
+def test_acting_and_learning_see_the_same_normalised_observations():
+    """Both equal an algorithm without normalisation that is given normalised observations."""
+    plain, normal = A2C(**SMALL), A2C(**SMALL, normalize_observation=True)
+    seen = np.random.default_rng(5).normal(loc=2.0, scale=3.0, size=(50, 3)).astype(np.float32)
+    statistics = RunningStatistics.start((3,)).merge(jnp.asarray(seen))
+    learner = started(plain, DISCRETE)
+    with_statistics = replace(learner, observations=statistics)
+
+    batch = experience()
+    mean, deviation = seen.mean(axis=0), seen.std(axis=0)
+
+    def z(x):
+        return jnp.asarray((np.asarray(x) - mean) / deviation)
+
+    key = jax.random.key(3)
+    for explore in (True, False):
+        action, _ = normal.act(with_statistics, batch.observation[0], key, explore=explore)
+        expected, _ = plain.act(learner, z(batch.observation[0]), key, explore=explore)
+        np.testing.assert_array_equal(action, expected)
+
+    learned, _ = update(normal, with_statistics, batch)
+    shifted = batch._replace(
+        observation=z(batch.observation), next_observation=z(batch.next_observation)
+    )
+    expected, _ = update(plain, learner, shifted)
+    assert_close(learned.params, expected.params, rtol=1e-4, atol=1e-6)
+
+    everything = np.concatenate([seen, np.asarray(batch.observation).reshape(-1, 3)])
+    np.testing.assert_allclose(learned.observations.mean, everything.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(learned.observations.variance, everything.var(axis=0), rtol=1e-5)
+
+
+def test_normalised_observations_are_clipped_and_one_hot_parts_left_alone():
+    space = gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2), b=gymnasium.spaces.Box(-9, 9, (1,)))
+    spec = EnvSpec("mixed", space, gymnasium.spaces.Discrete(2))
+    algorithm = A2C(**SMALL, normalize_observation=True)
+    learner = algorithm.init(jax.random.key(0), spec)
+    statistics = RunningStatistics(
+        jnp.asarray(10.0), jnp.asarray([0.5, 0.5, 1.0]), jnp.asarray([0.25, 0.25, 4.0])
+    )
+    learner = replace(learner, observations=statistics)
+    observation = {"a": jnp.asarray([0, 1]), "b": jnp.asarray([[5.0], [1000.0]])}
+    x = algorithm._encode(learner, observation)
+    np.testing.assert_allclose(x, [[1, 0, 2], [0, 1, 10]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [A2C, Reinforce])
+def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(kind):
+    plain, normal = kind(**SMALL, gamma=0.9), kind(**SMALL, gamma=0.9, normalize_reward=True)
+    learner = started(plain, DISCRETE)
+    other = started(normal, DISCRETE)
+    sums: list[float] = []
+    running = np.zeros(4)  # of the episodes under way
+    for seed in range(3):
+        batch = episodes(seed=seed) if normal.whole_episodes else experience(seed=seed)
+        batch = batch._replace(reward=batch.reward * 7 + 3)
+        valid = np.ones((6, 4), bool) if batch.valid is None else np.asarray(batch.valid)
+        done = np.asarray(batch.terminated | batch.truncated)
+        if normal.whole_episodes:
+            running = np.zeros(4)
+        for t in range(6):
+            running = 0.9 * running + np.asarray(batch.reward[t])
+            sums.extend(running[valid[t]])
+            running = np.where(done[t], 0.0, running)
+        scaled = np.clip(np.asarray(batch.reward) / np.std(sums), -10, 10)
+        learner, _ = update(plain, learner, batch._replace(reward=jnp.asarray(scaled, jnp.float32)))
+        other, _ = update(normal, other, batch)
+        np.testing.assert_allclose(other.returns.variance, np.var(sums), rtol=1e-4)
+        assert_close(other.params, learner.params, rtol=1e-3, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------- schedules, networks
+
+
+def test_schedules_end_at_zero():
+    algorithm = PPO(**SMALL, learning_rate_schedule="linear", clip_range_schedule="linear")
+    learner, batch = started(algorithm, DISCRETE), experience()
+    for progress, rate in ((0.0, 2.5e-4), (0.5, 1.25e-4), (1.0, 0.0)):
+        learned, metrics = update(algorithm, learner, batch, jax.random.key(0), progress)
+        assert float(metrics["learning_rate"]) == pytest.approx(rate)
+    assert_identical(learned.params, learner.params)
+
+    rows = {"old_log_prob": jnp.zeros(1), "advantage": jnp.ones(1)}
+    for progress, loss in ((0.0, -1.2), (0.5, -1.1), (1.0, -1.0)):
+        clipped = algorithm.policy_loss(
+            jnp.ones(1), type("Rows", (), rows), jnp.asarray(progress)
+        )
+        assert float(clipped[0]) == pytest.approx(loss)
+
+
+def test_a_users_network_is_trained():
+    own = Network(
+        init=lambda key, x: {"w": jax.random.normal(key, (x.shape[-1], 5))},
+        apply=lambda params, x: jax.nn.relu(x @ params["w"]),
+    )
+    algorithm = A2C(**SMALL, network=own)
+    learner = algorithm.init(jax.random.key(0), DISCRETE)
+    assert learner.params["policy_trunk"]["w"].shape == (3, 5)
+    learned, _ = update(algorithm, learner, experience())
+    for trunk in ("policy_trunk", "value_trunk"):
+        assert np.any(learned.params[trunk]["w"] != learner.params[trunk]["w"])
+    action, _ = algorithm.act(learned, jnp.zeros((7, 3)), jax.random.key(1))
+    assert action.shape == (7,)
+
+
+def test_a_variant_overrides_one_method():
+    @hyperparameters
+    class SquaredAdvantage(A2C):
+        def policy_loss(self, log_prob, rows, progress):
+            return losses.policy_gradient_loss(log_prob, rows.advantage**2)
+
+    learner = started(A2C(**SMALL), DISCRETE)
+    first, _ = update(A2C(**SMALL), learner, experience())
+    second, _ = update(SquaredAdvantage(**SMALL), learner, experience())
+    with pytest.raises(AssertionError):
+        assert_close(first.params, second.params)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (A2C(hidden_sizes=(64, 0)), r"hidden_sizes must be positive widths; got \(64, 0\)"),
+        (PPO(num_envs=3, num_steps=5, num_minibatches=4), "3 × 5 = 15 rows.*choose a divisor of 15"),
+        (PPO(num_envs=2, num_steps=2, num_minibatches=4), "minibatches of at least 2 rows"),
+    ],
+    ids=["widths", "minibatches", "one row"],
+)
+def test_hyperparameters_that_do_not_fit_each_other_are_named(algorithm, message):
+    with pytest.raises(UserError, match=message):
+        algorithm.check()
