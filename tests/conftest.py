@@ -20,14 +20,13 @@ jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Annotated shapes and types are checked at run time. Not in the modules whose dataclasses are
-# pytrees: JAX fills their float fields with tracers, and other trees with placeholders.
+# Annotated shapes and types are checked at run time, where the mathematics is. Not in modules whose
+# dataclasses are pytrees: JAX fills their fields with tracers and other placeholders.
 jaxtyping.install_import_hook(
     [
         f"actorcritic.{module}"
-        for module in ("estimators", "losses", "networks", "optimizers", "spaces")
-    ]
-    + ["actorcritic.distributions", "actorcritic.runners.compiled"],
+        for module in ("distributions", "estimators", "losses", "networks", "optimizers", "spaces")
+    ],
     "beartype.beartype",
 )
 

@@ -557,11 +557,10 @@ def test_a_variant_overrides_one_method():
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
-        (A2C(hidden_sizes=(64, 0)), r"hidden_sizes must be positive widths; got \(64, 0\)"),
         (PPO(num_envs=3, num_steps=5, num_minibatches=4), "3 × 5 = 15 rows.*choose a divisor of 15"),
         (PPO(num_envs=2, num_steps=2, num_minibatches=4), "minibatches of at least 2 rows"),
     ],
-    ids=["widths", "minibatches", "one row"],
+    ids=["minibatches", "one row"],
 )
 def test_hyperparameters_that_do_not_fit_each_other_are_named(algorithm, message):
     with pytest.raises(UserError, match=message):

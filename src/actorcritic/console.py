@@ -25,10 +25,11 @@ def duration(seconds: float) -> str:
 class TrainingDisplay:
     """Progress of a training over all its seeds, with steps/s, recent return and time left."""
 
-    def __init__(self, title: str, total_steps: int, start: int, quiet: bool = False) -> None:
+    def __init__(self, title: str, total_steps: int, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._title, self._total, self._done = title, total_steps, start
-        self._first, self._seconds = start, 0.0
+        self._title, self._total = title, total_steps
+        self._first = self._done = 0
+        self._seconds = 0.0
         self._returns = np.zeros(0)
         self._last_line = time.monotonic()
         self._bar = Progress(
@@ -40,7 +41,6 @@ class TrainingDisplay:
             transient=True,
         )
         self._task = self._bar.add_task(title, total=total_steps, numbers="compiling …")
-        self._bar.update(self._task, completed=start)
 
     def __enter__(self) -> TrainingDisplay:
         if self.console.is_terminal:
@@ -64,6 +64,15 @@ class TrainingDisplay:
         if not self.console.is_terminal and time.monotonic() - self._last_line > LINES_EVERY:
             self._last_line = time.monotonic()
             self.console.print(f"{self._title}: {steps:,} of {self._total:,} steps, {numbers}")
+
+    def start_at(self, steps: int) -> None:
+        """A resumed training has made some steps already."""
+        self._first = self._done = steps
+        self._bar.update(self._task, completed=steps)
+
+    def say_what(self, activity: str) -> None:
+        """What goes on beside training, shown in the place of its numbers."""
+        self._bar.update(self._task, numbers=activity)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

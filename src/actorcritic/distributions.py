@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 
+@runtime_checkable
 class Distribution(Protocol):
     def sample(self, key: Key[Array, ""]) -> Array: ...
     def mode(self) -> Array: ...

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 
@@ -24,6 +24,7 @@ def hyperparameter(default: Any, meaning: str, within: str | None = None) -> Any
     return dataclasses.field(default=default, metadata={"meaning": meaning, "within": within})
 
 
+@dataclass_transform(frozen_default=True)
 def hyperparameters(cls: T) -> T:
     """Class decorator: a frozen dataclass, registered as a pytree."""
     cls = dataclasses.dataclass(frozen=True)(cls)
@@ -76,8 +77,16 @@ def check(settings: Any) -> None:
                     f"got {value!r}.{nearest(str(value), options)}"
                 )
             continue
+        if get_origin(kind) is tuple:
+            if not isinstance(value, tuple) or not all(type(x) is int and x > 0 for x in value):
+                raise UserError(
+                    f"{owner}.{f.name} must be a tuple of positive whole numbers; got {value!r}."
+                )
+            continue
         number = float if float in (kind, *options) else int if int in (kind, *options) else None
-        if number is None or kind is bool:
+        if number is None:
+            if kind is bool and not isinstance(value, bool):
+                raise UserError(f"{owner}.{f.name} must be True or False; got {value!r}.")
             continue
         accepted = (int,) if number is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, accepted):

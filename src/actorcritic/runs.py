@@ -23,7 +23,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +40,9 @@ from actorcritic.console import TrainingDisplay
 from actorcritic.diagnosis import Diagnosis
 from actorcritic.envs import COMPILED, compiled_environment
 from actorcritic.envs.host import HostEnvironment
-from actorcritic.runners.seeds import CompiledSession, use_all_cores
-from actorcritic.runners.evaluate import Evaluation, Policy, evaluate_compiled, evaluate_host
+from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
 from actorcritic.runners.host import RESUME_NOTE, HostSession
+from actorcritic.runners.seeds import CompiledSession, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session
 from actorcritic.types import Environment, EnvSpec, UserError
 
@@ -71,6 +73,9 @@ class Evaluated:
 
     def __str__(self) -> str:
         return str(self.summary)
+
+
+Evaluator = Callable[[Any, Sequence[int]], Evaluation]
 
 
 @dataclass
@@ -112,15 +117,23 @@ class Run:
         """Complete episodes with the parameters as they are; statistics stay frozen."""
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
-        evaluate = evaluate_compiled if isinstance(self.environment, Environment) else evaluate_host
-        result: Evaluation = evaluate(
-            self.algorithm,
-            self.environment,
-            self.learners,
-            episodes,
-            seed,  # type: ignore[arg-type]
-            explore=not deterministic,
+        return self._evaluated(self._evaluation(episodes, deterministic), deterministic, seed)
+
+    def _evaluation(self, episodes: int, deterministic: bool, learners: Any = None) -> Evaluator:
+        """What evaluates learners, compiled; shapes are enough for `learners`."""
+        if not isinstance(self.environment, Environment):
+            return partial(
+                evaluate_host, self.algorithm, self.environment, episodes, not deterministic
+            )
+        learners = self.learners if learners is None else learners
+        return CompiledEvaluation(
+            self.algorithm, self.environment, learners, episodes, not deterministic
         )
+
+    def _evaluated(
+        self, evaluation: Evaluator, deterministic: bool = True, seed: int = 1_000_000
+    ) -> Evaluated:
+        result = evaluation(self.learners, [seed + s for s in self.seeds])
         return Evaluated(self.seeds, result.returns, result.lengths, deterministic)
 
     def policy(self, seed: int | None = None) -> Policy:
@@ -265,29 +278,49 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
     session: Session = kind(run.algorithm, run.environment, run.seeds, run.total_steps)  # type: ignore[arg-type]
     total = run.total_steps * len(run.seeds)
     sinks: list[trackers.Sink] = []
+    ahead = _prepare_end(run, session, options.evaluation_episodes)
     try:
-        if resumed:
-            _restore(run, session)
-        with TrainingDisplay(run.label, total, int(session.steps.sum()), options.quiet) as display:
+        with TrainingDisplay(run.label, total, options.quiet) as display:
+            if isinstance(session, HostSession) and run.out is not None:
+                display.say(RESUME_NOTE)
+            session.compile()
+            if resumed:
+                _restore(run, session)
+                display.start_at(int(session.steps.sum()))
             if run.out is not None:
-                if kind is HostSession and not options.quiet:
-                    display.say(RESUME_NOTE)
                 sinks = _sinks(run, options)
                 if not resumed:
                     _save(run, session)
             _train(run, session, sinks, display, options)
-        run.learners, run.finished = session.state.learner, session.finished
-        if run.out is not None:
-            _save(run, session)
+            run.learners, run.finished = session.state.learner, session.finished
+            if run.out is not None:
+                _save(run, session)
+            if run.finished and ahead is not None:
+                display.say_what("evaluating …")
+                run.final_evaluation = run._evaluated(ahead.result())
     finally:
         session.close()
         for sink in sinks:
             sink.close()
-    if run.finished and options.evaluation_episodes:
-        run.final_evaluation = run.evaluate(options.evaluation_episodes)
     if run.out is not None:
         _finish(run)
     return run
+
+
+def _prepare_end(run: Run, session: Session, episodes: int) -> Future[Evaluator] | None:
+    """Compile the final evaluation and import what draws the curve, while the training runs."""
+
+    def prepare() -> Evaluator:
+        if run.out is not None:
+            import matplotlib.backends.backend_agg  # noqa: F401
+        return run._evaluation(episodes, True, session.shapes.learner)
+
+    if not episodes:
+        return None
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(prepare)
+    pool.shutdown(wait=False)
+    return future
 
 
 def _train(
@@ -297,7 +330,7 @@ def _train(
     display: TrainingDisplay,
     options: _Options,
 ) -> None:
-    diagnosis = Diagnosis(run.algorithm, run.spec)
+    diagnosis = Diagnosis.of(run.algorithm, run.spec, run.total_steps)
     saved = time.monotonic()
     rates: list[tuple[float, int]] = []
     with _interruptible() as interrupted:
@@ -370,7 +403,7 @@ def _save(run: Run, session: Session) -> None:
 def _restore(run: Run, session: Session) -> None:
     """The newest good checkpoint, and the tables as they were when it was written."""
     assert run.out is not None
-    like = jax.eval_shape(lambda: session.state)
+    like = session.shapes
     session.state, about = checkpoints.load(run.out / "checkpoints", like, _warn)
     trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
     run._reports = [_read_tables(run.out)]

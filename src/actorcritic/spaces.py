@@ -103,14 +103,15 @@ def executable(space: spaces.Space, action: Action) -> Array:
         case spaces.Discrete():
             return action if space.start == 0 else action + jnp.asarray(space.start, action.dtype)
         case spaces.MultiDiscrete():
-            action = action + jnp.asarray(space.start.reshape(-1), action.dtype)
+            action = action + _per_component(space.start, action)
         case spaces.Box():
-            low, high = (
-                jnp.broadcast_to(jnp.asarray(end.reshape(-1), action.dtype), action.shape)
-                for end in (space.low, space.high)
-            )
+            low, high = (_per_component(end, action) for end in (space.low, space.high))
             action = jnp.clip(action, low, high)
     return action.reshape(*action.shape[:-1], *(space.shape or ()))
+
+
+def _per_component(x: np.ndarray, action: Action) -> Array:
+    return jnp.broadcast_to(jnp.asarray(x.reshape(-1), action.dtype), action.shape)
 
 
 def to_json(space: spaces.Space) -> dict[str, Any]:

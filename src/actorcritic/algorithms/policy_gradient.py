@@ -124,8 +124,6 @@ class PolicyGradient:
 
     def check(self) -> None:
         """Raise UserError where hyperparameters do not fit each other."""
-        if any(size < 1 for size in self.hidden_sizes):
-            raise UserError(f"hidden_sizes must be positive widths; got {self.hidden_sizes}.")
         rows = self.num_envs * self.num_steps
         if rows % self.num_minibatches:
             raise UserError(
@@ -303,7 +301,7 @@ class PolicyGradient:
         self, model: ActorCritic, params: PyTree, rows: Rows, progress: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
         """policy loss + value_coefficient · value loss - entropy_coefficient · entropy."""
-        mean = partial(jnp.mean, where=rows.valid)
+        mean = partial(_mean, valid=rows.valid)
         if self.normalize_advantage:
             rows = rows._replace(advantage=_standardised(rows.advantage, rows.valid, self.axis))
         policy = model.policy(params, rows.observation)
@@ -425,7 +423,7 @@ class PPO(A2C):
     def diagnostics(
         self, log_prob: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
     ) -> Metrics:
-        mean = partial(jnp.mean, where=rows.valid)
+        mean = partial(_mean, valid=rows.valid)
         log_ratio = jax.lax.stop_gradient(log_prob) - rows.old_log_prob
         ratio = jnp.exp(log_ratio)
         clipped = (jnp.abs(ratio - 1) > self._clip(progress)).astype(ratio.dtype)
@@ -434,6 +432,13 @@ class PPO(A2C):
 
     def _clip(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         return optimizers.scheduled(self.clip_range, self.clip_range_schedule, progress)
+
+
+def _mean(x: Float[Array, " N"], valid: Bool[Array, " N"] | None) -> Float[Array, ""]:
+    """The mean of the valid rows; 0 where there are none."""
+    if valid is None:
+        return jnp.mean(x)
+    return jnp.sum(x, where=valid) / jnp.maximum(jnp.sum(valid, dtype=x.dtype), 1)
 
 
 def _moments(x: Array, valid: Array | None, axis: str | None) -> tuple[Array, Array, Array]:

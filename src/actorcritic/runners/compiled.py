@@ -176,7 +176,7 @@ def train_once(
     running, batch, episodes = gather(
         algorithm, environment, state.learner, state.environments, act_key
     )
-    progress = state.steps / total_steps
+    progress = state.steps.astype(jnp.float32) / total_steps
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
     gained = batch.reward.size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     if axis is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float, Int, Key
 
 from actorcritic import spaces
+from actorcritic.envs.host import HostEnvironment
 from actorcritic.runners.compiled import reset, take_step
 from actorcritic.types import Algorithm, Environment, EnvSpec, Observation, UserError
 
@@ -66,11 +68,11 @@ def _is_single(space: gym_spaces.Space, observation: Observation) -> bool:
             parts = [(part, observation[name]) for name, part in space.spaces.items()]
         except (KeyError, TypeError, IndexError):
             raise UserError(f"The policy expects a dict with keys {list(space.spaces)}.") from None
-        return all([_is_single(*part) for part in parts])
+        return all(_is_single(*part) for part in parts)
     if isinstance(space, gym_spaces.Tuple):
         if len(observation) != len(space.spaces):
             raise UserError(f"The policy expects a tuple of {len(space.spaces)} observations.")
-        return all([_is_single(*part) for part in zip(space.spaces, observation, strict=True)])
+        return all(_is_single(*part) for part in zip(space.spaces, observation, strict=True))
     shape, wanted = np.shape(observation), space.shape or ()
     if shape == wanted:
         return True
@@ -81,25 +83,36 @@ def _is_single(space: gym_spaces.Space, observation: Observation) -> bool:
     )
 
 
-def evaluate_compiled(
-    algorithm: Algorithm,
-    environment: Environment,
-    learners: Any,
-    episodes: int,
-    seeds: Sequence[int],
-    explore: bool = False,
-) -> Evaluation:
-    """`episodes` complete episodes for each learner (leaves lead with [S]), side by side.
+class CompiledEvaluation:
+    """Complete episodes of compiled environments, side by side, for several learners."""
 
-    Each learner has its own `seeds` entry for the randomness of its episodes.
-    """
-    keys = jax.vmap(jax.random.key)(np.asarray(seeds))
-    result = _evaluate(algorithm, learners, keys, environment, episodes, explore)
-    return Evaluation(*(np.asarray(x) for x in result))
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        environment: Environment,
+        learners: Any,
+        episodes: int,
+        explore: bool = False,
+    ) -> None:
+        """`learners`: leaves lead with [S]; their shapes (`jax.ShapeDtypeStruct`) are enough."""
+        self._algorithm, self._device = algorithm, jax.devices()[0]
+        keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(learners), np.uint32))
+        play = partial(_play, environment=environment, episodes=episodes, explore=explore)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners)
+        self._program = jax.jit(play).lower(algorithm, shapes, keys).compile()
+
+    def __call__(self, learners: Any, seeds: Sequence[int]) -> Evaluation:
+        """Each learner has its own entry of `seeds` for the randomness of its episodes."""
+        keys = jax.vmap(jax.random.key)(np.asarray(seeds))
+        arguments = jax.device_put((self._algorithm, learners, keys), self._device)
+        return Evaluation(*map(np.asarray, self._program(*arguments)))
 
 
-@partial(jax.jit, static_argnames=("environment", "episodes", "explore"))
-def _evaluate(
+def _count(learners: Any) -> int:
+    return jax.tree.leaves(learners)[0].shape[0]
+
+
+def _play(
     algorithm: Algorithm,
     learners: Any,
     keys: Key[Array, " S"],
@@ -118,14 +131,14 @@ def _evaluate(
             action, _ = algorithm.act(
                 learner, now.observation, jax.random.fold_in(act_key, t), explore=explore
             )
-            ahead, row, _ = take_step(environment, now, action)
+            ahead, row, done = take_step(environment, now, action)
             # A finished episode stands still.
             reward = jnp.where(open_, row.reward, 0.0)
             ahead = ahead._replace(
                 episode_return=now.episode_return + reward,
-                episode_length=now.episode_length + open_,
+                episode_length=now.episode_length + open_.astype(jnp.int32),
             )
-            return t + 1, ahead, open_ & ~(row.terminated | row.truncated)
+            return t + 1, ahead, open_ & ~done
 
         def more(carry: tuple[Array, Any, Array]) -> Array:
             return (carry[0] < limit) & jnp.any(carry[2])
@@ -140,33 +153,34 @@ def _evaluate(
 
 def evaluate_host(
     algorithm: Algorithm,
-    environment: Any,
-    learners: Any,
+    environment: HostEnvironment,
     episodes: int,
-    seed: int = 0,
-    explore: bool = False,
+    explore: bool,
+    learners: Any,
+    seeds: Sequence[int],
 ) -> Evaluation:
     """The same on a Gymnasium environment: some copies side by side, a quota of episodes each.
 
     Quotas, because taking whichever episodes finish first would favour short ones.
     """
-    count = min(episodes, 10)
-    quota = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
-    returns, lengths = [], []
-    for s in range(jax.tree.leaves(learners)[0].shape[0]):
-        policy = Policy(algorithm, jax.tree.map(lambda x: x[s], learners), environment.spec, seed)
-        done: list[list[tuple[float, int]]] = [[] for _ in range(count)]
-        envs = environment.make(count)
+    own = environment.vector  # the user's, to be used as it is and left open
+    count = min(episodes, 10) if own is None else own.num_envs
+    quota = [episodes // count + (k < episodes % count) for k in range(count)]
+    results = []
+    for s, seed in enumerate(seeds):
+        policy = Policy(algorithm, jax.tree.map(itemgetter(s), learners), environment.spec, seed)
+        decide = partial(policy, deterministic=not explore)
+        found: list[list[tuple[float, int]]] = [[] for _ in quota]
+        copies = environment.make(count)
         try:
-            for index, episode_return, length in environment.episodes(
-                envs, lambda x: policy(x, deterministic=not explore), seed, MAX_STEPS
-            ):
-                done[index].append((episode_return, length))
-                if all(len(d) >= q for d, q in zip(done, quota, strict=True)):
+            for index, *episode in environment.episodes(copies, decide, seed, MAX_STEPS):
+                if len(found[index]) < quota[index]:
+                    found[index].append(tuple(episode))
+                if sum(map(len, found)) == episodes:
                     break
         finally:
-            envs.close()
-        kept = [e for d, q in zip(done, quota, strict=True) for e in d[:q]]
-        returns.append([e[0] for e in kept])
-        lengths.append([e[1] for e in kept])
-    return Evaluation(np.asarray(returns), np.asarray(lengths))
+            if own is None:
+                copies.close()
+        results.append([episode for of_one in found for episode in of_one])
+    returns, lengths = np.moveaxis(np.asarray(results), -1, 0)
+    return Evaluation(returns, lengths.astype(np.int64))

@@ -56,9 +56,7 @@ class Report(NamedTuple):
     seconds: float  # of training, compilation left out
 
 
-def tabulate(
-    metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds: float
-) -> Report:
+def tabulate(metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds: float) -> Report:
     """A report; each update also gets the mean return and length of the episodes that ended in
     it (NaN where none did), and the rate of the whole stretch: `gained` steps in `seconds`.
     """
@@ -92,6 +90,15 @@ class Session(Protocol):
 
     @property
     def finished(self) -> bool: ...
+
+    @property
+    def shapes(self) -> PyTree:
+        """The shapes and types of `state` (`jax.ShapeDtypeStruct`), without making one."""
+        ...
+
+    def compile(self) -> None:
+        """Compile what training needs (once; `advance` does it otherwise)."""
+        ...
 
     def advance(self, seconds: float) -> Report:
         """Train for about that long (at least one update)."""

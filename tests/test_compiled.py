@@ -1,0 +1,381 @@
+"""The compiled runner: what it collects, what it counts, and how it spreads over devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from actorcritic.algorithms import A2C, PPO, Reinforce
+from actorcritic.envs import CartPole
+from actorcritic.envs.probes import FiniteReward
+from actorcritic.hyperparameters import hyperparameters
+from actorcritic.runners import compiled
+from actorcritic.runners.seeds import CompiledSession, layout
+from actorcritic.types import EnvSpec, Step
+
+
+class DiaryState(NamedTuple):
+    t: jax.Array
+
+
+@dataclass(frozen=True)
+class Diary:
+    """Its observations say which step this is, what key was used and what action was taken.
+
+    Episodes end by termination or truncation at random; the reward is the step's number.
+    """
+
+    limit: int | None = 6
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        space = gymnasium.spaces.Dict(
+            t=gymnasium.spaces.Box(0.0, 1e9, ()),
+            key=gymnasium.spaces.Box(0, 2**32 - 1, (2,), np.uint32),
+            action=gymnasium.spaces.Box(-1.0, 1.0, (1,)),
+        )
+        return EnvSpec("Diary", space, gymnasium.spaces.Box(-0.5, 0.5, (1,)), self.limit)
+
+    def reset(self, key):
+        return DiaryState(jnp.zeros(())), self._observation(jnp.zeros(()), key, jnp.zeros(1))
+
+    def step(self, key, state, action):
+        t, luck = state.t + 1, jax.random.uniform(key)
+        observation = self._observation(t, key, action)
+        return DiaryState(t), Step(observation, t, luck < 0.15, luck > 0.9)
+
+    def _observation(self, t, key, action):
+        return {"t": t, "key": jax.random.key_data(key), "action": action}
+
+
+class Extras(NamedTuple):
+    noise: jax.Array
+
+
+@hyperparameters
+class Wanderer:
+    """An algorithm of three methods: random actions, often out of bounds, nothing learned."""
+
+    name: ClassVar[str] = "wanderer"
+    whole_episodes: ClassVar[bool] = False
+    num_envs: int = 3
+    num_steps: int = 30
+
+    def init(self, key, spec):
+        return jnp.zeros(())
+
+    def act(self, learner, observation, key, *, explore=True):
+        noise = jax.random.normal(key, (self.num_envs, 1))
+        return noise, Extras(noise[:, 0])
+
+    def update(self, learner, batch, key, progress):
+        return learner + 1, {"progress": progress, "reward": batch.reward.mean()}
+
+
+@hyperparameters
+class WholeWanderer(Wanderer):
+    whole_episodes: ClassVar[bool] = True
+
+
+def collected(gather, algorithm, environment, key=0):
+    """Two batches in a row, as NumPy."""
+
+    def run(key):
+        now = compiled.reset(environment, jax.random.split(key, algorithm.num_envs))
+        batches = []
+        for act_key in jax.random.split(jax.random.fold_in(key, 1), 2):
+            now, batch, ended = gather(algorithm, environment, jnp.zeros(()), now, act_key)
+            batches.append((batch, ended))
+        return batches
+
+    return jax.tree.map(np.asarray, jax.jit(run)(jax.random.key(key)))
+
+
+@pytest.fixture(scope="module")
+def rollout():
+    """60 steps of three diaries: batch and ended episodes, the two batches joined."""
+    first, second = collected(compiled.collect, Wanderer(), Diary())
+    return jax.tree.map(lambda *x: np.concatenate(x), first, second)
+
+
+# ------------------------------------------------------------------------------------ collect
+
+
+def test_next_observation_is_the_true_successor_never_that_after_a_reset(rollout):
+    batch, _ = rollout
+    done = batch.terminated | batch.truncated
+    assert 10 < done.sum() < 100
+    np.testing.assert_array_equal(batch.next_observation["t"], batch.observation["t"] + 1)
+    following = batch.observation["t"][1:]
+    expected = np.where(done, 0, batch.next_observation["t"])[:-1]
+    np.testing.assert_array_equal(following, expected)
+
+
+def test_the_time_limit_truncates_and_the_environments_own_ends_are_kept(rollout):
+    batch, _ = rollout
+    at_limit = batch.next_observation["t"] >= 6
+    assert at_limit.any()
+    assert batch.truncated[at_limit].all()
+    assert (batch.next_observation["t"] <= 6).all()
+    assert (batch.truncated & ~at_limit).any()  # its own truncation
+    assert batch.terminated.any()
+    assert not (batch.terminated & batch.truncated & ~at_limit).any()
+
+
+def test_episode_returns_and_lengths(rollout):
+    batch, ended = rollout
+    done = batch.terminated | batch.truncated
+    np.testing.assert_array_equal(ended.lengths, np.where(done, batch.next_observation["t"], 0))
+    length = ended.lengths
+    np.testing.assert_array_equal(ended.returns, length * (length + 1) / 2)  # 1 + 2 + … + n
+
+
+def test_the_environment_gets_the_action_clipped_and_the_batch_keeps_it_as_drawn(rollout):
+    batch, _ = rollout
+    assert (np.abs(batch.action) > 0.5).mean() > 0.3
+    given = np.clip(batch.action, -0.5, 0.5)
+    np.testing.assert_array_equal(batch.next_observation["action"], given)
+    np.testing.assert_array_equal(batch.extras.noise, batch.action[..., 0])
+
+
+def test_no_random_key_is_used_twice(rollout):
+    """Not by two steps, two environments, or a step and a later reset."""
+    batch, _ = rollout
+    done = batch.terminated | batch.truncated
+    resets = np.concatenate([np.ones((1, 3), bool), done[:-1]])
+    keys = np.concatenate([batch.next_observation["key"].reshape(-1, 2),
+                           batch.observation["key"][resets]])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 180 + resets.sum()
+
+
+def test_noise_differs_between_steps_and_environments(rollout):
+    batch, _ = rollout
+    assert len(np.unique(batch.extras.noise)) == 180
+
+
+# --------------------------------------------------------------------------- whole episodes
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Two batches of whole episodes, of at most 4 steps though the limit would be 20."""
+    algorithm = WholeWanderer(num_envs=8, num_steps=4)
+    return collected(compiled.collect_episodes, algorithm, Diary(limit=20), key=2)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_whole_episodes_start_afresh_and_end_once(whole, which):
+    batch, ended = whole[which]
+    assert batch.reward.shape == (4, 8)
+    np.testing.assert_array_equal(batch.observation["t"][0], 0)
+    done = batch.terminated | batch.truncated
+    assert done.any(axis=0).all()
+    for b, last in enumerate(done.argmax(axis=0)):
+        np.testing.assert_array_equal(batch.valid[:, b], np.arange(4) <= last)
+        steps = np.arange(last + 1)
+        np.testing.assert_array_equal(batch.observation["t"][: last + 1, b], steps)
+        np.testing.assert_array_equal(batch.next_observation["t"][: last + 1, b], steps + 1)
+        # Reported in the row it ended in, once; not at all where it was only cut.
+        assert set(np.flatnonzero(ended.lengths[:, b])) <= {last}
+        if ended.lengths[last, b]:
+            assert ended.lengths[last, b] == last + 1
+            assert ended.returns[last, b] == (last + 1) * (last + 2) / 2
+        else:
+            assert last == 3
+            assert batch.truncated[3, b]
+
+
+def test_episodes_longer_than_the_batch_are_cut_by_truncation(whole):
+    cut = 0
+    for batch, ended in whole:
+        still_open = batch.valid[-1] & (ended.lengths[-1] == 0)
+        assert batch.truncated[-1][still_open].all()
+        assert not batch.terminated[-1][still_open].any()
+        cut += still_open.sum()
+    assert cut > 0
+
+
+def test_a_batch_of_whole_episodes_needs_no_more_room_than_the_time_limit():
+    algorithm = WholeWanderer(num_steps=30)
+    assert compiled.longest_batch(algorithm, Diary(limit=6).spec) == 6
+    assert compiled.longest_batch(algorithm, Diary(limit=None).spec) == 30
+    assert compiled.longest_batch(Wanderer(num_steps=30), Diary(limit=6).spec) == 30
+
+
+# ----------------------------------------------------------------------------------- sessions
+
+TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 5, "hidden_sizes": (4,)}
+
+
+def finish(session: CompiledSession) -> list:
+    reports = []
+    while not session.finished:
+        reports.append(session.advance(0.2))
+        assert len(reports) < 200, "the session does not finish"
+    return reports
+
+
+def joined(reports: list, table: str, column: str) -> np.ndarray:
+    return np.concatenate([getattr(getattr(report, table), column) for report in reports])
+
+
+@pytest.fixture(scope="module")
+def three_seeds():
+    """Three seeds on two devices, 95 steps asked for: 10 updates of 10 steps."""
+    session = CompiledSession(A2C(**TINY), FiniteReward(3), [5, 6, 7], 95)
+    return session, finish(session)
+
+
+def test_steps_updates_and_metrics_are_accounted_for(three_seeds):
+    session, reports = three_seeds
+    np.testing.assert_array_equal(session.steps, [100, 100, 100])
+    np.testing.assert_array_equal(session.state.updates, [10, 10, 10])
+    for seed in (5, 6, 7):
+        mine = joined(reports, "metrics", "seed") == seed
+        np.testing.assert_array_equal(joined(reports, "metrics", "update")[mine], range(1, 11))
+        steps = joined(reports, "metrics", "step")[mine]
+        np.testing.assert_array_equal(steps, range(10, 101, 10))
+    names = reports[0].metrics.names
+    values = joined(reports, "metrics", "values")
+    assert values.shape == (30, len(names))
+    losses = values[:, names.index("value_loss")]
+    assert np.isfinite(losses).all()
+    assert len(np.unique(losses)) == 30
+
+
+def test_episode_table_by_hand(three_seeds):
+    """Episodes of three steps in two environments: each ends two environment steps after …"""
+    _, reports = three_seeds
+    for seed in (5, 6, 7):
+        mine = joined(reports, "episodes", "seed") == seed
+        step = np.sort(joined(reports, "episodes", "step")[mine])
+        # Both environments' third, sixth, … steps: 2 · 2 + 1, 2 · 2 + 2, 2 · 5 + 1, …
+        expected = [2 * t + b for t in range(2, 50, 3) for b in (1, 2)]
+        np.testing.assert_array_equal(step, expected)
+        assert (joined(reports, "episodes", "length")[mine] == 3).all()
+        assert (joined(reports, "episodes", "returns")[mine] == 3.0).all()
+
+
+def test_a_seed_gives_the_same_result_alone_and_with_others(three_seeds):
+    session, _ = three_seeds
+    alone = CompiledSession(A2C(**TINY), FiniteReward(3), [6], 95)
+    finish(alone)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[1], b[0]), data(session.state), data(alone.state)
+    )
+    weights = [x[k] for k in range(3) for x in [session.state.learner.params["policy_head"].weight]]
+    assert not np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[1], weights[2])
+
+
+def data(state: Any) -> Any:
+    """Random keys as numbers, everything as NumPy."""
+
+    def plain(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    return jax.tree.map(lambda x: np.asarray(plain(x)), state)
+
+
+def test_progress_goes_from_0_towards_1():
+    session = CompiledSession(Wanderer(), Diary(), [0], 900)
+    reports = finish(session)
+    progress = np.concatenate([r.metrics.column("progress") for r in reports])
+    np.testing.assert_allclose(progress, np.arange(10) / 10, rtol=1e-6)
+
+
+def test_a_state_that_was_taken_stays_readable_while_training_goes_on(three_seeds):
+    session = CompiledSession(A2C(**TINY), FiniteReward(3), [6], 10**6)
+    taken = session.state
+    before = data(taken)
+    session.advance(0.01)
+    jax.tree.map(np.testing.assert_array_equal, data(taken), before)
+
+    session.state = taken
+    session.advance(0.01)
+    jax.tree.map(np.testing.assert_array_equal, data(taken), before)
+
+
+def test_a_seed_that_is_done_does_not_hold_up_the_others():
+    """Whole episodes: seeds make different numbers of steps in an update."""
+    session = CompiledSession(Reinforce(**TINY), FiniteReward(3), [0, 1], 200)
+    state = session.state
+    session.state = state._replace(steps=state.steps.at[0].set(200))
+    finish(session)
+    # Seed 1 made its own 200 in steps of 2 environments × 3; seed 0 made none.
+    np.testing.assert_array_equal(session.steps, [200, 204])
+    np.testing.assert_array_equal(session.state.updates, [0, 34])
+
+
+def test_counts_beyond_the_precision_of_float32_still_end():
+    many = 2**24 + 1  # which float32 rounds down
+    session = CompiledSession(A2C(**TINY), FiniteReward(3), [6], many)
+    session.state = session.state._replace(steps=jnp.asarray([2**24], jnp.int32))
+    finish(session)
+    np.testing.assert_array_equal(session.steps, [2**24 + 10])
+
+
+# ------------------------------------------------------------------------------------- devices
+
+
+def test_layout():
+    def of(seeds, devices, **options):
+        return layout(PPO(**{"num_envs": 4, "num_steps": 256, "num_minibatches": 1} | options),
+                      seeds, devices)
+
+    assert of(1, 2) == ("rows", 2)
+    assert of(3, 2) == ("seeds", 2)  # several seeds are spread themselves
+    assert of(2, 8) == ("seeds", 2)
+    assert of(1, 1) == ("seeds", 1)
+    assert of(1, 2, num_minibatches=8) == ("seeds", 1)  # too few rows in a minibatch
+    assert of(1, 2, num_envs=5) == ("seeds", 1)  # environments cannot be halved
+    assert of(1, 16, num_envs=16, num_steps=64) == ("rows", 8)  # as many as pay
+    # Two devices' 257 rows each would not divide into two minibatches.
+    assert of(1, 2, num_envs=2, num_steps=257, num_minibatches=2) == ("seeds", 1)
+    assert layout(Reinforce(num_envs=4, num_steps=256), 1, 2) == ("seeds", 1)
+    assert layout(Wanderer(), 1, 2) == ("seeds", 1)
+
+
+@hyperparameters
+class Greedy(A2C):
+    """A2C without noise, so that devices that draw their own act as one device does."""
+
+    def act(self, learner, observation, key, *, explore=True):
+        return super().act(learner, observation, key, explore=False)
+
+
+def test_environments_spread_over_devices_train_as_on_one():
+    options = {"normalize_observation": True, "normalize_reward": True, "learning_rate": 3e-3}
+    algorithm = Greedy(num_envs=4, num_steps=64, hidden_sizes=(8,), **options)
+    assert layout(algorithm, 1, jax.device_count()) == ("rows", 2)
+    environment, total = CartPole(), 3 * 256
+    session = CompiledSession(algorithm, environment, [3], total)
+    reports = finish(session)
+
+    # The same updates on one device, without a session.
+    state = compiled.begin(algorithm, environment, jax.random.key(3))
+    once = jax.jit(partial(compiled.train_once, algorithm, environment))
+    lengths, metrics = [], []
+    for _ in range(3):
+        state, of_update, ended = once(state, total_steps=jnp.int32(total))
+        lengths.extend(ended.lengths[ended.lengths > 0].tolist())
+        metrics.append(of_update)
+
+    np.testing.assert_array_equal(session.steps, [int(state.steps)])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-3, atol=1e-5),
+        data(session.state),
+        data(state),
+    )
+    assert sorted(joined(reports, "episodes", "length")) == sorted(lengths)
+    for name in ("policy_loss", "value_loss", "entropy", "explained_variance"):
+        spread = np.concatenate([r.metrics.column(name) for r in reports])
+        np.testing.assert_allclose(spread, [m[name] for m in metrics], rtol=1e-3, atol=1e-5)
+

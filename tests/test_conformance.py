@@ -1,0 +1,314 @@
+"""One suite for every registered algorithm: what each must do, whatever it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from actorcritic.algorithms import ALGORITHMS
+from actorcritic.envs import CartPole, Pendulum, probes
+from actorcritic.runners import compiled
+from actorcritic.runners.seeds import CompiledSession
+from actorcritic.types import Algorithm, EnvSpec, Step
+
+pytestmark = pytest.mark.parametrize("name", ALGORITHMS)
+
+DISCRETE, CONTINUOUS = CartPole(), Pendulum()
+
+
+def make(name: str, **options: Any) -> Any:
+    return ALGORITHMS[name](**{"num_envs": 4, "num_steps": 8, "hidden_sizes": (8,)} | options)
+
+
+def plain(tree: Any) -> Any:
+    """Everything as NumPy, random keys as their numbers."""
+
+    def of(x: Any) -> np.ndarray:
+        key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.array(jax.random.key_data(x) if key else x)
+
+    return jax.tree.map(of, tree)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit."""
+    equal = jax.tree.map(partial(np.array_equal, equal_nan=True), plain(a), plain(b))
+    return all(jax.tree.leaves(equal))
+
+
+class Counted:
+    """A compiled function that counts how often it was traced."""
+
+    def __init__(self, function: Callable) -> None:
+        self.traces = 0
+        self._function = function
+        self._jitted = jax.jit(self._traced)
+
+    def _traced(self, *arguments: Any) -> Any:
+        self.traces += 1
+        return self._function(*arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._jitted(*arguments)
+
+
+class Parts:
+    """An algorithm's three methods, compiled, and a batch to learn from."""
+
+    def __init__(self, name: str, environment: Any, **options: Any) -> None:
+        self.algorithm = make(name, **options)
+        spec = environment.spec
+        self.init = Counted(lambda algorithm, key: algorithm.init(key, spec))
+        self.act = Counted(lambda algorithm, *arguments: algorithm.act(*arguments))
+        self.update = Counted(lambda algorithm, *arguments: algorithm.update(*arguments))
+        self.learner = self.init(self.algorithm, jax.random.key(0))
+
+        @jax.jit
+        def collect(algorithm: Any, learner: Any) -> Any:
+            now = compiled.reset(environment, jax.random.split(jax.random.key(1), 4))
+            whole = algorithm.whole_episodes
+            gather = compiled.collect_episodes if whole else compiled.collect
+            return gather(algorithm, environment, learner, now, jax.random.key(2))[1]
+
+        self.batch = collect(self.algorithm, self.learner)
+
+    def learn(self, learner: Any, key: int = 0, **changes: Any) -> tuple[Any, Any]:
+        algorithm = replace(self.algorithm, **changes)
+        return self.update(algorithm, learner, self.batch, jax.random.key(key), jnp.float32(0.5))
+
+
+@pytest.fixture(scope="module")
+def parts() -> Callable:
+    made: dict[tuple[str, str], Parts] = {}
+
+    def of(name: str, environment: Any = DISCRETE) -> Parts:
+        at = (name, environment.spec.id)
+        if at not in made:
+            made[at] = Parts(name, environment)
+        return made[at]
+
+    return of
+
+
+# ------------------------------------------------------------------------------- the protocol
+
+
+def test_it_is_an_algorithm(name):
+    algorithm = make(name)
+    assert isinstance(algorithm, Algorithm)
+    assert algorithm.name == name
+    assert hash(algorithm) == hash(make(name))
+    floats = {type(leaf) for leaf in jax.tree.leaves(algorithm)}
+    assert floats == {float}
+
+
+@pytest.mark.parametrize("environment", [DISCRETE, CONTINUOUS], ids=lambda e: e.spec.id)
+def test_update_keeps_the_learners_structure_and_gives_finite_numbers(name, environment, parts):
+    it = parts(name, environment)
+    learned, metrics = it.learn(it.learner)
+    shapes = [
+        jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), learner)
+        for learner in (it.learner, learned)
+    ]
+    assert shapes[0] == shapes[1]
+    assert metrics
+    for metric, value in metrics.items():
+        assert value.shape == (), metric
+        assert np.isfinite(value), metric
+    assert not same(learned.params, it.learner.params)
+
+
+# ------------------------------------------------------------------------------------- keys
+
+
+def test_the_same_key_repeats_bit_for_bit_and_different_keys_differ(name, parts):
+    it = parts(name)
+    assert same(it.init(it.algorithm, jax.random.key(0)), it.learner)
+    assert not same(it.init(it.algorithm, jax.random.key(1)).params, it.learner.params)
+
+    observation = jnp.zeros((64, 4))
+    actions = [it.act(it.algorithm, it.learner, observation, jax.random.key(k)) for k in (0, 0, 1)]
+    assert same(actions[0], actions[1])
+    assert not same(actions[0], actions[2])
+    assert same(it.learn(it.learner), it.learn(it.learner))
+
+
+def test_the_most_likely_action_needs_no_luck(name, parts):
+    it = parts(name, CONTINUOUS)
+    observation = jnp.ones((5, 3))
+    actions = [
+        it.algorithm.act(it.learner, observation, jax.random.key(k), explore=False)[0]
+        for k in (0, 1)
+    ]
+    assert same(actions[0], actions[1])
+
+
+@pytest.mark.parametrize("environment", [DISCRETE, CONTINUOUS], ids=lambda e: e.spec.id)
+def test_no_key_is_used_twice(name, environment, parts):
+    it = parts(name, environment)
+    spec, observation = environment.spec, it.batch.observation[0]
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda key: it.algorithm.init(key, spec))(jax.random.key(0))
+        jax.jit(it.algorithm.act)(it.learner, observation, jax.random.key(1))
+        jax.jit(it.algorithm.update)(it.learner, it.batch, jax.random.key(2), jnp.float32(0))
+
+
+# ------------------------------------------------------------------------------ one program
+
+
+@pytest.mark.parametrize("environment", [DISCRETE, CONTINUOUS], ids=lambda e: e.spec.id)
+def test_later_updates_and_other_hyperparameters_need_no_recompilation(name, environment, parts):
+    it = parts(name, environment)
+    learner, _ = it.learn(it.learner)
+    it.act(it.algorithm, learner, it.batch.observation[0], jax.random.key(0))
+    traces = it.update.traces, it.act.traces
+
+    again, _ = it.learn(learner)
+    other, _ = it.learn(learner, learning_rate=0.1, gamma=0.5, entropy_coefficient=0.1)
+    changed = replace(it.algorithm, learning_rate=0.1)
+    it.act(changed, again, it.batch.observation[1], jax.random.key(1))
+    assert (it.update.traces, it.act.traces) == traces
+    assert not same(again.params, other.params)
+
+
+def test_it_runs_under_vmap_over_keys_and_learning_rates(name, parts):
+    it = parts(name)
+
+    def train(key, rate):
+        algorithm = replace(it.algorithm, learning_rate=rate)
+        init_key, key = jax.random.split(key)
+        learner = algorithm.init(init_key, DISCRETE.spec)
+        return algorithm.update(learner, it.batch, key, jnp.float32(0))[0].params
+
+    keys = jax.random.split(jax.random.key(7), 2)
+    rates = jnp.asarray([1e-3, 1e-2])
+    grid = jax.jit(jax.vmap(jax.vmap(train, (None, 0)), (0, None)))(keys, rates)
+    one = jax.jit(train)
+    for k in range(2):
+        for r in range(2):
+            jax.tree.map(
+                lambda a, b, at=(k, r): np.testing.assert_allclose(a[at], b, rtol=1e-3, atol=1e-5),
+                grid,
+                one(keys[k], rates[r]),
+            )
+    moved = [jax.tree.map(lambda x, at=at: x[at], grid) for at in ((0, 0), (0, 1), (1, 0))]
+    assert not same(moved[0], moved[1])
+    assert not same(moved[0], moved[2])
+
+
+# ------------------------------------------------------------------------------ ends of episodes
+
+
+def test_a_time_limit_is_not_a_terminal_state(name, parts):
+    it = parts(name)
+    ends = it.batch.terminated | it.batch.truncated
+    ends = ends.at[3].set(True)
+    learned = [
+        it.update(
+            it.algorithm,
+            it.learner,
+            it.batch._replace(terminated=ends & flag, truncated=ends & ~jnp.asarray(flag)),
+            jax.random.key(0),
+            jnp.float32(0),
+        )[0].params
+        for flag in (True, False)
+    ]
+    assert not same(*learned)
+
+
+# ------------------------------------------------------------------------------------- probes
+
+
+@dataclass(frozen=True)
+class MatchBoth:
+    """One step; action [2 choices, 3 choices]. The first must match the sign of the observation,
+    the second must be 2: half a point each. v* = 1."""
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        return EnvSpec(
+            "MatchBoth",
+            gymnasium.spaces.Box(-1.0, 1.0, (1,)),
+            gymnasium.spaces.MultiDiscrete([2, 3], start=[0, 4]),
+        )
+
+    def reset(self, key):
+        sign = jax.random.rademacher(key, (1,)).astype(float)
+        return sign, sign
+
+    def step(self, key, state, action):
+        asked = jnp.asarray([(state[0] > 0).astype(action.dtype), 6])
+        reward = jnp.mean((action == asked).astype(float))
+        return state, Step(state, reward, jnp.asarray(True), jnp.asarray(False))
+
+
+GAMMA = 0.8
+# Probe, environment steps, its observations, their exact values, and the best actions.
+PROBES = {
+    "finite": (probes.FiniteReward(3), 20_000, [0.0, 1 / 3, 2 / 3], [2.44, 1.8, 1.0], None),
+    "endless": (probes.EndlessReward(3), 60_000, [0.0], [5.0], None),
+    "match": (probes.MatchObservation(), 20_000, [-1.0, 1.0], [1.0, 1.0], [0, 1]),
+    "both": (MatchBoth(), 40_000, [-1.0, 1.0], [1.0, 1.0], [[0, 2], [1, 2]]),
+    "target": (probes.ContinuousTarget(0.5), 40_000, [0.0], None, [[0.5]]),
+}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_probes_are_learned(name, probe):
+    """Values within 0.15 of the exact ones, and the best actions; each in a second or two."""
+    environment, steps, observations, values, actions = PROBES[probe]
+    algorithm = make(
+        name, gamma=GAMMA, learning_rate=1e-2, learning_rate_schedule="linear", num_steps=6
+    )
+    session = CompiledSession(algorithm, environment, [0], steps)
+    while not session.finished:
+        session.advance(5.0)
+    learner = jax.tree.map(lambda x: x[0], session.state.learner)
+    x = jnp.asarray(observations)[:, None]
+    if values is not None:
+        learned = algorithm._model(learner.spec).value(learner.params, x)
+        np.testing.assert_allclose(learned, values, atol=0.15)
+    if actions is not None:
+        best, _ = algorithm.act(learner, x, jax.random.key(0), explore=False)
+        np.testing.assert_allclose(best, actions, atol=0.15)
+
+
+# ------------------------------------------------------------------------------------- resuming
+
+
+def test_resuming_equals_never_having_stopped(name):
+    algorithm = make(name, normalize_observation=True, normalize_reward=True)
+    steps = 20 * 32
+
+    def session() -> CompiledSession:
+        return CompiledSession(algorithm, DISCRETE, [3, 4], steps)
+
+    straight = session()
+    while not straight.finished:
+        straight.advance(5.0)
+
+    first = session()
+    first.advance(0.0)
+    saved = first.state
+    keys = plain(saved)  # what a checkpoint would hold
+    second = session()
+    second.state = jax.tree.map(
+        lambda x, y: jax.random.wrap_key_data(jnp.asarray(y))
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else jnp.asarray(y),
+        second.state,
+        keys,
+    )
+    assert 0 < second.steps.max() < steps
+    while not second.finished:
+        second.advance(0.0)
+    assert same(second.state, straight.state)
+    assert not same(*(jax.tree.map(lambda x, s=s: x[s], second.state.learner.params) for s in (0, 1)))
