@@ -150,8 +150,9 @@ def test_no_random_key_is_used_twice(rollout):
     batch, _ = rollout
     done = batch.terminated | batch.truncated
     resets = np.concatenate([np.ones((1, 3), bool), done[:-1]])
-    keys = np.concatenate([batch.next_observation["key"].reshape(-1, 2),
-                           batch.observation["key"][resets]])
+    keys = np.concatenate(
+        [batch.next_observation["key"].reshape(-1, 2), batch.observation["key"][resets]]
+    )
     assert len(np.unique(keys, axis=0)) == len(keys) == 180 + resets.sum()
 
 
@@ -268,7 +269,9 @@ def test_a_seed_gives_the_same_result_alone_and_with_others(three_seeds):
     alone = CompiledSession(A2C(**TINY), FiniteReward(3), [6], 95)
     finish(alone)
     jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[1], b[0]), data(session.state), data(alone.state)
+        lambda a, b: np.testing.assert_array_equal(a[1], b[0]),
+        data(session.state),
+        data(alone.state),
     )
     weights = [x[k] for k in range(3) for x in [session.state.learner.params["policy_head"].weight]]
     assert not np.array_equal(weights[0], weights[1])
@@ -327,8 +330,9 @@ def test_counts_beyond_the_precision_of_float32_still_end():
 
 def test_layout():
     def of(seeds, devices, **options):
-        return layout(PPO(**{"num_envs": 4, "num_steps": 256, "num_minibatches": 1} | options),
-                      seeds, devices)
+        return layout(
+            PPO(**{"num_envs": 4, "num_steps": 256, "num_minibatches": 1} | options), seeds, devices
+        )
 
     assert of(1, 2) == ("rows", 2)
     assert of(3, 2) == ("seeds", 2)  # several seeds are spread themselves
@@ -378,4 +382,3 @@ def test_environments_spread_over_devices_train_as_on_one():
     for name in ("policy_loss", "value_loss", "entropy", "explained_variance"):
         spread = np.concatenate([r.metrics.column(name) for r in reports])
         np.testing.assert_allclose(spread, [m[name] for m in metrics], rtol=1e-3, atol=1e-5)
-

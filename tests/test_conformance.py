@@ -251,34 +251,35 @@ class MatchBoth:
 
 
 GAMMA = 0.8
-# Probe, environment steps, its observations, their exact values, and the best actions.
-PROBES = {
-    "finite": (probes.FiniteReward(3), 20_000, [0.0, 1 / 3, 2 / 3], [2.44, 1.8, 1.0], None),
-    "endless": (probes.EndlessReward(3), 60_000, [0.0], [5.0], None),
-    "match": (probes.MatchObservation(), 20_000, [-1.0, 1.0], [1.0, 1.0], [0, 1]),
-    "both": (MatchBoth(), 40_000, [-1.0, 1.0], [1.0, 1.0], [[0, 2], [1, 2]]),
-    "target": (probes.ContinuousTarget(0.5), 40_000, [0.0], None, [[0.5]]),
+# The probe, observations of it, their exact values, and the best actions there.
+PROBES: dict[str, tuple[Any, list, list | None, list | None]] = {
+    "finite": (probes.FiniteReward(3), [0.0, 1 / 3, 2 / 3], [2.44, 1.8, 1.0], None),
+    "endless": (probes.EndlessReward(3), [0.0], [5.0], None),
+    "match": (probes.MatchObservation(), [-1.0, 1.0], [1.0, 1.0], [0, 1]),
+    "both": (MatchBoth(), [-1.0, 1.0], [1.0, 1.0], [[0, 2], [1, 2]]),
+    "target": (probes.ContinuousTarget(0.5), [0.0], None, [[0.5]]),
 }
 
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_probes_are_learned(name, probe):
-    """Values within 0.15 of the exact ones, and the best actions; each in a second or two."""
-    environment, steps, observations, values, actions = PROBES[probe]
-    algorithm = make(
-        name, gamma=GAMMA, learning_rate=1e-2, learning_rate_schedule="linear", num_steps=6
-    )
-    session = CompiledSession(algorithm, environment, [0], steps)
+    """Exact values and best actions, to 0.05. (Ten seeds each were off by 0.03 at most.)"""
+    environment, observations, values, actions = PROBES[probe]
+    options = {"gamma": GAMMA, "learning_rate": 1e-2, "learning_rate_schedule": "linear"}
+    if probe == "target":  # as σ shrinks, large steps along normalised advantages overshoot
+        options |= {"learning_rate": 3e-3, "normalize_advantage": False}
+    algorithm = make(name, num_steps=6, **options)
+    session = CompiledSession(algorithm, environment, [0], 24_000 if probe == "target" else 12_000)
     while not session.finished:
         session.advance(5.0)
     learner = jax.tree.map(lambda x: x[0], session.state.learner)
     x = jnp.asarray(observations)[:, None]
     if values is not None:
         learned = algorithm._model(learner.spec).value(learner.params, x)
-        np.testing.assert_allclose(learned, values, atol=0.15)
+        np.testing.assert_allclose(learned, values, atol=0.05)
     if actions is not None:
         best, _ = algorithm.act(learner, x, jax.random.key(0), explore=False)
-        np.testing.assert_allclose(best, actions, atol=0.15)
+        np.testing.assert_allclose(best, actions, atol=0.05)
 
 
 # ------------------------------------------------------------------------------------- resuming
@@ -286,7 +287,7 @@ def test_probes_are_learned(name, probe):
 
 def test_resuming_equals_never_having_stopped(name):
     algorithm = make(name, normalize_observation=True, normalize_reward=True)
-    steps = 20 * 32
+    steps = 12 * 32
 
     def session() -> CompiledSession:
         return CompiledSession(algorithm, DISCRETE, [3, 4], steps)
@@ -301,14 +302,18 @@ def test_resuming_equals_never_having_stopped(name):
     keys = plain(saved)  # what a checkpoint would hold
     second = session()
     second.state = jax.tree.map(
-        lambda x, y: jax.random.wrap_key_data(jnp.asarray(y))
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        else jnp.asarray(y),
+        lambda x, y: (
+            jax.random.wrap_key_data(jnp.asarray(y))
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else jnp.asarray(y)
+        ),
         second.state,
         keys,
     )
     assert 0 < second.steps.max() < steps
     while not second.finished:
-        second.advance(0.0)
+        second.advance(0.01)
     assert same(second.state, straight.state)
-    assert not same(*(jax.tree.map(lambda x, s=s: x[s], second.state.learner.params) for s in (0, 1)))
+    assert not same(
+        *(jax.tree.map(lambda x, s=s: x[s], second.state.learner.params) for s in (0, 1))
+    )

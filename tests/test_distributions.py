@@ -81,9 +81,7 @@ def test_multicategorical_is_the_product_of_its_components(seed, sizes):
     np.testing.assert_allclose(several.log_prob(actions), np.log(list(p.values())), atol=1e-12)
     np.testing.assert_allclose(policy.entropy(), stats.entropy(list(p.values())), atol=1e-12)
     kl = policy.kl(MultiCategorical(jnp.asarray(others), sizes))
-    np.testing.assert_allclose(
-        kl, stats.entropy(list(p.values()), list(q.values())), atol=1e-12
-    )
+    np.testing.assert_allclose(kl, stats.entropy(list(p.values()), list(q.values())), atol=1e-12)
     assert tuple(np.asarray(policy.mode())) == max(p, key=lambda a: p[a])
 
 

@@ -574,13 +574,14 @@ def test_keys_are_drawn_as_the_compiled_runner_draws_them(environment, action):
     typed = jnp.asarray(action, jnp.float32 if isinstance(action, list) else jnp.int32)
     seed = 11
     for _ in range(3):
-        key, reset_key = jax.random.split(key)
-        state, observation = jax.jit(environment.reset)(reset_key)
+        key = jax.random.fold_in(key, 2**31 - 1)  # the scheme that envs/keys.py states
+        state, observation = jax.jit(environment.reset)(jax.random.fold_in(key, 0))
         seen, _ = env.reset(seed=seed)
         seed = None
         assert np.array_equal(seen, observation)
         for length in range(8):
-            state, step = jax.jit(environment.step)(jax.random.fold_in(key, length), state, typed)
+            step_key = jax.random.fold_in(key, length + 1)
+            state, step = jax.jit(environment.step)(step_key, state, typed)
             truncated = limit is not None and length + 1 >= limit
             seen, *rest, info = env.step(np.asarray(action))
             assert seen.dtype == environment.spec.observation_space.dtype

@@ -54,8 +54,9 @@ class Batch:
             return self.reward[t, b] + after - self.value[t, b]
 
         return self.each(
-            lambda t, b: sum((gamma * gae_lambda) ** (k - t) * delta(k, b)
-                             for k in self.episode(t, b))
+            lambda t, b: sum(
+                (gamma * gae_lambda) ** (k - t) * delta(k, b) for k in self.episode(t, b)
+            )
         )
 
     def bootstrapped_return(self, gamma: float, at_batch_end: bool = True) -> np.ndarray:
@@ -85,10 +86,17 @@ shares = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 
 
 def run_gae(batch: Batch, gamma: float, gae_lambda: float) -> np.ndarray:
-    return np.asarray(gae(
-        batch.reward, batch.value, batch.next_value, batch.terminated, batch.truncated,
-        jnp.asarray(gamma), jnp.asarray(gae_lambda),
-    ))
+    return np.asarray(
+        gae(
+            batch.reward,
+            batch.value,
+            batch.next_value,
+            batch.terminated,
+            batch.truncated,
+            jnp.asarray(gamma),
+            jnp.asarray(gae_lambda),
+        )
+    )
 
 
 @given(batches, shares, shares)
@@ -102,9 +110,9 @@ def test_gae_with_lambda_0_is_the_td_error(batch, gamma):
     after = np.where(batch.terminated, 0.0, batch.next_value)
     td_error = batch.reward + gamma * after - batch.value
     np.testing.assert_allclose(run_gae(batch, gamma, 0.0), td_error, atol=1e-12)
-    direct = estimators.td_errors(*map(jnp.asarray, (
-        batch.reward, batch.value, batch.next_value, batch.terminated
-    )), gamma)
+    direct = estimators.td_errors(
+        *map(jnp.asarray, (batch.reward, batch.value, batch.next_value, batch.terminated)), gamma
+    )
     np.testing.assert_allclose(direct, td_error, atol=1e-12)
 
 
@@ -119,9 +127,13 @@ def test_termination_drops_the_next_value_and_truncation_keeps_it():
     ends = [(True, False, 0.75), (False, True, 4.75), (True, True, 0.75), (False, False, 4.75)]
     for terminated, truncated, advantage in ends:
         actual = gae(
-            jnp.ones((1, 1)), jnp.full((1, 1), 0.25), jnp.full((1, 1), 8.0),
-            jnp.asarray([[terminated]]), jnp.asarray([[truncated]]),
-            jnp.asarray(0.5), jnp.asarray(0.9),
+            jnp.ones((1, 1)),
+            jnp.full((1, 1), 0.25),
+            jnp.full((1, 1), 8.0),
+            jnp.asarray([[terminated]]),
+            jnp.asarray([[truncated]]),
+            jnp.asarray(0.5),
+            jnp.asarray(0.9),
         )
         assert float(actual[0, 0]) == advantage
 
@@ -151,9 +163,11 @@ def test_joined_trajectories_are_estimated_as_if_apart(first, second, gamma, gae
 
 
 def run_returns(batch: Batch, gamma: float) -> np.ndarray:
-    return np.asarray(monte_carlo_returns(
-        batch.reward, batch.next_value, batch.terminated, batch.truncated, jnp.asarray(gamma)
-    ))
+    return np.asarray(
+        monte_carlo_returns(
+            batch.reward, batch.next_value, batch.terminated, batch.truncated, jnp.asarray(gamma)
+        )
+    )
 
 
 @given(batches, shares)
@@ -222,7 +236,9 @@ def test_statistics_stay_accurate_far_from_zero_in_float32():
 def test_normalize_shifts_scales_and_clips():
     x = np.random.default_rng(0).normal(loc=3.0, scale=2.0, size=(4, 5, 2))
     rows = x.reshape(-1, 2)
-    normal = RunningStatistics.start((2,)).merge(jnp.asarray(rows)).normalize(jnp.asarray(x), clip=1.5)
+    normal = (
+        RunningStatistics.start((2,)).merge(jnp.asarray(rows)).normalize(jnp.asarray(x), clip=1.5)
+    )
     z = (x - rows.mean(axis=0)) / rows.std(axis=0)
     np.testing.assert_allclose(normal, np.clip(z, -1.5, 1.5), atol=1e-6)
     assert np.abs(z).max() > 1.5

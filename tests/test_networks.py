@@ -194,9 +194,7 @@ def test_a_users_pair_is_used_for_both_trunks():
     assert params["value_trunk"]["scale"].shape == (1, 3)
     x, head = observations(), params["value_head"]
     doubled = params | {"value_trunk": {"scale": jnp.full((1, 3), 2.0)}}
-    np.testing.assert_allclose(
-        network.value(doubled, x), 2 * (x @ head.weight)[:, 0], rtol=1e-5
-    )
+    np.testing.assert_allclose(network.value(doubled, x), 2 * (x @ head.weight)[:, 0], rtol=1e-5)
 
 
 def test_a_network_with_the_wrong_output_is_named():

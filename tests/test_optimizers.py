@@ -34,7 +34,9 @@ def test_steps_are_those_of_optax_with_clipping_by_global_norm(kind, scale):
         params, state, norm = optimizers.step(kind, params, gradient, state, 0.1, 0.5)
         length = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient)))
         np.testing.assert_allclose(norm, length, rtol=1e-5)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected
+        )
 
 
 def test_the_first_steps_by_hand():
@@ -42,9 +44,7 @@ def test_the_first_steps_by_hand():
     gradient = {"x": jnp.asarray([0.3, -0.1])}
     for kind, size in (("adam", 0.1), ("rmsprop", 1.0)):
         start = {"x": jnp.zeros(2)}
-        moved, _, _ = optimizers.step(
-            kind, start, gradient, optimizers.init(kind, start), 0.1, 1e9
-        )
+        moved, _, _ = optimizers.step(kind, start, gradient, optimizers.init(kind, start), 0.1, 1e9)
         np.testing.assert_allclose(moved["x"], [-size, size], rtol=2e-3)
 
 

@@ -125,7 +125,7 @@ class Truth:
             normal = stats.norm(mean, np.exp(log_std))
         else:
             normal = stats.norm(outputs, np.exp(params["log_std"]))
-        entropy = np.broadcast_to(normal.entropy(), outputs.shape[:-1] + (2,))
+        entropy = np.broadcast_to(normal.entropy(), (*outputs.shape[:-1], 2))
         return normal.logpdf(self.batch.action).sum(axis=-1), entropy.sum(axis=-1)
 
     def value(self, params: Any, observation: np.ndarray) -> np.ndarray:
@@ -265,7 +265,9 @@ def test_ppo_with_one_epoch_and_no_clipping_is_a2c(spec):
         learner, _ = update(a2c, learner, batch)
         other, _ = update(ppo, other, batch)
     assert_close(other.params, learner.params, rtol=1e-5, atol=1e-7)
-    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), learner.params, started(a2c, spec).params)
+    moved = jax.tree.map(
+        lambda x, y: np.abs(x - y).max(), learner.params, started(a2c, spec).params
+    )
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
@@ -408,7 +410,10 @@ def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
     if not algorithm.whole_episodes:
         reset = jnp.concatenate([jnp.zeros((1, 4), bool), done[:-1]])
         batch = batch._replace(valid=~reset)
-    ends = {"terminated": batch.terminated & batch.valid, "truncated": batch.truncated & batch.valid}
+    ends = {
+        "terminated": batch.terminated & batch.valid,
+        "truncated": batch.truncated & batch.valid,
+    }
     batch = batch._replace(**ends)
 
     def with_garbage(scale: float) -> Transition:
@@ -469,7 +474,9 @@ def test_acting_and_learning_see_the_same_normalised_observations():
 
 
 def test_normalised_observations_are_clipped_and_one_hot_parts_left_alone():
-    space = gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2), b=gymnasium.spaces.Box(-9, 9, (1,)))
+    space = gymnasium.spaces.Dict(
+        a=gymnasium.spaces.Discrete(2), b=gymnasium.spaces.Box(-9, 9, (1,))
+    )
     spec = EnvSpec("mixed", space, gymnasium.spaces.Discrete(2))
     algorithm = A2C(**SMALL, normalize_observation=True)
     learner = algorithm.init(jax.random.key(0), spec)
@@ -520,9 +527,7 @@ def test_schedules_end_at_zero():
 
     rows = {"old_log_prob": jnp.zeros(1), "advantage": jnp.ones(1)}
     for progress, loss in ((0.0, -1.2), (0.5, -1.1), (1.0, -1.0)):
-        clipped = algorithm.policy_loss(
-            jnp.ones(1), type("Rows", (), rows), jnp.asarray(progress)
-        )
+        clipped = algorithm.policy_loss(jnp.ones(1), type("Rows", (), rows), jnp.asarray(progress))
         assert float(clipped[0]) == pytest.approx(loss)
 
 
@@ -557,7 +562,10 @@ def test_a_variant_overrides_one_method():
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
-        (PPO(num_envs=3, num_steps=5, num_minibatches=4), "3 × 5 = 15 rows.*choose a divisor of 15"),
+        (
+            PPO(num_envs=3, num_steps=5, num_minibatches=4),
+            "3 × 5 = 15 rows.*choose a divisor of 15",
+        ),
         (PPO(num_envs=2, num_steps=2, num_minibatches=4), "minibatches of at least 2 rows"),
     ],
     ids=["minibatches", "one row"],

@@ -135,7 +135,11 @@ def test_supported_spaces_pass(space):
 @pytest.mark.parametrize(
     ("observations", "actions", "message"),
     [
-        (gym.Discrete(2), gym.Tuple([gym.Discrete(2)]), r"odd has the action space Tuple.*expected"),
+        (
+            gym.Discrete(2),
+            gym.Tuple([gym.Discrete(2)]),
+            r"odd has the action space Tuple.*expected",
+        ),
         (gym.Discrete(2), gym.Box(-np.inf, np.inf, (1,)), "unbounded actions.*RescaleAction"),
         (gym.Discrete(2), gym.Box(0.0, np.inf, (1,)), "unbounded actions"),
         (gym.Discrete(2), gym.Box(1.0, 1.0, (1,)), "low >= high"),

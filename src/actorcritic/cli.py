@@ -127,7 +127,7 @@ def _parse(command: str, options: type, rest: list[str]) -> Any:
     fields = []
     for f in dataclasses.fields(options):
         kind, meaning = get_args(kinds[f.name])[:2]
-        annotated = Annotated[kind, tyro.conf.arg(help=meaning.replace("%", "%%"))]
+        annotated: Any = Annotated[kind, tyro.conf.arg(help=meaning)]  # type: ignore[valid-type]
         fields.append((f.name, annotated, dataclasses.field(default=f.default)))
     # Made anew, because its help has to come from the table above and not from a docstring.
     cls = dataclasses.make_dataclass("Options", fields, frozen=True)
@@ -138,6 +138,8 @@ def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str
     """The first `count` words, which are not options, and the rest."""
     from actorcritic.types import UserError
 
+    if count == 1 and rest[:1] in (["-h"], ["--help"]):
+        return ["RUN"], rest
     words = rest[:count]
     if len(words) < count or any(word.startswith("-") for word in words):
         raise UserError(f"Usage: actorcritic {usage}")
@@ -148,6 +150,9 @@ def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.presets import algorithm_named, preset
 
     usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
+    if rest[:1] in (["-h"], ["--help"]):
+        print(f"Usage: actorcritic {usage}\n")
+        _parse("train ALGORITHM ENV", _TrainOptions, ["--help"])
     if len(rest) > 1 and rest[1] in ("-h", "--help"):
         settings, words, rest = algorithm_named(rest[0])(), [rest[0], "ENV"], rest[1:]
     else:
@@ -301,9 +306,15 @@ def _plot(rest: list[str]) -> int:
 def _list(rest: list[str]) -> int:
     from actorcritic.types import UserError
 
+    usage = f"Usage: actorcritic list [{'|'.join(LISTS)}]"
+    if rest[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
     for kind in rest:
         if kind not in LISTS:
-            raise UserError(f"Usage: actorcritic list [{'|'.join(LISTS)}]")
+            from actorcritic.hyperparameters import nearest
+
+            raise UserError(f"There is no list '{kind}'.{nearest(kind, LISTS)} {usage}")
     for kind in rest or LISTS:
         print(f"{kind}:")
         for name, text in LISTS[kind]():

@@ -53,7 +53,8 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self.console.is_terminal:  # elsewhere, stopping would print an empty line
+            self._bar.stop()
 
     def update(self, steps: int, report: Report) -> None:
         """`steps` made by all seeds together so far."""

@@ -77,7 +77,7 @@ def _discounted_sums(x: Float[Array, "T B"], trace: Float[Array, "T B"]) -> Floa
 class RunningStatistics(NamedTuple):
     """Mean and variance of everything seen so far, per feature. `count` 0 normalises nothing."""
 
-    count: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]
     mean: Float[Array, "..."]
     variance: Float[Array, "..."]  # population variance; 1 before anything was seen
 

@@ -27,7 +27,7 @@ def hyperparameter(default: Any, meaning: str, within: str | None = None) -> Any
 @dataclass_transform(frozen_default=True)
 def hyperparameters(cls: T) -> T:
     """Class decorator: a frozen dataclass, registered as a pytree."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
     kinds = get_type_hints(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if kinds[f.name] in (float, float | None)]
     static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]

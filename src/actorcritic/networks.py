@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@runtime_checkable
 class NetworkLike(Protocol):
     """What the pair must offer; it must be hashable, because it is part of the program."""
 
@@ -112,7 +113,7 @@ class ActorCritic:
     shared: bool = False
     critic: bool = True
     state_dependent_std: bool = False
-    initial_log_std: float = 0.0
+    initial_log_std: float | Float[Array, ""] = 0.0
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         x = jnp.zeros((1, feature_count(self.spec.observation_space)))

@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import filelock
 import jax
@@ -39,7 +40,7 @@ from actorcritic.algorithms.presets import algorithm_named, preset
 from actorcritic.console import TrainingDisplay
 from actorcritic.diagnosis import Diagnosis
 from actorcritic.envs import COMPILED, compiled_environment
-from actorcritic.envs.host import HostEnvironment
+from actorcritic.envs.host import Autoreset, HostEnvironment
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession, use_all_cores
@@ -178,8 +179,8 @@ def train(
     out: str | Path | None = None,
     host: bool = False,
     env_options: dict[str, Any] | None = None,
-    vectorization: str = "sync",
-    autoreset: str = "disabled",
+    vectorization: Literal["sync", "async"] = "sync",
+    autoreset: Autoreset = "disabled",
     evaluation_episodes: int = 100,
     checkpoint_seconds: float = 30.0,
     wandb: str | None = None,
@@ -198,8 +199,7 @@ def train(
     Raises UserError for any mistake in these, before anything is written.
     """
     prepare_jax()
-    if seeds < 1:
-        raise UserError(f"seeds must be at least 1; got {seeds}.")
+    _check_numbers(seeds, seed, total_steps, evaluation_episodes, checkpoint_seconds)
     world = resolve_environment(
         environment,
         host=host,
@@ -232,7 +232,12 @@ def train(
         if run.out is not None:
             checkpoints.save_text(run.out / "run.json", json.dumps(_configuration(run), indent=2))
         options = _Options(evaluation_episodes, checkpoint_seconds, wandb, wandb_offline, quiet)
-        return _go(run, options)
+        try:
+            return _go(run, options)
+        except BaseException:
+            if run.out is not None and checkpoints.newest(run.out / "checkpoints") is None:
+                _discard(run.out)
+            raise
 
 
 def resume(
@@ -251,16 +256,17 @@ def resume(
     your own class, network or environment.
     """
     prepare_jax()
+    _check_numbers(1, 0, total_steps, evaluation_episodes, checkpoint_seconds)
     with _folder(Path(path), create=False):
         run = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if total_steps is not None:
             run.total_steps = total_steps
         check(run.algorithm, run.environment, run.total_steps)
         assert run.out is not None
-        text = json.dumps(_configuration(run), indent=2)
-        checkpoints.save_text(run.out / "run.json", text)
         options = _Options(evaluation_episodes, checkpoint_seconds, None, False, quiet)
-        return _go(run, options, resumed=True)
+        # Killed while it compiled, a training has not even saved its start: it begins again.
+        begun = (run.out / "checkpoints").exists() or (run.out / "metrics.csv").exists()
+        return _go(run, options, resumed=begun)
 
 
 @dataclass(frozen=True)
@@ -286,6 +292,10 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
             session.compile()
             if resumed:
                 _restore(run, session)
+                assert run.out is not None
+                checkpoints.save_text(
+                    run.out / "run.json", json.dumps(_configuration(run), indent=2)
+                )
                 display.start_at(int(session.steps.sum()))
             if run.out is not None:
                 sinks = _sinks(run, options)
@@ -405,6 +415,11 @@ def _restore(run: Run, session: Session) -> None:
     assert run.out is not None
     like = session.shapes
     session.state, about = checkpoints.load(run.out / "checkpoints", like, _warn)
+    if run.total_steps < min(about["steps"]) and run.total_steps != _stored_total(run.out):
+        raise UserError(
+            f"{run.out} has made {min(about['steps']):,} steps already; resuming it to "
+            f"{run.total_steps:,} would not train. Name a larger --total-steps, or none."
+        )
     trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
     run._reports = [_read_tables(run.out)]
 
@@ -564,7 +579,9 @@ def _rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in data["hyperparameters"].items()
     }
-    return hyperparameters.replace(algorithm_named(data["name"])(), **values)
+    algorithm = hyperparameters.replace(algorithm_named(data["name"])(), **values)
+    hyperparameters.check(algorithm)
+    return algorithm
 
 
 def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]:
@@ -604,6 +621,11 @@ def _rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostE
             f"{out} was trained on an environment of your own, {data['id']}; a run never imports "
             f"code by itself. Name it again: --env {data['id']} (Python: environment=…)."
         )
+    if ":" in data["make"] and (data["host"] or not data["make"].startswith("gymnax:")):
+        raise UserError(
+            f"{out / 'run.json'} names '{data['make']}'; a run never imports code by itself. If "
+            f"you trust it, name it yourself: --env {data['make']} (Python: environment=…)."
+        )
     settings = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
     return resolve_environment(data["make"], host=data["host"], options=data["options"], **settings)
 
@@ -620,12 +642,47 @@ def _read_configuration(out: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{out} is not a run folder: it has no run.json.")
     data = _read_json(path)
-    if data.get("format", 0) > FORMAT:
+    number = data.get("format") if isinstance(data, dict) else None
+    if isinstance(number, int) and number > FORMAT:
         raise UserError(
-            f"{path} has format {data['format']}, written by a later version of actorcritic; this "
+            f"{path} has format {number}, written by a later version of actorcritic; this "
             f"one reads up to {FORMAT}. Upgrade actorcritic to open it."
         )
+    if number != FORMAT or not _fits(data, _FORM):
+        raise UserError(
+            f"{path} is not what a training of actorcritic writes. Restore it from a copy, or "
+            "start a new run in another folder."
+        )
     return data
+
+
+# What of run.json is read again; a type for every value that has to be there.
+_FORM: dict[str, Any] = {
+    "algorithm": {"name": str, "hyperparameters": dict, "own": list},
+    "environment": {
+        "id": str,
+        "observation_space": dict,
+        "action_space": dict,
+        "max_episode_steps": int | None,
+        "host": bool,
+        "make": str | None,
+        "options": dict,
+    },
+    "seeds": list,
+    "total_steps": int,
+}
+
+
+def _fits(data: Any, form: Any) -> bool:
+    if not isinstance(form, dict):
+        return isinstance(data, form)
+    return isinstance(data, dict) and all(
+        name in data and _fits(data[name], part) for name, part in form.items()
+    )
+
+
+def _stored_total(out: Path) -> int:
+    return _read_configuration(out)["total_steps"]
 
 
 # ------------------------------------------------------------------------------------ checks
@@ -636,8 +693,8 @@ def resolve_environment(
     *,
     host: bool,
     options: dict[str, Any],
-    vectorization: str = "sync",
-    autoreset: str = "disabled",
+    vectorization: Literal["sync", "async"] = "sync",
+    autoreset: Autoreset = "disabled",
 ) -> Environment | HostEnvironment:
     """The environment that an id, factory or object stands for."""
     if isinstance(environment, Environment | HostEnvironment):
@@ -649,6 +706,24 @@ def resolve_environment(
     return HostEnvironment(
         environment, vectorization=vectorization, autoreset=autoreset, options=options
     )
+
+
+def _check_numbers(
+    seeds: int, seed: int, total_steps: int | None, episodes: int, checkpoint_seconds: float
+) -> None:
+    ranges: list[tuple[str, Any, float, float]] = [
+        ("seeds", seeds, 1, 10_000),
+        ("seed", seed, 0, 2**31 - 10_001),  # and the seeds after it; JAX's are of 32 bits
+        ("evaluation_episodes", episodes, 0, 1_000_000),
+        ("checkpoint_seconds", checkpoint_seconds, 0, float("inf")),
+    ]
+    if total_steps is not None:
+        ranges.append(("total_steps", total_steps, 1, 2_000_000_000))  # counted in 32 bits
+    for name, value, low, high in ranges:
+        whole = name == "checkpoint_seconds" or isinstance(value, int | np.integer)
+        if isinstance(value, bool) or not whole or not low <= value <= high:
+            kind = "a number" if name == "checkpoint_seconds" else "a whole number"
+            raise UserError(f"{name} must be {kind} from {low:,} to {high:,}; got {value!r}.")
 
 
 def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
@@ -673,8 +748,8 @@ def _folder(out: Path | None, create: bool) -> Iterator[None]:
     if out is None:
         yield
         return
-    if not create and not out.is_dir():
-        raise UserError(f"There is no run folder {out}.")
+    if not create:
+        _read_configuration(out)  # before a lock is left in a folder that is no run's
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / "run.lock")
@@ -691,6 +766,17 @@ def _folder(out: Path | None, create: bool) -> Iterator[None]:
         lock.release()
 
 
+def _discard(out: Path) -> None:
+    """Remove what a training that never began left; files of others stay, and so their folder."""
+    for name in ("checkpoints", "tensorboard", "wandb"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("run.json", "metrics.csv", "episodes.csv", "run.lock"):
+        with contextlib.suppress(OSError):
+            (out / name).unlink()
+    with contextlib.suppress(OSError):
+        out.rmdir()
+
+
 def _warn(text: str) -> None:
     print(f"Warning: {text}", file=sys.stderr)
 
@@ -698,7 +784,7 @@ def _warn(text: str) -> None:
 def prepare_jax() -> None:
     """All cores as devices, and compiled programs kept in the user's cache folder."""
     use_all_cores()
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = os.environ.get("ACTORCRITIC_CACHE_DIR")
         base = Path(folder) if folder else _user_cache() / "actorcritic"
         jax.config.update("jax_compilation_cache_dir", str(base / "programs"))

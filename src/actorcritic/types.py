@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key
 
-Observation = PyTree  # one observation, or a batch with leading axes, as its space describes it
+# A pytree: one observation, or a batch with leading axes, as its space describes it.
+Observation: TypeAlias = Any
 Action = Array  # discrete actions count from 0; continuous ones are as sampled, not yet clipped
 Metrics = dict[str, Float[Array, ""]]
 

@@ -164,6 +164,9 @@ class PolicyGradient:
         self, learner: Learner, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
         model, params = self._model(learner.spec), learner.params
+        if batch.valid is not None:  # whatever stands in other rows must not matter
+            reward = jnp.where(batch.valid, batch.reward, 0.0)
+            batch = batch._replace(reward=reward, terminated=batch.terminated | ~batch.valid)
         reward, returns, running_return = self._scaled_reward(learner, batch)
         observation = self._encode(learner, batch.observation)
         value, next_value = self._values(learner, batch, observation)

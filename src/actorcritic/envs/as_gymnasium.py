@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from actorcritic.envs.keys import next_episode, step_key
 from actorcritic.types import Action, Environment, Observation, Step
 
 
@@ -17,13 +18,8 @@ class AsGymnasium(gymnasium.Env):
     """Expose `environment` through Gymnasium's interface.
 
     The compiled runner draws its random numbers in the same way, so that both see the same
-    episodes. An environment carries `key` and the number of steps `length` of its episode:
-
-        reset:  key, reset_key = split(key);  environment.reset(reset_key);  length = 0
-        step:   environment.step(fold_in(key, length), state, action);  length = length + 1
-
-    and `truncated` is the environment's own or `length >= spec.max_episode_steps`. `key` starts
-    as jax.random.key(seed) of `reset(seed=seed)`; without a seed as the one given here, and
+    episodes: both take their keys from `envs.keys`. `truncated` is the environment's own, or says
+    that the episode has lasted `spec.max_episode_steps`. `key` starts as jax.random.key(seed) of `reset(seed=seed)`; without a seed as the one given here, and
     without that from the operating system's entropy.
     """
 
@@ -103,7 +99,7 @@ def to_host(space: gymnasium.Space, observation: Observation) -> Any:
 def _reset(
     environment: Environment, key: Key[Array, ""]
 ) -> tuple[Key[Array, ""], Any, Observation]:
-    key, reset_key = jax.random.split(key)
+    key, reset_key = next_episode(key)
     return key, *environment.reset(reset_key)
 
 
@@ -111,4 +107,4 @@ def _reset(
 def _step(
     environment: Environment, key: Key[Array, ""], length: Array, state: Any, action: Action
 ) -> tuple[Any, Step]:
-    return environment.step(jax.random.fold_in(key, length), state, action)
+    return environment.step(step_key(key, length), state, action)

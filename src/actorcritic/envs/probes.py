@@ -26,7 +26,9 @@ class ProbeState(NamedTuple):
     length: Int[Array, ""]  # steps taken in this episode
 
 
-def _spec(probe: object, actions: gymnasium.Space | None = None, limit: int | None = None):
+def _spec(
+    probe: object, actions: gymnasium.Space | None = None, limit: int | None = None
+) -> EnvSpec:
     return EnvSpec(
         id=type(probe).__name__,
         observation_space=gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32),

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from actorcritic import spaces
+from actorcritic.envs.keys import next_episode, step_key
 from actorcritic.types import Action, Algorithm, Environment, EnvSpec, Transition
 
 
 class Running(NamedTuple):
     """Environments under way, leading axis [B].
 
-    Each has its own stream of keys: a reset splits one off, step t of an episode folds in t.
+    `key` is each one's own, of its episode (see `envs.keys`).
     """
 
     key: Key[Array, " B"]
@@ -61,10 +62,10 @@ def _where(condition: Array, new: Any, old: Any) -> Any:
 
 def reset(environment: Environment, key: Key[Array, " B"]) -> Running:
     """Start an episode in each environment."""
-    keys = jax.vmap(jax.random.split)(key)
-    state, observation = jax.vmap(environment.reset)(keys[:, 1])
+    key, reset_key = jax.vmap(next_episode)(key)
+    state, observation = jax.vmap(environment.reset)(reset_key)
     zero = jnp.zeros(key.shape[0])
-    return Running(keys[:, 0], state, observation, zero, zero.astype(jnp.int32))
+    return Running(key, state, observation, zero, zero.astype(jnp.int32))
 
 
 def take_step(
@@ -72,7 +73,7 @@ def take_step(
 ) -> tuple[Running, Transition, Bool[Array, " B"]]:
     """One step of every environment, without resets; and which episodes it ended."""
     limit = environment.spec.max_episode_steps
-    keys = jax.vmap(jax.random.fold_in)(now.key, now.episode_length)
+    keys = jax.vmap(step_key)(now.key, now.episode_length)
     executable = spaces.executable(environment.spec.action_space, action)
     state, step = jax.vmap(environment.step)(keys, now.state, executable)
 
@@ -164,7 +165,7 @@ def begin(algorithm: Algorithm, environment: Environment, key: Key[Array, ""]) -
 
 
 def train_once(
-    algorithm: Algorithm, environment: Environment, state: TrainState, total_steps: Float[Array, ""]
+    algorithm: Algorithm, environment: Environment, state: TrainState, total_steps: Int[Array, ""]
 ) -> tuple[TrainState, Any, Episodes]:
     """Collect one batch and learn from it."""
     key, act_key, update_key = jax.random.split(state.key, 3)
@@ -176,7 +177,7 @@ def train_once(
     running, batch, episodes = gather(
         algorithm, environment, state.learner, state.environments, act_key
     )
-    progress = state.steps.astype(jnp.float32) / total_steps
+    progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
     gained = batch.reward.size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
     if axis is not None:
@@ -208,7 +209,7 @@ def train_chunk(
     capacity: int,
     state: TrainState,
     until: Int[Array, ""],
-    total_steps: Float[Array, ""],
+    total_steps: Int[Array, ""],
 ) -> tuple[TrainState, Log]:
     """Updates until `until` of them are made, `total_steps` are reached or the log is full."""
     first = state.updates

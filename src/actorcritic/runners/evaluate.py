@@ -146,7 +146,7 @@ def _play(
         now = reset(environment, jax.random.split(start_key, episodes))
         start = (jnp.zeros((), jnp.int32), now, jnp.ones(episodes, bool))
         _, now, _ = jax.lax.while_loop(more, body, start)
-        return Evaluation(now.episode_return, now.episode_length)
+        return Evaluation(now.episode_return, now.episode_length)  # type: ignore[arg-type]
 
     return jax.lax.map(of_one, (learners, keys))
 
@@ -173,9 +173,9 @@ def evaluate_host(
         found: list[list[tuple[float, int]]] = [[] for _ in quota]
         copies = environment.make(count)
         try:
-            for index, *episode in environment.episodes(copies, decide, seed, MAX_STEPS):
+            for index, result, length in environment.episodes(copies, decide, seed, MAX_STEPS):
                 if len(found[index]) < quota[index]:
-                    found[index].append(tuple(episode))
+                    found[index].append((result, length))
                 if sum(map(len, found)) == episodes:
                     break
         finally:

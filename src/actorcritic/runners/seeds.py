@@ -37,7 +37,7 @@ def use_all_cores() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Once JAX has started, its devices are the choice of the program that started it.
     with contextlib.suppress(RuntimeError):
-        if jax.config.jax_num_cpu_devices <= 1:
+        if jax.config.jax_num_cpu_devices <= 1:  # type: ignore[attr-defined]
             jax.config.update("jax_num_cpu_devices", max(1, cores or 1))
 
 
@@ -53,10 +53,11 @@ def layout(algorithm: Any, num_seeds: int, devices: int) -> tuple[str, int]:
     """
     if num_seeds > 1 or not hasattr(algorithm, "axis"):
         return "seeds", min(num_seeds, devices)
-    rows = algorithm.num_envs * algorithm.num_steps // algorithm.num_minibatches
+    batch = algorithm.num_envs * algorithm.num_steps
     for spread in range(devices, 1, -1):
-        enough = rows // spread >= MIN_ROWS_PER_DEVICE and not algorithm.whole_episodes
-        if enough and algorithm.num_envs % spread == 0:
+        each, rest = divmod(batch, spread * algorithm.num_minibatches)
+        divides = rest == 0 and algorithm.num_envs % spread == 0 and not algorithm.whole_episodes
+        if divides and each >= MIN_ROWS_PER_DEVICE:
             return "rows", spread
     return "seeds", 1
 
@@ -80,14 +81,15 @@ class CompiledSession:
         # Where the seeds do not divide evenly, one more is trained beside the others: it costs
         # no time, because the devices run side by side.
         padding = -len(seeds) % count if mode == "seeds" else 0
-        self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *seeds[:1] * padding]))
+        self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *[seeds[0]] * padding]))
 
         def init(algorithm: Algorithm, keys: Array) -> TrainState:
             return jax.lax.map(partial(begin, algorithm, environment), keys)
 
         shapes = jax.eval_shape(init, algorithm, self._keys)
         if mode == "seeds":
-            self._each, log_spread = algorithm, P("seeds")
+            self._each = algorithm
+            log_spread: Any = P("seeds")
             self._spread = jax.tree.map(lambda _: P("seeds"), shapes)
         else:
             self._each = replace(algorithm, axis="rows", num_envs=algorithm.num_envs // count)
@@ -180,7 +182,7 @@ class CompiledSession:
             return
         beside = threading.Thread(target=lambda: self._state)
         beside.start()
-        arguments = (self._each, self._shapes, jnp.int32(0), jnp.float32(0))
+        arguments = (self._each, self._shapes, jnp.int32(0), jnp.int32(0))
         self._program = self._train.lower(*arguments).compile()
         beside.join()
 
@@ -192,7 +194,7 @@ class CompiledSession:
         until = jnp.int32(int(updates.min()) + min(budget, self._capacity))
         start = time.perf_counter()
         self._started, log = self._program(
-            self._each, self._state, until, jnp.float32(self.total_steps)
+            self._each, self._state, until, jnp.int32(self.total_steps)
         )
         log = jax.tree.map(np.asarray, log)
         elapsed = time.perf_counter() - start
@@ -201,7 +203,7 @@ class CompiledSession:
         return self._report(log, before, updates, made, elapsed)
 
     def _report(
-        self, log: Log, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
+        self, log: Any, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
     ) -> Report:
         metrics, episodes = [], []
         for s, seed in enumerate(self.seeds):

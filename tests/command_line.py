@@ -1,0 +1,67 @@
+"""The command line as a user has it, in a process of its own, for the tests that need that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from actorcritic import checkpoints
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "actorcritic-tests", "cli")
+ENVIRONMENT = {**os.environ, "ACTORCRITIC_CACHE_DIR": str(CACHE), "JAX_PLATFORMS": "cpu"}
+PROGRAM = [sys.executable, "-m", "actorcritic"]
+
+
+def command(*words: Any, cwd: Path | None = None, **options: Any) -> subprocess.CompletedProcess:
+    """Run one command to its end."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def start(*words: Any) -> subprocess.Popen:
+    """Start one command and go on beside it."""
+    return subprocess.Popen(
+        [*PROGRAM, *map(str, words)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def newest_update(run: Path) -> int:
+    """The update of a run's newest checkpoint; -1 where there is none."""
+    newest = checkpoints.newest(run / "checkpoints")
+    return -1 if newest is None else int(newest.name.partition(".")[0])
+
+
+def final_hashes(run: Path) -> dict[str, str]:
+    """Of every leaf of a run's newest checkpoint."""
+    newest = checkpoints.newest(run / "checkpoints")
+    assert newest is not None
+    leaves = safetensors.numpy.load_file(newest / checkpoints.STATE)
+    assert len(leaves) > 10
+    return checkpoints.hashes({name: np.asarray(leaf) for name, leaf in leaves.items()})
+
+
+def table(path: Path, without: str | None = None) -> list[str]:
+    """The lines of a CSV file, one column left out."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    if without is not None:
+        column = rows[0].index(without)
+        rows = [row[:column] + row[column + 1 :] for row in rows]
+    return [",".join(row) for row in rows]
