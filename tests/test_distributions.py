@@ -15,6 +15,15 @@ from actorcritic.distributions import Categorical, Gaussian, MultiCategorical
 DRAWS = 20_000
 
 
+@jax.jit
+def facts(policy, action, other):
+    """log π(action), entropy, KL(π || other) and the mode."""
+    return policy.log_prob(action), policy.entropy(), policy.kl(other), policy.mode()
+
+
+sample = jax.jit(lambda policy, key: policy.sample(key))
+
+
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
@@ -41,14 +50,14 @@ def test_categorical_is_the_softmax_distribution(seed, n):
     logits, others = arrays(seed, 2, 3, n), arrays(seed + 1, 2, 3, n)
     p, q = special.softmax(logits, axis=-1), special.softmax(others, axis=-1)
     action = np.random.default_rng(seed).integers(n, size=(2, 3))
-    policy = Categorical(jnp.asarray(logits))
+    policies = (Categorical(jnp.asarray(x)) for x in (logits, others))
+    log_prob, entropy, kl, mode = facts(next(policies), action, next(policies))
 
     expected = stats.multinomial.logpmf(np.eye(n)[action], 1, p)
-    np.testing.assert_allclose(policy.log_prob(jnp.asarray(action)), expected, atol=1e-12)
-    np.testing.assert_allclose(policy.entropy(), stats.entropy(p, axis=-1), atol=1e-12)
-    kl = policy.kl(Categorical(jnp.asarray(others)))
+    np.testing.assert_allclose(log_prob, expected, atol=1e-12)
+    np.testing.assert_allclose(entropy, stats.entropy(p, axis=-1), atol=1e-12)
     np.testing.assert_allclose(kl, stats.entropy(p, q, axis=-1), atol=1e-12)
-    np.testing.assert_array_equal(policy.mode(), p.argmax(axis=-1))
+    np.testing.assert_array_equal(mode, p.argmax(axis=-1))
 
 
 def test_categorical_log_prob_gradient_is_onehot_minus_probabilities():
@@ -74,21 +83,22 @@ def test_categorical_samples_have_their_probabilities():
 def test_multicategorical_is_the_product_of_its_components(seed, sizes):
     logits, others = arrays(seed, sum(sizes)), arrays(seed + 1, sum(sizes))
     p, q = joint_table(logits, sizes), joint_table(others, sizes)
-    policy = MultiCategorical(jnp.asarray(logits), sizes)
+    actions = np.asarray(list(p))  # all of them
+    policies = (
+        MultiCategorical(jnp.asarray(np.tile(x, (len(p), 1))), sizes) for x in (logits, others)
+    )
+    log_prob, entropy, kl, mode = facts(next(policies), actions, next(policies))
 
-    actions = jnp.asarray(list(p))
-    several = MultiCategorical(jnp.broadcast_to(policy.logits, (len(p), sum(sizes))), sizes)
-    np.testing.assert_allclose(several.log_prob(actions), np.log(list(p.values())), atol=1e-12)
-    np.testing.assert_allclose(policy.entropy(), stats.entropy(list(p.values())), atol=1e-12)
-    kl = policy.kl(MultiCategorical(jnp.asarray(others), sizes))
+    np.testing.assert_allclose(log_prob, np.log(list(p.values())), atol=1e-12)
+    np.testing.assert_allclose(entropy, stats.entropy(list(p.values())), atol=1e-12)
     np.testing.assert_allclose(kl, stats.entropy(list(p.values()), list(q.values())), atol=1e-12)
-    assert tuple(np.asarray(policy.mode())) == max(p, key=lambda a: p[a])
+    assert tuple(np.asarray(mode)[0]) == max(p, key=lambda a: p[a])
 
 
 def test_multicategorical_samples_have_their_joint_probabilities():
     sizes, logits = (2, 3), jnp.asarray([0.5, -0.5, 0.0, 1.0, -1.0])
     policy = MultiCategorical(jnp.broadcast_to(logits, (DRAWS, 5)), sizes)
-    drawn = np.asarray(policy.sample(jax.random.key(1)))
+    drawn = np.asarray(sample(policy, jax.random.key(1)))
     p = joint_table(np.asarray(logits), sizes)
     counts = [np.sum((drawn == a).all(axis=-1)) for a in p]
     # Joint, not one component after the other: the same noise for both would fail here.
@@ -120,7 +130,7 @@ def test_mask_renormalises_over_the_allowed_actions(seed, allowed, scale):
     assert allowed[int(policy.mode())]
 
     several = Categorical(jnp.broadcast_to(policy.logits, (500, 5)))
-    drawn = np.asarray(several.sample(jax.random.key(seed)))
+    drawn = np.asarray(sample(several, jax.random.key(seed)))
     assert allowed[drawn].all()
 
 
@@ -149,7 +159,7 @@ def test_masked_multicategorical_masks_each_component():
 
     np.testing.assert_allclose(policy.entropy(), first.entropy() + second.entropy(), rtol=1e-6)
     several = MultiCategorical(jnp.broadcast_to(policy.logits, (500, 5)), (2, 3))
-    drawn = np.asarray(several.sample(jax.random.key(0)))
+    drawn = np.asarray(sample(several, jax.random.key(0)))
     assert (drawn[:, 0] == 0).all()
     assert set(drawn[:, 1]) == {1, 2}
     assert np.isfinite(several.log_prob(jnp.asarray(drawn))).all()
@@ -163,16 +173,17 @@ def test_gaussian_is_scipys_multivariate_normal(seed, d):
     mean, log_std, action = arrays(seed, 3, d)
     policy = Gaussian(jnp.asarray(mean), jnp.asarray(log_std))
     truth = stats.multivariate_normal(mean, np.diag(np.exp(2 * log_std)))
-    log_prob = policy.log_prob(jnp.asarray(action))
+    log_prob, entropy, kl, mode = facts(policy, action, policy)
     np.testing.assert_allclose(log_prob, truth.logpdf(action), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(policy.entropy(), truth.entropy(), rtol=1e-10, atol=1e-10)
-    np.testing.assert_array_equal(policy.mode(), mean)
+    np.testing.assert_allclose(entropy, truth.entropy(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(kl, 0.0, atol=1e-12)
+    np.testing.assert_array_equal(mode, mean)
 
 
 def test_gaussian_keeps_leading_axes():
     mean, log_std, action = (jnp.asarray(arrays(k, 4, 2, 3)) for k in range(3))
     policy = Gaussian(mean, log_std)
-    assert policy.sample(jax.random.key(0)).shape == (4, 2, 3)
+    assert sample(policy, jax.random.key(0)).shape == (4, 2, 3)
     assert policy.log_prob(action).shape == policy.entropy().shape == (4, 2)
     truth = stats.norm(mean, np.exp(log_std)).logpdf(action).sum(axis=-1)
     np.testing.assert_allclose(policy.log_prob(action), truth, rtol=1e-10)
@@ -205,7 +216,7 @@ def test_gaussian_samples_pass_a_kolmogorov_smirnov_test():
     mean, log_std = jnp.asarray([1.0, -2.0]), jnp.asarray([-0.7, 0.6])
     shape = (DRAWS, 2)
     policy = Gaussian(jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape))
-    drawn = np.asarray(policy.sample(jax.random.key(2)))
+    drawn = np.asarray(sample(policy, jax.random.key(2)))
     for k in range(2):
         truth = stats.norm(mean[k], np.exp(log_std[k]))
         assert stats.kstest(drawn[:, k], truth.cdf).pvalue > 0.01

@@ -11,6 +11,7 @@ from actorcritic import estimators
 from actorcritic.estimators import RunningStatistics
 
 gae = jax.jit(estimators.gae)
+td_errors = jax.jit(estimators.td_errors)
 monte_carlo_returns = jax.jit(estimators.monte_carlo_returns)
 discounted_reward_sums = jax.jit(estimators.discounted_reward_sums)
 merge = jax.jit(RunningStatistics.merge)
@@ -78,8 +79,8 @@ class Batch:
 batches = st.builds(
     Batch,
     st.integers(0, 10**6),
-    st.sampled_from([1, 2, 6, 17]),
-    st.sampled_from([1, 3]),
+    st.sampled_from([1, 6, 17]),
+    st.just(3),
     st.sampled_from([0.0, 0.2, 0.5, 1.0]),
 )
 shares = st.sampled_from([0.0, 0.3, 0.9, 1.0])
@@ -110,9 +111,7 @@ def test_gae_with_lambda_0_is_the_td_error(batch, gamma):
     after = np.where(batch.terminated, 0.0, batch.next_value)
     td_error = batch.reward + gamma * after - batch.value
     np.testing.assert_allclose(run_gae(batch, gamma, 0.0), td_error, atol=1e-12)
-    direct = estimators.td_errors(
-        *map(jnp.asarray, (batch.reward, batch.value, batch.next_value, batch.terminated)), gamma
-    )
+    direct = td_errors(batch.reward, batch.value, batch.next_value, batch.terminated, gamma)
     np.testing.assert_allclose(direct, td_error, atol=1e-12)
 
 
@@ -149,10 +148,11 @@ def test_what_follows_a_terminal_state_cannot_matter(batch, gamma, gae_lambda):
     np.testing.assert_array_equal(run_returns(batch, gamma), returns)
 
 
-@given(batches, batches, shares, shares)
+halves = st.builds(Batch, st.integers(0, 10**6), st.just(3), st.just(3), st.just(0.3))
+
+
+@given(halves, halves, shares, shares)
 def test_joined_trajectories_are_estimated_as_if_apart(first, second, gamma, gae_lambda):
-    if first.reward.shape[1] != second.reward.shape[1]:
-        return
     first.truncated[-1] |= ~first.terminated[-1]  # the first one's last step ends its episode
     expected = np.concatenate([run_gae(x, gamma, gae_lambda) for x in (first, second)])
     returns = np.concatenate([run_returns(x, gamma) for x in (first, second)])

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 
 import gymnasium
 import jax
@@ -20,8 +21,13 @@ DISCRETE = gymnasium.spaces.Discrete(4)
 
 
 def model(actions=DISCRETE, **options) -> ActorCritic:
-    options = {"network": MLP((8, 8))} | options
+    options = {"network": MLP((8,))} | options
     return ActorCritic(EnvSpec("test", BOX, actions), **options)
+
+
+@partial(jax.jit, static_argnums=0)
+def initialised(network: ActorCritic) -> dict:
+    return network.init(jax.random.key(0))
 
 
 def observations(n: int = 5) -> jax.Array:
@@ -106,7 +112,7 @@ def test_mlp_initialisation_has_gain_root_2_and_no_bias():
 
 def test_policy_starts_near_uniform_and_value_head_has_gain_1():
     network = model()
-    params = network.init(jax.random.key(0))
+    params = initialised(network)
     entropy = network.policy(params, observations()).entropy()
     np.testing.assert_allclose(entropy, np.log(4), rtol=1e-3)
     for head, gain in (("policy_head", 0.01), ("value_head", 1.0)):
@@ -127,24 +133,27 @@ def test_policy_starts_near_uniform_and_value_head_has_gain_1():
 )
 def test_action_space_decides_the_distribution(actions, kind, shape):
     network = model(actions)
-    params = network.init(jax.random.key(0))
-    policy = network.policy(params, observations(5))
-    assert isinstance(policy, kind)
-    action = policy.sample(jax.random.key(1))
-    assert action.shape == (5, *shape)
-    assert policy.log_prob(action).shape == policy.entropy().shape == (5,)
-    assert network.value(params, observations(5)).shape == (5,)
+    params = initialised(network)
+
+    def outputs(params, x):
+        policy = network.policy(params, x)
+        assert isinstance(policy, kind)
+        action = policy.sample(jax.random.key(1))
+        return action, policy.log_prob(action), policy.entropy(), network.value(params, x)
+
+    shapes = [x.shape for x in jax.eval_shape(outputs, params, observations(5))]
+    assert shapes == [(5, *shape), (5,), (5,), (5,)]
 
 
 def test_log_std_is_a_parameter_or_comes_from_the_state():
     box = gymnasium.spaces.Box(-1.0, 1.0, (2,))
     network = model(box, initial_log_std=-0.5)
-    params = network.init(jax.random.key(0))
+    params = initialised(network)
     policy = network.policy(params, observations())
     np.testing.assert_allclose(policy.log_std, np.full((5, 2), -0.5))
 
     network = model(box, state_dependent_std=True)
-    params = network.init(jax.random.key(0))
+    params = initialised(network)
     assert "log_std" not in params
     head = params["policy_head"]
     spread = head._replace(weight=head.weight * 1e5)
@@ -156,7 +165,7 @@ def test_log_std_is_a_parameter_or_comes_from_the_state():
 
 def test_separate_networks_do_not_touch_each_other():
     network = model()
-    params = network.init(jax.random.key(0))
+    params = initialised(network)
     by_value = jax.grad(lambda p: network.value(p, observations()).sum())(params)
     by_policy = jax.grad(
         lambda p: network.policy(p, observations()).log_prob(jnp.zeros(5, jnp.int32)).sum()
@@ -168,7 +177,7 @@ def test_separate_networks_do_not_touch_each_other():
 
 def test_a_shared_trunk_is_moved_by_both():
     network = model(shared=True)
-    params = network.init(jax.random.key(0))
+    params = initialised(network)
     assert set(params) == {"trunk", "policy_head", "value_head"}
     for output in (
         lambda p: network.value(p, observations()).sum(),
@@ -178,7 +187,7 @@ def test_a_shared_trunk_is_moved_by_both():
 
 
 def test_without_a_critic_there_is_no_value_head():
-    assert set(model(critic=False).init(jax.random.key(0))) == {"policy_trunk", "policy_head"}
+    assert set(initialised(model(critic=False))) == {"policy_trunk", "policy_head"}
 
 
 # ----------------------------------------------------------------------- a user's own network
@@ -190,7 +199,7 @@ def test_a_users_pair_is_used_for_both_trunks():
         apply=lambda params, x: x * params["scale"],
     )
     network = model(network=own)
-    params = network.init(jax.random.key(0))
+    params = initialised(network)
     assert params["value_trunk"]["scale"].shape == (1, 3)
     x, head = observations(), params["value_head"]
     doubled = params | {"value_trunk": {"scale": jnp.full((1, 3), 2.0)}}

@@ -7,6 +7,7 @@ down in NumPy from its definition: double loops for the estimates, scipy's densi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -69,8 +70,9 @@ def episodes(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: int 
 
 
 # The policy heads of fresh networks are near 0; here they are not.
-def started(algorithm: Any, spec: EnvSpec, key: int = 0):
-    learner = algorithm.init(jax.random.key(key), spec)
+@partial(jax.jit, static_argnums=1)
+def started(algorithm: Any, spec: EnvSpec):
+    learner = algorithm.init(jax.random.key(0), spec)
     head = learner.params["policy_head"]
     head = head._replace(weight=head.weight * 50, bias=head.bias + 0.3)
     return replace(learner, params=learner.params | {"policy_head": head})

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import filelock
+import gymnasium
 import jax
 import numpy as np
 
@@ -42,7 +43,7 @@ from actorcritic.diagnosis import Diagnosis
 from actorcritic.envs import COMPILED, compiled_environment
 from actorcritic.envs.host import Autoreset, HostEnvironment
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
-from actorcritic.runners.host import RESUME_NOTE, HostSession
+from actorcritic.runners.host import RESUME_NOTE, HostSession, call_inline
 from actorcritic.runners.seeds import CompiledSession, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session
 from actorcritic.types import Environment, EnvSpec, UserError
@@ -420,8 +421,12 @@ def _restore(run: Run, session: Session) -> None:
             f"{run.out} has made {min(about['steps']):,} steps already; resuming it to "
             f"{run.total_steps:,} would not train. Name a larger --total-steps, or none."
         )
+    for name in (trackers.METRICS, trackers.EPISODES):
+        path = run.out / name
+        if path.exists() and b"\n" not in path.read_bytes():
+            path.unlink()  # cut short by a crash before its first line was whole
     trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
-    run._reports = [_read_tables(run.out)]
+    run._reports = _read_tables(run.out)
 
 
 def _finish(run: Run) -> None:
@@ -465,7 +470,7 @@ def open_run(
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
     if restore:
         _restore_learners(run)
-        run._reports = [_read_tables(out)]
+        run._reports = _read_tables(out)
     return run
 
 
@@ -484,7 +489,7 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
     _restore_learners(run)
     if run.final_evaluation is None and seed is None and len(run.seeds) > 1:
-        run._reports = [_read_tables(out)]
+        run._reports = _read_tables(out)
     return run.policy(seed)
 
 
@@ -511,20 +516,25 @@ def _restore_learners(run: Run) -> None:
     evaluation = run.out / "evaluation.json"
     if evaluation.exists():
         data = _read_json(evaluation)
+        if not _fits(data, {"seeds": list, "returns": list, "lengths": list}):
+            raise UserError(
+                f"{evaluation} is not what a training writes. Restore it from a copy, or remove it."
+            )
         run.final_evaluation = Evaluated(
             tuple(data["seeds"]),
             np.asarray(data["returns"]),
             np.asarray(data["lengths"]),
-            data["deterministic"],
+            bool(data.get("deterministic", True)),
         )
 
 
-def _read_tables(out: Path) -> Report:
-    return Report(
-        trackers.read_metrics(out / "metrics.csv"),
-        trackers.read_episodes(out / "episodes.csv"),
-        0.0,
-    )
+def _read_tables(out: Path) -> list[Report]:
+    """What the training wrote so far; a training killed at its start has written nothing."""
+    metrics, episodes = out / trackers.METRICS, out / trackers.EPISODES
+    if not metrics.exists():
+        return []
+    ended = trackers.read_episodes(episodes) if episodes.exists() else EpisodeTable.join([])
+    return [Report(trackers.read_metrics(metrics), ended, 0.0)]
 
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -563,7 +573,8 @@ def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
     known = ALGORITHMS.get(algorithm.name) is type(algorithm)
     own = [] if known else [f"the class {type(algorithm).__name__}"]
     for name, value in list(values.items()):
-        if not isinstance(value, bool | int | float | str | tuple | None):
+        plain = isinstance(value, bool | int | float | str | None) or type(value) is tuple
+        if not plain:
             own.append(name)
             del values[name]
     return {"name": algorithm.name, "hyperparameters": values, "own": own}
@@ -697,15 +708,23 @@ def resolve_environment(
     autoreset: Autoreset = "disabled",
 ) -> Environment | HostEnvironment:
     """The environment that an id, factory or object stands for."""
-    if isinstance(environment, Environment | HostEnvironment):
+    # A Gymnasium class or vector environment has attributes of the same names as a compiled one.
+    gymnasiums = isinstance(environment, type | gymnasium.Env | gymnasium.vector.VectorEnv)
+    if isinstance(environment, Environment | HostEnvironment) and not gymnasiums:
         return environment
     if isinstance(environment, str) and not host:
         compiled = compiled_environment(environment, **options)
         if compiled is not None:
             return compiled
-    return HostEnvironment(
-        environment, vectorization=vectorization, autoreset=autoreset, options=options
-    )
+    try:
+        return HostEnvironment(
+            environment, vectorization=vectorization, autoreset=autoreset, options=options
+        )
+    except UserError as error:  # Gymnasium's names are not the only ones
+        hint = hyperparameters.nearest(environment, COMPILED) if type(environment) is str else ""
+        if host or not hint or "Did you mean" in str(error):
+            raise
+        raise UserError(f"{error}{hint}") from None
 
 
 def _check_numbers(
@@ -784,6 +803,7 @@ def _warn(text: str) -> None:
 def prepare_jax() -> None:
     """All cores as devices, and compiled programs kept in the user's cache folder."""
     use_all_cores()
+    call_inline()
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = os.environ.get("ACTORCRITIC_CACHE_DIR")
         base = Path(folder) if folder else _user_cache() / "actorcritic"

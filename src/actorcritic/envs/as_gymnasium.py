@@ -19,8 +19,9 @@ class AsGymnasium(gymnasium.Env):
 
     The compiled runner draws its random numbers in the same way, so that both see the same
     episodes: both take their keys from `envs.keys`. `truncated` is the environment's own, or says
-    that the episode has lasted `spec.max_episode_steps`. `key` starts as jax.random.key(seed) of `reset(seed=seed)`; without a seed as the one given here, and
-    without that from the operating system's entropy.
+    that the episode has lasted `spec.max_episode_steps`. `key` starts as jax.random.key(seed) of
+    `reset(seed=seed)`; without a seed as the one given here, and without that from the operating
+    system's entropy.
     """
 
     def __init__(

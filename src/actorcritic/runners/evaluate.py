@@ -44,8 +44,9 @@ class Policy:
     def __call__(self, observation: Observation, *, deterministic: bool = True) -> np.ndarray:
         space = self.spec.observation_space
         single = _is_single(space, observation)
+        observation = _arrays(space, observation)
         if single:
-            observation = jax.tree.map(lambda x: np.asarray(x)[None], observation)
+            observation = jax.tree.map(lambda x: x[None], observation)
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += not deterministic
         action = _action(self.algorithm, self.learner, observation, key, not deterministic)
@@ -81,6 +82,15 @@ def _is_single(space: gym_spaces.Space, observation: Observation) -> bool:
     raise UserError(
         f"The policy expects observations of shape {wanted}, or (N, …) of them; got {shape}."
     )
+
+
+def _arrays(space: gym_spaces.Space, observation: Observation) -> Observation:
+    """Arrays where lists were given; JAX would take a list for a tree of numbers."""
+    if isinstance(space, gym_spaces.Dict):
+        return {name: _arrays(part, observation[name]) for name, part in space.spaces.items()}
+    if isinstance(space, gym_spaces.Tuple):
+        return tuple(_arrays(*p) for p in zip(space.spaces, observation, strict=True))
+    return np.asarray(observation)
 
 
 class CompiledEvaluation:

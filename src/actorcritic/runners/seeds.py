@@ -28,6 +28,9 @@ from actorcritic.runners.compiled import (
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, tabulate
 from actorcritic.types import Algorithm, Environment
 
+# For programs that run once: less time in the compiler, more in the program.
+COMPILE_FAST = {"xla_backend_optimization_level": 0}
+
 # Rows that the log of one chunk has room for.
 LOG_ROWS = 65_536
 
@@ -118,7 +121,7 @@ class CompiledSession:
             on_cpu = jax.default_backend() == "cpu"
             return jax.lax.map(chunk, states) if on_cpu else jax.vmap(chunk)(states)
 
-        self._init = jax.jit(init, out_shardings=self._shardings())
+        self._init = jax.jit(init, out_shardings=self._shardings(), compiler_options=COMPILE_FAST)
         self._shapes = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
