@@ -51,9 +51,7 @@ def main() -> int:
         if options.only and name not in options.only:
             continue
         start = time.perf_counter()
-        run = ac.train(
-            algorithm, environment, seeds=options.seeds or bar.seeds, seed=options.seed
-        )
+        run = ac.train(algorithm, environment, seeds=options.seeds or bar.seeds, seed=options.seed)
         result = run.final_evaluation
         assert result is not None
         summary = result.summary
@@ -78,7 +76,7 @@ def main() -> int:
 def report(results: dict) -> str:
     """The results as Markdown."""
     lines = [
-        "| algorithm and environment | steps | seeds | IQM (95 % interval) | at least | anchor | s |",
+        "| preset | steps | seeds | IQM (95 % interval) | at least | anchor | s |",
         "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for name, row in results.items():

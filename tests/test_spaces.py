@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces as gym
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actorcritic import spaces
@@ -77,6 +77,9 @@ def test_only_box_features_are_numeric():
 
 
 @given(SPACES)
+@example(gym.MultiBinary(1))
+@example(gym.MultiBinary([2, 1]))
+@example(gym.Dict([("z", gym.Discrete(2)), ("a", gym.Box(0.0, np.inf, (1,)))]))
 def test_a_space_survives_being_saved(space):
     loaded = spaces.from_json(json.loads(json.dumps(spaces.to_json(space))))
     assert loaded == space

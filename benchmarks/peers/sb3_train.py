@@ -26,7 +26,9 @@ def build(config: dict[str, Any]) -> BaseAlgorithm:
 
     common = {
         "n_steps": hyper["num_steps"],
-        "learning_rate": schedule(hyper["learning_rate"], hyper.get("learning_rate_schedule", "constant")),
+        "learning_rate": schedule(
+            hyper["learning_rate"], hyper.get("learning_rate_schedule", "constant")
+        ),
         "gamma": hyper["gamma"],
         "gae_lambda": hyper["gae_lambda"],
         "ent_coef": hyper["entropy_coefficient"],

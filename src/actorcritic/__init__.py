@@ -1,5 +1,6 @@
 """Actor-critic reinforcement learning: train, compare, ablate and audit agents."""
 
+from actorcritic import envs
 from actorcritic.algorithms import A2C, PPO, Reinforce
 from actorcritic.networks import MLP, Network
 from actorcritic.runners.evaluate import Policy
@@ -30,6 +31,7 @@ __all__ = [
     "Step",
     "Transition",
     "UserError",
+    "envs",
     "load",
     "open_run",
     "resume",

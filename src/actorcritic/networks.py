@@ -137,7 +137,7 @@ class ActorCritic:
             gain = 0.01 if name == "policy" else 1.0
             params[f"{name}_head"] = Dense.init(head_key, features.shape[1], size, gain)
         if box and not self.state_dependent_std:
-            params["log_std"] = jnp.full(outputs, self.initial_log_std)
+            params["log_std"] = jnp.full(outputs, self.initial_log_std, x.dtype)
         return params
 
     def policy(self, params: dict[str, Any], x: Float[Array, "... n"]) -> Distribution:

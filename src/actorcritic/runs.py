@@ -13,11 +13,8 @@ is never imported; it has to be passed again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -31,16 +28,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import filelock
-import gymnasium
 import jax
 import numpy as np
 
-from actorcritic import checkpoints, hyperparameters, spaces, statistics, trackers
-from actorcritic.algorithms import ALGORITHMS
-from actorcritic.algorithms.presets import algorithm_named, preset
+from actorcritic import checkpoints, configuration, hyperparameters, statistics, trackers
+from actorcritic.algorithms.presets import preset
 from actorcritic.console import TrainingDisplay
 from actorcritic.diagnosis import Diagnosis
-from actorcritic.envs import COMPILED, compiled_environment
 from actorcritic.envs.host import Autoreset, HostEnvironment
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
 from actorcritic.runners.host import RESUME_NOTE, HostSession, call_inline
@@ -48,7 +42,6 @@ from actorcritic.runners.seeds import CompiledSession, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session
 from actorcritic.types import Environment, EnvSpec, UserError
 
-FORMAT = 1
 CHUNK_SECONDS = 0.3  # between two looks at the training
 
 
@@ -112,6 +105,12 @@ class Run:
     def metrics(self) -> MetricTable:
         """What every update reported."""
         return MetricTable.join([report.metrics for report in self._reports])
+
+    def configuration(self) -> dict[str, Any]:
+        """What `run.json` holds."""
+        return configuration.describe(
+            self.algorithm, self.environment, self.seeds, self.total_steps
+        )
 
     def evaluate(
         self, episodes: int = 100, *, deterministic: bool = True, seed: int = 1_000_000
@@ -201,7 +200,7 @@ def train(
     """
     prepare_jax()
     _check_numbers(seeds, seed, total_steps, evaluation_episodes, checkpoint_seconds)
-    world = resolve_environment(
+    world = configuration.resolve_environment(
         environment,
         host=host,
         options=env_options or {},
@@ -215,7 +214,7 @@ def train(
     elif overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
     total_steps = 100_000 if total_steps is None else total_steps
-    check(algorithm, world, total_steps)
+    configuration.check(algorithm, world, total_steps)
 
     run = Run(
         algorithm,
@@ -231,7 +230,7 @@ def train(
         )
     with _folder(run.out, create=True):
         if run.out is not None:
-            checkpoints.save_text(run.out / "run.json", json.dumps(_configuration(run), indent=2))
+            checkpoints.save_text(run.out / "run.json", json.dumps(run.configuration(), indent=2))
         options = _Options(evaluation_episodes, checkpoint_seconds, wandb, wandb_offline, quiet)
         try:
             return _go(run, options)
@@ -262,7 +261,7 @@ def resume(
         run = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if total_steps is not None:
             run.total_steps = total_steps
-        check(run.algorithm, run.environment, run.total_steps)
+        configuration.check(run.algorithm, run.environment, run.total_steps)
         assert run.out is not None
         options = _Options(evaluation_episodes, checkpoint_seconds, None, False, quiet)
         # Killed while it compiled, a training has not even saved its start: it begins again.
@@ -295,7 +294,7 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
                 _restore(run, session)
                 assert run.out is not None
                 checkpoints.save_text(
-                    run.out / "run.json", json.dumps(_configuration(run), indent=2)
+                    run.out / "run.json", json.dumps(run.configuration(), indent=2)
                 )
                 display.start_at(int(session.steps.sum()))
             if run.out is not None:
@@ -395,7 +394,7 @@ def _sinks(run: Run, options: _Options) -> list[trackers.Sink]:
     ]
     if options.wandb is not None:
         sinks.append(
-            trackers.WandB(options.wandb, run.out.name, _configuration(run), options.wandb_offline)
+            trackers.WandB(options.wandb, run.out.name, run.configuration(), options.wandb_offline)
         )
     return sinks
 
@@ -454,13 +453,13 @@ def open_run(
     """A run from its folder. UserError names what is missing or cannot be rebuilt."""
     prepare_jax()
     out = Path(path)
-    data = _read_configuration(out)
+    data = configuration.read(out)
     if algorithm is None:
-        algorithm = _rebuild_algorithm(data["algorithm"], out)
+        algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
     if environment is None:
-        environment = _rebuild_environment(data["environment"], out)
+        environment = configuration.rebuild_environment(data["environment"], out)
     else:
-        environment = resolve_environment(
+        environment = configuration.resolve_environment(
             environment,
             host=data["environment"]["host"],
             options={},
@@ -482,10 +481,10 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
     """
     prepare_jax()
     out = Path(path)
-    data = _read_configuration(out)
+    data = configuration.read(out)
     if algorithm is None:
-        algorithm = _rebuild_algorithm(data["algorithm"], out)
-    world = _SpecOnly(_spec_from_json(data["environment"]))
+        algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
+    world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
     _restore_learners(run)
     if run.final_evaluation is None and seed is None and len(run.seeds) > 1:
@@ -515,8 +514,8 @@ def _restore_learners(run: Run) -> None:
     run.finished = min(about["steps"]) >= run.total_steps
     evaluation = run.out / "evaluation.json"
     if evaluation.exists():
-        data = _read_json(evaluation)
-        if not _fits(data, {"seeds": list, "returns": list, "lengths": list}):
+        data = configuration.read_json(evaluation)
+        if not configuration.fits(data, {"seeds": list, "returns": list, "lengths": list}):
             raise UserError(
                 f"{evaluation} is not what a training writes. Restore it from a copy, or remove it."
             )
@@ -543,7 +542,7 @@ def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
 
     curves = []
     for path in map(Path, paths):
-        data = _read_configuration(path)
+        data = configuration.read(path)
         label = f"{data['algorithm']['name']} on {data['environment']['id']}"
         episodes = trackers.read_episodes(path / "episodes.csv")
         curves.append((label if len(paths) == 1 else f"{label} ({path.name})", episodes))
@@ -551,180 +550,11 @@ def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
     return plots.learning_curve(curves, Path(out), title=title)
 
 
-# ------------------------------------------------------------------------------------ run.json
-
-
-def _configuration(run: Run) -> dict[str, Any]:
-    names = ("actorcritic", "jax", "jaxlib", "optax", "numpy", "gymnasium")
-    return {
-        "format": FORMAT,
-        "algorithm": _algorithm_to_json(run.algorithm),
-        "environment": _environment_to_json(run.environment),
-        "seeds": list(run.seeds),
-        "total_steps": run.total_steps,
-        "versions": {name: importlib.metadata.version(name) for name in names}
-        | {"python": platform.python_version()},
-        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-    }
-
-
-def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
-    values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
-    known = ALGORITHMS.get(algorithm.name) is type(algorithm)
-    own = [] if known else [f"the class {type(algorithm).__name__}"]
-    for name, value in list(values.items()):
-        plain = isinstance(value, bool | int | float | str | None) or type(value) is tuple
-        if not plain:
-            own.append(name)
-            del values[name]
-    return {"name": algorithm.name, "hyperparameters": values, "own": own}
-
-
-def _rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
-    if data["own"]:
-        raise UserError(
-            f"{out} was trained with {' and '.join(data['own'])} of your own, which a run does not "
-            "store. Pass it again from Python: algorithm=…"
-        )
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in data["hyperparameters"].items()
-    }
-    algorithm = hyperparameters.replace(algorithm_named(data["name"])(), **values)
-    hyperparameters.check(algorithm)
-    return algorithm
-
-
-def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]:
-    spec = {
-        "id": world.spec.id,
-        "observation_space": spaces.to_json(world.spec.observation_space),
-        "action_space": spaces.to_json(world.spec.action_space),
-        "max_episode_steps": world.spec.max_episode_steps,
-    }
-    if isinstance(world, HostEnvironment):
-        return spec | {
-            "host": True,
-            "make": world.id if world.is_registered else None,
-            "options": dict(world.options),
-            "vectorization": world.vectorization,
-            "autoreset": world.autoreset,
-        }
-    known = next((id for id, cls in COMPILED.items() if type(world) is cls), None)
-    options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
-    if known is None and world.spec.id.startswith("gymnax:"):
-        known = world.spec.id
-    return spec | {"host": False, "make": known, "options": options}
-
-
-def _spec_from_json(data: dict[str, Any]) -> EnvSpec:
-    return EnvSpec(
-        data["id"],
-        spaces.from_json(data["observation_space"]),
-        spaces.from_json(data["action_space"]),
-        data["max_episode_steps"],
-    )
-
-
-def _rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEnvironment:
-    if data["make"] is None:
-        raise UserError(
-            f"{out} was trained on an environment of your own, {data['id']}; a run never imports "
-            f"code by itself. Name it again: --env {data['id']} (Python: environment=…)."
-        )
-    if ":" in data["make"] and (data["host"] or not data["make"].startswith("gymnax:")):
-        raise UserError(
-            f"{out / 'run.json'} names '{data['make']}'; a run never imports code by itself. If "
-            f"you trust it, name it yourself: --env {data['make']} (Python: environment=…)."
-        )
-    settings = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
-    return resolve_environment(data["make"], host=data["host"], options=data["options"], **settings)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-
-
-def _read_configuration(out: Path) -> dict[str, Any]:
-    path = out / "run.json"
-    if not path.exists():
-        raise UserError(f"{out} is not a run folder: it has no run.json.")
-    data = _read_json(path)
-    number = data.get("format") if isinstance(data, dict) else None
-    if isinstance(number, int) and number > FORMAT:
-        raise UserError(
-            f"{path} has format {number}, written by a later version of actorcritic; this "
-            f"one reads up to {FORMAT}. Upgrade actorcritic to open it."
-        )
-    if number != FORMAT or not _fits(data, _FORM):
-        raise UserError(
-            f"{path} is not what a training of actorcritic writes. Restore it from a copy, or "
-            "start a new run in another folder."
-        )
-    return data
-
-
-# What of run.json is read again; a type for every value that has to be there.
-_FORM: dict[str, Any] = {
-    "algorithm": {"name": str, "hyperparameters": dict, "own": list},
-    "environment": {
-        "id": str,
-        "observation_space": dict,
-        "action_space": dict,
-        "max_episode_steps": int | None,
-        "host": bool,
-        "make": str | None,
-        "options": dict,
-    },
-    "seeds": list,
-    "total_steps": int,
-}
-
-
-def _fits(data: Any, form: Any) -> bool:
-    if not isinstance(form, dict):
-        return isinstance(data, form)
-    return isinstance(data, dict) and all(
-        name in data and _fits(data[name], part) for name, part in form.items()
-    )
+# ------------------------------------------------------------------------------------ the folder
 
 
 def _stored_total(out: Path) -> int:
-    return _read_configuration(out)["total_steps"]
-
-
-# ------------------------------------------------------------------------------------ checks
-
-
-def resolve_environment(
-    environment: Any,
-    *,
-    host: bool,
-    options: dict[str, Any],
-    vectorization: Literal["sync", "async"] = "sync",
-    autoreset: Autoreset = "disabled",
-) -> Environment | HostEnvironment:
-    """The environment that an id, factory or object stands for."""
-    # A Gymnasium class or vector environment has attributes of the same names as a compiled one.
-    gymnasiums = isinstance(environment, type | gymnasium.Env | gymnasium.vector.VectorEnv)
-    if isinstance(environment, Environment | HostEnvironment) and not gymnasiums:
-        return environment
-    if isinstance(environment, str) and not host:
-        compiled = compiled_environment(environment, **options)
-        if compiled is not None:
-            return compiled
-    try:
-        return HostEnvironment(
-            environment, vectorization=vectorization, autoreset=autoreset, options=options
-        )
-    except UserError as error:  # Gymnasium's names are not the only ones
-        hint = hyperparameters.nearest(environment, COMPILED) if type(environment) is str else ""
-        if host or not hint or "Did you mean" in str(error):
-            raise
-        raise UserError(f"{error}{hint}") from None
+    return configuration.read(out)["total_steps"]
 
 
 def _check_numbers(
@@ -745,22 +575,6 @@ def _check_numbers(
             raise UserError(f"{name} must be {kind} from {low:,} to {high:,}; got {value!r}.")
 
 
-def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
-    """Everything that can be wrong before the first step."""
-    hyperparameters.check(algorithm)
-    if hasattr(algorithm, "check"):
-        algorithm.check()
-    spaces.check(world.spec)
-    batch = algorithm.num_envs * (1 if algorithm.whole_episodes else algorithm.num_steps)
-    if total_steps < batch:
-        raise UserError(
-            f"total_steps = {total_steps} is fewer than one update takes: num_envs × num_steps = "
-            f"{algorithm.num_envs} × {algorithm.num_steps} = {batch}. Raise it, or lower those."
-        )
-    if isinstance(world, HostEnvironment):
-        world.check()
-
-
 @contextlib.contextmanager
 def _folder(out: Path | None, create: bool) -> Iterator[None]:
     """Hold the run folder's lock, so that two processes never train in one folder."""
@@ -768,7 +582,7 @@ def _folder(out: Path | None, create: bool) -> Iterator[None]:
         yield
         return
     if not create:
-        _read_configuration(out)  # before a lock is left in a folder that is no run's
+        configuration.read(out)  # before a lock is left in a folder that is no run's
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / "run.lock")

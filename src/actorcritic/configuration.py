@@ -1,0 +1,215 @@
+"""run.json: how a run is described, and how its parts are found, checked and built again.
+
+Nothing that `run.json` names is imported: what is not this library's or Gymnasium's own has to be
+passed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import jax
+
+from actorcritic import hyperparameters, spaces
+from actorcritic.algorithms import ALGORITHMS
+from actorcritic.algorithms.presets import algorithm_named
+from actorcritic.envs import COMPILED, compiled_environment
+from actorcritic.envs.host import Autoreset, HostEnvironment
+from actorcritic.types import Environment, EnvSpec, UserError
+
+FORMAT = 1
+
+
+def describe(
+    algorithm: Any,
+    world: Environment | HostEnvironment,
+    seeds: Sequence[int],
+    total_steps: int,
+) -> dict[str, Any]:
+    """What run.json holds."""
+    names = ("actorcritic", "jax", "jaxlib", "optax", "numpy", "gymnasium")
+    return {
+        "format": FORMAT,
+        "algorithm": _algorithm_to_json(algorithm),
+        "environment": _environment_to_json(world),
+        "seeds": list(seeds),
+        "total_steps": total_steps,
+        "versions": {name: importlib.metadata.version(name) for name in names}
+        | {"python": platform.python_version()},
+        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+    }
+
+
+def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
+    values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
+    known = ALGORITHMS.get(algorithm.name) is type(algorithm)
+    own = [] if known else [f"the class {type(algorithm).__name__}"]
+    for name, value in list(values.items()):
+        plain = isinstance(value, bool | int | float | str | None) or type(value) is tuple
+        if not plain:
+            own.append(name)
+            del values[name]
+    return {"name": algorithm.name, "hyperparameters": values, "own": own}
+
+
+def rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
+    if data["own"]:
+        raise UserError(
+            f"{out} was trained with {' and '.join(data['own'])} of your own, which a run does not "
+            "store. Pass it again from Python: algorithm=…"
+        )
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in data["hyperparameters"].items()
+    }
+    algorithm = hyperparameters.replace(algorithm_named(data["name"])(), **values)
+    hyperparameters.check(algorithm)
+    return algorithm
+
+
+def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]:
+    spec = {
+        "id": world.spec.id,
+        "observation_space": spaces.to_json(world.spec.observation_space),
+        "action_space": spaces.to_json(world.spec.action_space),
+        "max_episode_steps": world.spec.max_episode_steps,
+    }
+    if isinstance(world, HostEnvironment):
+        return spec | {
+            "host": True,
+            "make": world.id if world.is_registered else None,
+            "options": dict(world.options),
+            "vectorization": world.vectorization,
+            "autoreset": world.autoreset,
+        }
+    known = next((id for id, cls in COMPILED.items() if type(world) is cls), None)
+    options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
+    if known is None and world.spec.id.startswith("gymnax:"):
+        known = world.spec.id
+    return spec | {"host": False, "make": known, "options": options}
+
+
+def spec_from_json(data: dict[str, Any]) -> EnvSpec:
+    return EnvSpec(
+        data["id"],
+        spaces.from_json(data["observation_space"]),
+        spaces.from_json(data["action_space"]),
+        data["max_episode_steps"],
+    )
+
+
+def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEnvironment:
+    if data["make"] is None:
+        raise UserError(
+            f"{out} was trained on an environment of your own, {data['id']}; a run never imports "
+            f"code by itself. Name it again: --env {data['id']} (Python: environment=…)."
+        )
+    if ":" in data["make"] and (data["host"] or not data["make"].startswith("gymnax:")):
+        raise UserError(
+            f"{out / 'run.json'} names '{data['make']}'; a run never imports code by itself. If "
+            f"you trust it, name it yourself: --env {data['make']} (Python: environment=…)."
+        )
+    settings = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
+    return resolve_environment(data["make"], host=data["host"], options=data["options"], **settings)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
+def read(out: Path) -> dict[str, Any]:
+    path = out / "run.json"
+    if not path.exists():
+        raise UserError(f"{out} is not a run folder: it has no run.json.")
+    data = read_json(path)
+    number = data.get("format") if isinstance(data, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        raise UserError(
+            f"{path} has format {number}, written by a later version of actorcritic; this "
+            f"one reads up to {FORMAT}. Upgrade actorcritic to open it."
+        )
+    if number != FORMAT or not fits(data, _FORM):
+        raise UserError(
+            f"{path} is not what a training of actorcritic writes. Restore it from a copy, or "
+            "start a new run in another folder."
+        )
+    return data
+
+
+# What of run.json is read again; a type for every value that has to be there.
+_FORM: dict[str, Any] = {
+    "algorithm": {"name": str, "hyperparameters": dict, "own": list},
+    "environment": {
+        "id": str,
+        "observation_space": dict,
+        "action_space": dict,
+        "max_episode_steps": int | None,
+        "host": bool,
+        "make": str | None,
+        "options": dict,
+    },
+    "seeds": list,
+    "total_steps": int,
+}
+
+
+def fits(data: Any, form: Any) -> bool:
+    if not isinstance(form, dict):
+        return isinstance(data, form)
+    return isinstance(data, dict) and all(
+        name in data and fits(data[name], part) for name, part in form.items()
+    )
+
+
+def resolve_environment(
+    environment: Any,
+    *,
+    host: bool,
+    options: dict[str, Any],
+    vectorization: Literal["sync", "async"] = "sync",
+    autoreset: Autoreset = "disabled",
+) -> Environment | HostEnvironment:
+    """The environment that an id, factory or object stands for."""
+    # A Gymnasium class or vector environment has attributes of the same names as a compiled one.
+    gymnasiums = isinstance(environment, type | gymnasium.Env | gymnasium.vector.VectorEnv)
+    if isinstance(environment, Environment | HostEnvironment) and not gymnasiums:
+        return environment
+    if isinstance(environment, str) and not host:
+        compiled = compiled_environment(environment, **options)
+        if compiled is not None:
+            return compiled
+    try:
+        return HostEnvironment(
+            environment, vectorization=vectorization, autoreset=autoreset, options=options
+        )
+    except UserError as error:  # Gymnasium's names are not the only ones
+        hint = hyperparameters.nearest(environment, COMPILED) if type(environment) is str else ""
+        if host or not hint or "Did you mean" in str(error):
+            raise
+        raise UserError(f"{error}{hint}") from None
+
+
+def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
+    """Everything that can be wrong before the first step."""
+    hyperparameters.check(algorithm)
+    if hasattr(algorithm, "check"):
+        algorithm.check()
+    spaces.check(world.spec)
+    batch = algorithm.num_envs * (1 if algorithm.whole_episodes else algorithm.num_steps)
+    if total_steps < batch:
+        raise UserError(
+            f"total_steps = {total_steps} is fewer than one update takes: num_envs × num_steps = "
+            f"{algorithm.num_envs} × {algorithm.num_steps} = {batch}. Raise it, or lower those."
+        )
+    if isinstance(world, HostEnvironment):
+        world.check()
