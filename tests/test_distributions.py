@@ -95,9 +95,10 @@ def test_multicategorical_is_the_product_of_its_components(seed, sizes):
     assert tuple(np.asarray(mode)[0]) == max(p, key=lambda a: p[a])
 
 
-def test_multicategorical_samples_have_their_joint_probabilities():
-    sizes, logits = (2, 3), jnp.asarray([0.5, -0.5, 0.0, 1.0, -1.0])
-    policy = MultiCategorical(jnp.broadcast_to(logits, (DRAWS, 5)), sizes)
+@pytest.mark.parametrize("sizes", [(2, 3), (2, 2)])
+def test_multicategorical_samples_have_their_joint_probabilities(sizes):
+    logits = jnp.asarray([0.5, -0.5, 0.0, 1.0, -1.0][: sum(sizes)])
+    policy = MultiCategorical(jnp.broadcast_to(logits, (DRAWS, len(logits))), sizes)
     drawn = np.asarray(sample(policy, jax.random.key(1)))
     p = joint_table(np.asarray(logits), sizes)
     counts = [np.sum((drawn == a).all(axis=-1)) for a in p]

@@ -214,7 +214,7 @@ def train_chunk(
     """Updates until `until` of them are made, `total_steps` are reached or the log is full."""
     first = state.updates
 
-    @jax.jit  # so that it is traced once, not again in the loop
+    @partial(jax.jit, inline=True)  # so that it is traced once, not again in the loop
     def once(state: TrainState, total_steps: Array) -> tuple[TrainState, Log]:
         state, metrics, episodes = train_once(algorithm, environment, state, total_steps)
         names = tuple(sorted(metrics))
