@@ -14,7 +14,7 @@ import pytest
 
 from actorcritic.algorithms import A2C, PPO, Reinforce
 from actorcritic.envs import CartPole
-from actorcritic.envs.probes import FiniteReward
+from actorcritic.envs.probes import ContinuousTarget, FiniteReward
 from actorcritic.hyperparameters import hyperparameters
 from actorcritic.runners import compiled
 from actorcritic.runners.seeds import CompiledSession, layout
@@ -384,3 +384,13 @@ def test_environments_spread_over_devices_train_as_on_one():
     for name in ("policy_loss", "value_loss", "entropy", "explained_variance"):
         spread = np.concatenate([r.metrics.column(name) for r in reports])
         np.testing.assert_allclose(spread, [m[name] for m in metrics], rtol=1e-3, atol=1e-5)
+
+
+def test_devices_draw_their_own_noise():
+    """One-step episodes, whose return tells the action: no two are the same."""
+    algorithm = A2C(num_envs=2, num_steps=128, hidden_sizes=(4,), initial_log_std=-3.0)
+    assert layout(algorithm, 1, jax.device_count()) == ("rows", 2)
+    session = CompiledSession(algorithm, ContinuousTarget(), [0], 256)
+    returns = joined(finish(session), "episodes", "returns")
+    assert returns.size == 256
+    assert np.unique(returns).size > 250

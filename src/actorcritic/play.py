@@ -58,6 +58,8 @@ def play(
     if out is not None and Path(out).suffix.lower() != ".gif":
         raise UserError(f"play writes GIF files; got {out}. Name it {Path(out).stem}.gif.")
 
+    if not _has_screen():  # or pygame complains of it
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     view = _viewer(run, "human" if window else "rgb_array")
     frames: list[np.ndarray] = []
     returns = []

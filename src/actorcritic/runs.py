@@ -354,9 +354,9 @@ def _train(
             for sink in sinks:
                 sink.write(report)
             for warning in diagnosis.look(report.metrics):
-                display.say(f"Warning: {warning.text}")
                 if warning.fatal:
                     raise UserError(f"Training stopped: {warning.text}")
+                display.say(f"Warning: {warning.text}")
             if run.out is not None and time.monotonic() - saved >= options.checkpoint_seconds:
                 _save(run, session)
                 saved = time.monotonic()

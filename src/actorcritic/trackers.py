@@ -248,7 +248,8 @@ class TensorBoard:
         for seed, (step, point) in _averages(report).items():
             writer = self._writer(seed)
             for name, value in point.items():
-                writer.add_scalar(f"train/{name}", value, step)
+                if np.isfinite(value):  # a picture has no place for others; metrics.csv does
+                    writer.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
         for writer in self._writers.values():
