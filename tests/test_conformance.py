@@ -152,11 +152,11 @@ def test_the_most_likely_action_needs_no_luck(name, parts):
 
 
 def test_no_key_is_used_twice(name, parts):
-    it, spec = parts(name), DISCRETE.spec
+    it = parts(name)
     with jax.debug_key_reuse(True):
-        jax.jit(lambda key: it.algorithm.init(key, spec))(jax.random.key(0))
-        jax.jit(it.algorithm.act)(it.learner, it.batch.observation[0], jax.random.key(1))
-        jax.jit(it.algorithm.update)(it.learner, it.batch, jax.random.key(2), jnp.float32(0))
+        it.init(it.algorithm, jax.random.key(0))
+        it.act(it.algorithm, it.learner, it.batch.observation[0], jax.random.key(1))
+        it.learn(it.learner, key=2)
 
 
 # ------------------------------------------------------------------------------ one program

@@ -320,7 +320,8 @@ class Counting(PPO):
     """Reports sums of powers of every row's target: they tell which rows a minibatch held."""
 
     def diagnostics(self, log_prob, rows, progress):
-        return {f"power {k}": jnp.sum(rows.target**k) for k in (0, 1, 2, 3)}
+        sums = {f"power {k}": jnp.sum(rows.target**k) for k in (0, 1, 2, 3)}
+        return sums | {"square": sums["power 1"] ** 2}  # depends on which rows go together
 
 
 def test_every_epoch_visits_every_row_once():
@@ -330,6 +331,15 @@ def test_every_epoch_visits_every_row_once():
     _, target = Truth(algorithm, DISCRETE, batch).advantage_and_target(learner.params)
     for k in (0, 1, 2, 3):  # metrics are means over the minibatches
         np.testing.assert_allclose(metrics[f"power {k}"], (target**k).sum() / 4, rtol=1e-4)
+
+
+def test_every_epoch_shuffles_anew():
+    once, twice = (Counting(**SMALL, num_epochs=n, num_minibatches=4) for n in (1, 2))
+    learner, batch, key = started(once, DISCRETE), experience(), jax.random.key(5)
+    both = update(twice, learner, batch, key)[1]["square"]
+    # Had both epochs had the same minibatches, one epoch alone would give the same mean.
+    for only in (key, *jax.random.split(key)):
+        assert abs(float(update(once, learner, batch, only)[1]["square"] - both)) > 1e-3
 
 
 def test_minibatches_are_drawn_anew():

@@ -126,7 +126,7 @@ def to_json(space: spaces.Space) -> dict[str, Any]:
             sizes = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
             return {"kind": "MultiDiscrete", **sizes}
         case spaces.MultiBinary():
-            return {"kind": "MultiBinary", "shape": list(space.shape)}
+            return {"kind": "MultiBinary", "n": np.asarray(space.n).tolist()}
         case spaces.Dict():
             parts = {name: to_json(part) for name, part in space.spaces.items()}
             return {"kind": "Dict", "spaces": parts}
@@ -147,9 +147,10 @@ def from_json(data: dict[str, Any]) -> spaces.Space:
         case "MultiDiscrete":
             return spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
         case "MultiBinary":
-            return spaces.MultiBinary(data["shape"])
+            return spaces.MultiBinary(data["n"])
         case "Dict":
-            return spaces.Dict({name: from_json(part) for name, part in data["spaces"].items()})
+            # Pairs, because of a dict the space would sort the names.
+            return spaces.Dict([(name, from_json(part)) for name, part in data["spaces"].items()])
         case "Tuple":
             return spaces.Tuple([from_json(part) for part in data["spaces"]])
     raise UserError(f"Unknown kind of space {data['kind']!r}.")

@@ -208,10 +208,10 @@ def train_chunk(
     environment: Environment,
     capacity: int,
     state: TrainState,
-    until: Int[Array, ""],
+    most: Int[Array, ""],
     total_steps: Int[Array, ""],
 ) -> tuple[TrainState, Log]:
-    """Updates until `until` of them are made, `total_steps` are reached or the log is full."""
+    """At most `most` updates, and `capacity` (the log's); none beyond `total_steps`."""
     first = state.updates
 
     @partial(jax.jit, inline=True)  # so that it is traced once, not again in the loop
@@ -230,7 +230,7 @@ def train_chunk(
     def more(carry: tuple[TrainState, Log]) -> Array:
         state, _ = carry
         made = state.updates - first
-        return (made < capacity) & (state.updates < until) & (state.steps < total_steps)
+        return (made < capacity) & (made < most) & (state.steps < total_steps)
 
     _, row = jax.eval_shape(once, state, total_steps)
     log = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)

@@ -112,10 +112,10 @@ class CompiledSession:
         self._capacity = max(1, min(4096, LOG_ROWS // batch))
 
         def train(
-            algorithm: Algorithm, states: TrainState, until: Array, total: Array
+            algorithm: Algorithm, states: TrainState, most: Array, total: Array
         ) -> tuple[TrainState, Log]:
             chunk = partial(
-                train_chunk, algorithm, environment, self._capacity, until=until, total_steps=total
+                train_chunk, algorithm, environment, self._capacity, most=most, total_steps=total
             )
             # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
             on_cpu = jax.default_backend() == "cpu"
@@ -161,7 +161,8 @@ class CompiledSession:
 
     @property
     def state(self) -> TrainState:
-        return jax.tree.map(lambda x: x[: len(self.seeds)], self._state)
+        # A copy: training goes on in the memory of what it was given.
+        return jax.tree.map(lambda x: x[: len(self.seeds)].copy(), self._state)
 
     @state.setter
     def state(self, state: TrainState) -> None:
@@ -194,10 +195,10 @@ class CompiledSession:
         before, updates = self.steps, np.asarray(self._state.updates)
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds))
-        until = jnp.int32(int(updates.min()) + min(budget, self._capacity))
+        most = jnp.int32(min(budget, self._capacity))
         start = time.perf_counter()
         self._started, log = self._program(
-            self._each, self._state, until, jnp.int32(self.total_steps)
+            self._each, self._state, most, jnp.int32(self.total_steps)
         )
         log = jax.tree.map(np.asarray, log)
         elapsed = time.perf_counter() - start
