@@ -286,7 +286,11 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
     sinks: list[trackers.Sink] = []
     ahead = _prepare_end(run, session, options.evaluation_episodes)
     try:
-        with TrainingDisplay(run.label, total, options.quiet) as display:
+        # From here on Ctrl-C saves: also while the program is compiled, before the first step.
+        with (
+            TrainingDisplay(run.label, total, options.quiet) as display,
+            _interruptible() as interrupted,
+        ):
             if isinstance(session, HostSession) and run.out is not None:
                 display.say(RESUME_NOTE)
             session.compile()
@@ -301,7 +305,7 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
                 sinks = _sinks(run, options)
                 if not resumed:
                     _save(run, session)
-            _train(run, session, sinks, display, options)
+            _train(run, session, sinks, display, options, interrupted)
             run.learners, run.finished = session.state.learner, session.finished
             if run.out is not None:
                 _save(run, session)
@@ -339,27 +343,27 @@ def _train(
     sinks: list[trackers.Sink],
     display: TrainingDisplay,
     options: _Options,
+    interrupted: Callable[[], bool],
 ) -> None:
     diagnosis = Diagnosis.of(run.algorithm, run.spec, run.total_steps)
     saved = time.monotonic()
     rates: list[tuple[float, int]] = []
-    with _interruptible() as interrupted:
-        while not session.finished and not interrupted():
-            before = int(session.steps.sum())
-            report = session.advance(CHUNK_SECONDS)
-            steps = int(session.steps.sum())
-            rates.append((report.seconds, steps - before))
-            run._reports.append(report)
-            display.update(steps, report)
-            for sink in sinks:
-                sink.write(report)
-            for warning in diagnosis.look(report.metrics):
-                if warning.fatal:
-                    raise UserError(f"Training stopped: {warning.text}")
-                display.say(f"Warning: {warning.text}")
-            if run.out is not None and time.monotonic() - saved >= options.checkpoint_seconds:
-                _save(run, session)
-                saved = time.monotonic()
+    while not session.finished and not interrupted():
+        before = int(session.steps.sum())
+        report = session.advance(CHUNK_SECONDS)
+        steps = int(session.steps.sum())
+        rates.append((report.seconds, steps - before))
+        run._reports.append(report)
+        display.update(steps, report)
+        for sink in sinks:
+            sink.write(report)
+        for warning in diagnosis.look(report.metrics):
+            if warning.fatal:
+                raise UserError(f"Training stopped: {warning.text}")
+            display.say(f"Warning: {warning.text}")
+        if run.out is not None and time.monotonic() - saved >= options.checkpoint_seconds:
+            _save(run, session)
+            saved = time.monotonic()
     # The first stretch warms up; without a second one it is all there is.
     kept = rates[1:] or rates
     if kept:
