@@ -178,8 +178,8 @@ class PolicyGradient:
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
         params, optimizer, metrics = self._descend(learner, rows, key, progress)
 
-        residual = _variance(rows.target - rows.old_value, rows.valid, self.axis)
-        spread = _variance(rows.target, rows.valid, self.axis)
+        residual = _statistics(rows.target - rows.old_value, rows.valid, self.axis).variance
+        spread = _statistics(rows.target, rows.valid, self.axis).variance
         metrics["explained_variance"] = 1 - residual / jnp.maximum(spread, 1e-8)
         observations = learner.observations
         if observations is not None:  # only now, so that the whole update saw what acted
@@ -444,18 +444,12 @@ def _mean(x: Float[Array, " N"], valid: Bool[Array, " N"] | None) -> Float[Array
     return jnp.sum(x, where=valid) / jnp.maximum(jnp.sum(valid, dtype=x.dtype), 1)
 
 
-def _moments(x: Array, valid: Array | None, axis: str | None) -> tuple[Array, Array, Array]:
-    """Count, mean and population variance of the valid rows, over all devices."""
-    statistics = estimators.RunningStatistics.start().merge(
-        x, None if valid is None else valid.astype(x.dtype), axis
-    )
-    return statistics.count, statistics.mean, statistics.variance
-
-
-def _variance(x: Array, valid: Array | None, axis: str | None) -> Array:
-    return _moments(x, valid, axis)[2]
+def _statistics(x: Array, valid: Array | None, axis: str | None) -> estimators.RunningStatistics:
+    """Mean and population variance of the valid rows, over all devices."""
+    weight = None if valid is None else valid.astype(x.dtype)
+    return estimators.RunningStatistics.start().merge(x, weight, axis)
 
 
 def _standardised(x: Array, valid: Array | None, axis: str | None) -> Array:
-    _, mean, variance = _moments(x, valid, axis)
-    return (x - mean) / (jnp.sqrt(variance) + 1e-8)
+    statistics = _statistics(x, valid, axis)
+    return (x - statistics.mean) / (jnp.sqrt(statistics.variance) + 1e-8)
