@@ -229,10 +229,9 @@ def train(
             f"actorcritic resume {run.out}"
         )
     with _folder(run.out, create=True):
-        if run.out is not None:
-            checkpoints.save_text(run.out / "run.json", json.dumps(run.configuration(), indent=2))
         options = _Options(evaluation_episodes, checkpoint_seconds, wandb, wandb_offline, quiet)
         try:
+            _save_configuration(run)
             return _go(run, options)
         except BaseException:
             if run.out is not None and checkpoints.newest(run.out / "checkpoints") is None:
@@ -296,10 +295,7 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
             session.compile()
             if resumed:
                 _restore(run, session)
-                assert run.out is not None
-                checkpoints.save_text(
-                    run.out / "run.json", json.dumps(run.configuration(), indent=2)
-                )
+                _save_configuration(run)
                 display.start_at(int(session.steps.sum()))
             if run.out is not None:
                 sinks = _sinks(run, options)
@@ -401,6 +397,11 @@ def _sinks(run: Run, options: _Options) -> list[trackers.Sink]:
             trackers.WandB(options.wandb, run.out.name, run.configuration(), options.wandb_offline)
         )
     return sinks
+
+
+def _save_configuration(run: Run) -> None:
+    if run.out is not None:
+        checkpoints.save_text(run.out / "run.json", json.dumps(run.configuration(), indent=2))
 
 
 def _save(run: Run, session: Session) -> None:
