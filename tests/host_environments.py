@@ -196,6 +196,162 @@ class Double(Walk):
         return float(action.sum())
 
 
+# ---------------------------------------------------------------------------------- masks
+
+
+class Picky(gymnasium.Env):
+    """Raises where an action comes that its mask forbids; the masks are in its infos.
+
+    Each is drawn anew, with at least one choice of each component. Taking the first of these is
+    worth 1. Episodes last up to 6 steps; an even one terminates, an odd one is truncated. When
+    they have ended, nothing is allowed any more.
+    """
+
+    observation_space: gymnasium.Space = box(2)
+    action_space: gymnasium.Space = spaces.Discrete(4, start=3)
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode, self.episode, self.time, self.length = render_mode, 0, 0, 0
+        self.mask = np.zeros(0, np.int8)
+
+    @property
+    def sizes(self) -> list[int]:
+        space: Any = self.action_space
+        if isinstance(space, spaces.MultiBinary):
+            return [2] * int(np.prod(space.shape))
+        return np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec).tolist()
+
+    def draw(self) -> None:
+        parts = [self.np_random.integers(2, size=n) for n in self.sizes]
+        for part in parts:
+            part[self.np_random.integers(len(part))] = 1
+        self.mask = np.concatenate(parts).astype(np.int8)
+
+    def observe(self) -> Any:
+        return np.array([self.time, self.length], np.float32)
+
+    def info(self) -> dict[str, Any]:
+        return {"action_mask": self.mask}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.episode, self.time = self.episode + 1, 0
+        self.length = int(self.np_random.integers(1, 7))
+        self.draw()
+        return self.observe(), self.info()
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        parts = np.split(self.mask, np.cumsum(self.sizes)[:-1])
+        chosen = np.ravel(action - getattr(self.action_space, "start", 0))
+        for part, choice in zip(parts, chosen, strict=True):
+            if not part[choice]:
+                raise PermissionError(f"{action} is forbidden")
+        first = all(c == part.argmax() for c, part in zip(chosen, parts, strict=True))
+        self.time += 1
+        ended, even = self.time == self.length, self.episode % 2 == 0
+        self.draw()
+        if ended:
+            self.mask[:] = 0
+        return self.observe(), float(first), ended and even, ended and not even, self.info()
+
+    def render(self) -> Any:
+        return np.full((8, 8, 3), 20 * self.time, np.uint8)
+
+
+class PickyTuple(Picky):
+    """Gymnasium's form of a mask where actions are MultiDiscrete; none in a terminal state."""
+
+    action_space = spaces.MultiDiscrete([2, 3], start=[0, -1])
+
+    def info(self) -> dict[str, Any]:
+        ended = self.time == self.length
+        return {} if ended else {"action_mask": tuple(np.split(self.mask, [2]))}
+
+
+class PickyMethod(Picky):
+    """The convention of sb3-contrib; its method must not be called in a terminal state."""
+
+    observation_space = spaces.Discrete(7, start=-1)
+    action_space = spaces.MultiDiscrete([[2, 3], [1, 2]], start=[[0, 1], [2, -3]])
+
+    def observe(self) -> Any:
+        return self.time - 1
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def action_masks(self) -> Any:
+        assert self.time < self.length or self.episode % 2
+        return [bool(allowed) for allowed in self.mask]
+
+
+class PickyDict(Picky):
+    """The mask is in the observation; there is one in the infos too, of another meaning."""
+
+    observation_space = spaces.Dict(
+        {
+            "Where": spaces.Tuple((spaces.Discrete(7), box(1))),
+            "action_mask": spaces.MultiBinary([3, 2]),
+            "left": box(1),
+        }
+    )
+    action_space = spaces.MultiBinary(3)
+
+    def observe(self) -> Any:
+        left = np.array([self.length - self.time], np.float32)
+        where = (self.time, -left)
+        return {"Where": where, "action_mask": self.mask.reshape(3, 2), "left": left}
+
+    def info(self) -> dict[str, Any]:
+        return {"action_mask": 7}
+
+
+class PickyDictInfo(Picky):
+    observation_space = spaces.Dict({"observation": box(2), "z": spaces.Discrete(7)})
+    action_space = spaces.Discrete(4)
+
+    def observe(self) -> Any:
+        return {"observation": super().observe(), "z": self.time}
+
+
+class PickyBox(Walk):
+    """Not for discrete actions, so that its mask means nothing to us."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def move(self, action: Any) -> float:
+        return float(action[0])
+
+    def action_masks(self) -> Any:
+        raise AssertionError("nobody asks")
+
+
+class BadMasks(Picky):
+    """Well behaved for a while; then its mask is not one, in the middle of an episode."""
+
+    def __init__(self, fault: str, after: int = 0) -> None:
+        super().__init__()
+        self.fault, self.after = fault, after
+
+    def info(self) -> dict[str, Any]:
+        self.after -= 1
+        if self.after >= 0 or self.time == self.length:
+            return super().info()
+        match self.fault:
+            case "nothing":
+                self.mask[:] = 0
+                return super().info()
+            case "shape":
+                return {"action_mask": np.ones(3)}
+            case "text":
+                return {"action_mask": "none"}
+            case "ragged":
+                return {"action_mask": [[1], [1, 0]]}
+        return {}
+
+
 # ---------------------------------------------------------------------------------- broken
 
 

@@ -1,9 +1,12 @@
-"""One suite for every registered algorithm: what each must do, whatever it computes."""
+"""One suite for every registered algorithm: what each must do, whatever it computes.
+
+An algorithm says for which actions it is (`action_spaces`), and is tried with those.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,13 +22,45 @@ from actorcritic.runners import compiled
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.types import Algorithm, EnvSpec, Step
 
-pytestmark = pytest.mark.parametrize("name", ALGORITHMS)
+ENVIRONMENTS = (CartPole(), Pendulum())
+SMALL = {
+    "num_envs": 4,
+    "num_steps": 8,
+    "num_minibatches": 4,
+    "hidden_sizes": (8,),
+    "activation": "tanh",
+    "batch_size": 64,
+    "buffer_size": 512,
+    "learning_starts": 0,
+}
 
-DISCRETE, CONTINUOUS = CartPole(), Pendulum()
+
+def suits(name: str, environment: Any) -> bool:
+    return isinstance(environment.spec.action_space, ALGORITHMS[name].action_spaces)
+
+
+def suited(name: str) -> Any:
+    """An environment with actions that the algorithm is for."""
+    return next(environment for environment in ENVIRONMENTS if suits(name, environment))
+
+
+every = pytest.mark.parametrize("name", ALGORITHMS)
+everywhere = pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        pytest.param(name, environment, id=f"{name}-{environment.spec.id}")
+        for name in ALGORITHMS
+        for environment in ENVIRONMENTS
+        if suits(name, environment)
+    ],
+)
 
 
 def make(name: str, **options: Any) -> Any:
-    return ALGORITHMS[name](**{"num_envs": 4, "num_steps": 8, "hidden_sizes": (8,)} | options)
+    """The algorithm with those of the options that it has."""
+    known = {field.name for field in fields(ALGORITHMS[name])}
+    options = SMALL | options
+    return ALGORITHMS[name](**{key: x for key, x in options.items() if key in known})
 
 
 def plain(tree: Any) -> Any:
@@ -63,8 +98,9 @@ class Counted:
 class Parts:
     """An algorithm's three methods, compiled, and a batch to learn from."""
 
-    def __init__(self, name: str, environment: Any, **options: Any) -> None:
-        self.algorithm = make(name, **options)
+    def __init__(self, name: str, environment: Any) -> None:
+        self.algorithm = make(name)
+        self.environment = environment
         spec = environment.spec
         self.init = Counted(lambda algorithm, key: algorithm.init(key, spec))
         self.act = Counted(lambda algorithm, *arguments: algorithm.act(*arguments))
@@ -80,8 +116,11 @@ class Parts:
 
         self.batch = collect(self.algorithm, self.learner)
 
-    def learn(self, learner: Any, key: int = 0, **changes: Any) -> tuple[Any, Any]:
-        algorithm = replace(self.algorithm, **changes)
+    def observations(self, count: int, value: float = 0.0) -> Any:
+        return jnp.full((count, *self.batch.observation.shape[2:]), value)
+
+    def learn(self, learner: Any, key: int = 0, algorithm: Any = None) -> tuple[Any, Any]:
+        algorithm = algorithm or self.algorithm
         return self.update(algorithm, learner, self.batch, jax.random.key(key), jnp.float32(0.5))
 
 
@@ -89,7 +128,8 @@ class Parts:
 def parts() -> Callable:
     made: dict[tuple[str, str], Parts] = {}
 
-    def of(name: str, environment: Any = DISCRETE) -> Parts:
+    def of(name: str, environment: Any = None) -> Parts:
+        environment = environment or suited(name)
         at = (name, environment.spec.id)
         if at not in made:
             made[at] = Parts(name, environment)
@@ -101,6 +141,7 @@ def parts() -> Callable:
 # ------------------------------------------------------------------------------- the protocol
 
 
+@every
 def test_it_is_an_algorithm(name):
     algorithm = make(name)
     assert isinstance(algorithm, Algorithm)
@@ -110,7 +151,7 @@ def test_it_is_an_algorithm(name):
     assert floats == {float}
 
 
-@pytest.mark.parametrize("environment", [DISCRETE, CONTINUOUS], ids=lambda e: e.spec.id)
+@everywhere
 def test_update_keeps_the_learners_structure_and_gives_finite_numbers(name, environment, parts):
     it = parts(name, environment)
     learned, metrics = it.learn(it.learner)
@@ -129,21 +170,23 @@ def test_update_keeps_the_learners_structure_and_gives_finite_numbers(name, envi
 # ------------------------------------------------------------------------------------- keys
 
 
+@every
 def test_the_same_key_repeats_bit_for_bit_and_different_keys_differ(name, parts):
     it = parts(name)
     assert same(it.init(it.algorithm, jax.random.key(0)), it.learner)
     assert not same(it.init(it.algorithm, jax.random.key(1)).params, it.learner.params)
 
-    observation = jnp.zeros((64, 4))
+    observation = it.observations(64)
     actions = [it.act(it.algorithm, it.learner, observation, jax.random.key(k)) for k in (0, 0, 1)]
     assert same(actions[0], actions[1])
     assert not same(actions[0], actions[2])
     assert same(it.learn(it.learner), it.learn(it.learner))
 
 
-def test_the_most_likely_action_needs_no_luck(name, parts):
-    it = parts(name, CONTINUOUS)
-    observation = jnp.ones((5, 3))
+@everywhere
+def test_the_most_likely_action_needs_no_luck(name, environment, parts):
+    it = parts(name, environment)
+    observation = it.observations(5, 1.0)
     actions = [
         it.algorithm.act(it.learner, observation, jax.random.key(k), explore=False)[0]
         for k in (0, 1)
@@ -151,6 +194,7 @@ def test_the_most_likely_action_needs_no_luck(name, parts):
     assert same(actions[0], actions[1])
 
 
+@every
 def test_no_key_is_used_twice(name, parts):
     it = parts(name)
     with jax.debug_key_reuse(True):
@@ -162,7 +206,7 @@ def test_no_key_is_used_twice(name, parts):
 # ------------------------------------------------------------------------------ one program
 
 
-@pytest.mark.parametrize("environment", [DISCRETE, CONTINUOUS], ids=lambda e: e.spec.id)
+@everywhere
 def test_later_updates_and_other_hyperparameters_need_no_recompilation(name, environment, parts):
     it = parts(name, environment)
     learner, _ = it.learn(it.learner)
@@ -170,20 +214,21 @@ def test_later_updates_and_other_hyperparameters_need_no_recompilation(name, env
     traces = it.update.traces, it.act.traces
 
     again, _ = it.learn(learner)
-    other, _ = it.learn(learner, learning_rate=0.1, gamma=0.5, entropy_coefficient=0.1)
-    changed = replace(it.algorithm, learning_rate=0.1)
+    changed = jax.tree.map(lambda x: 0.5 * x, it.algorithm)
+    other, _ = it.learn(learner, algorithm=changed)
     it.act(changed, again, it.batch.observation[1], jax.random.key(1))
     assert (it.update.traces, it.act.traces) == traces
     assert not same(again.params, other.params)
 
 
+@every
 def test_it_runs_under_vmap_over_keys_and_learning_rates(name, parts):
     it = parts(name)
 
     def train(key, rate):
         algorithm = replace(it.algorithm, learning_rate=rate)
         init_key, key = jax.random.split(key)
-        learner = algorithm.init(init_key, DISCRETE.spec)
+        learner = algorithm.init(init_key, it.environment.spec)
         return algorithm.update(learner, it.batch, key, jnp.float32(0))[0].params
 
     keys = jax.random.split(jax.random.key(7), 2)
@@ -207,6 +252,7 @@ def test_it_runs_under_vmap_over_keys_and_learning_rates(name, parts):
 # ------------------------------------------------------------------------------ ends of episodes
 
 
+@every
 def test_a_time_limit_is_not_a_terminal_state(name, parts):
     it = parts(name)
     ends = it.batch.terminated | it.batch.truncated
@@ -250,47 +296,81 @@ class MatchBoth:
         return state, Step(state, reward, jnp.asarray(True), jnp.asarray(False))
 
 
+@dataclass(frozen=True)
+class Idle:
+    """A probe whose rewards do not depend on the action, with an action in [-1, 1]."""
+
+    probe: Any
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        return replace(self.probe.spec, action_space=gymnasium.spaces.Box(-1.0, 1.0, (1,)))
+
+    def reset(self, key):
+        return self.probe.reset(key)
+
+    def step(self, key, state, action):
+        return self.probe.step(key, state, jnp.zeros((), jnp.int32))
+
+
 GAMMA = 0.8
+FINITE = ([0.0, 1 / 3, 2 / 3], [2.44, 1.8, 1.0], None)
+ENDLESS = ([0.0], [5.0], None)
 # The probe, observations of it, their exact values, and the best actions there.
 PROBES: dict[str, tuple[Any, list, list | None, list | None]] = {
-    "finite": (probes.FiniteReward(3), [0.0, 1 / 3, 2 / 3], [2.44, 1.8, 1.0], None),
-    "endless": (probes.EndlessReward(3), [0.0], [5.0], None),
+    "finite": (probes.FiniteReward(3), *FINITE),
+    "finite, continuous": (Idle(probes.FiniteReward(3)), *FINITE),
+    "endless": (probes.EndlessReward(3), *ENDLESS),
+    "endless, continuous": (Idle(probes.EndlessReward(3)), *ENDLESS),
     "match": (probes.MatchObservation(), [-1.0, 1.0], [1.0, 1.0], [0, 1]),
     "both": (MatchBoth(), [-1.0, 1.0], [1.0, 1.0], [[0, 2], [1, 2]]),
     "target": (probes.ContinuousTarget(0.5), [0.0], None, [[0.5]]),
 }
+TRIED = [(name, probe) for name in ALGORITHMS for probe in PROBES if suits(name, PROBES[probe][0])]
 
 
-@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize(("name", "probe"), TRIED)
 def test_probes_are_learned(name, probe):
     """Exact values and best actions, to 0.05. (Ten seeds each were off by 0.03 at most.)"""
     environment, observations, values, actions = PROBES[probe]
-    options = {"gamma": GAMMA, "learning_rate": 1e-2, "learning_rate_schedule": "linear"}
+    options = {
+        "num_steps": 6,
+        "gamma": GAMMA,
+        "learning_rate": 1e-2,
+        "critic_learning_rate": 1e-2,
+        "learning_rate_schedule": "linear",
+        # Where a policy is paid for its entropy, as good as nothing.
+        "learn_temperature": False,
+        "initial_temperature": 1e-3,
+        "tau": 0.05,
+        "gradient_steps": 2,
+    }
     if probe == "target":  # as σ shrinks, large steps along normalised advantages overshoot
         options |= {"learning_rate": 3e-3, "normalize_advantage": False}
-    algorithm = make(name, num_steps=6, **options)
+    algorithm = make(name, **options)
     session = CompiledSession(algorithm, environment, [0], 24_000 if probe == "target" else 12_000)
     while not session.finished:
         session.advance(5.0)
     learner = jax.tree.map(lambda x: x[0], session.state.learner)
     x = jnp.asarray(observations)[:, None]
-    if values is not None:
-        learned = algorithm._model(learner.spec).value(learner.params, x)
+    best, _ = algorithm.act(learner, x, jax.random.key(0), explore=False)
+    if values is not None:  # V(s), or Q(s, a) of the best action
+        learned = algorithm._model(learner.spec).value(learner.params, x, best)
         np.testing.assert_allclose(learned, values, atol=0.05)
     if actions is not None:
-        best, _ = algorithm.act(learner, x, jax.random.key(0), explore=False)
         np.testing.assert_allclose(best, actions, atol=0.05)
 
 
 # ------------------------------------------------------------------------------------- resuming
 
 
+@every
 def test_resuming_equals_never_having_stopped(name):
     algorithm = make(name, normalize_observation=True, normalize_reward=True)
     steps = 12 * 32
 
     def session() -> CompiledSession:
-        return CompiledSession(algorithm, DISCRETE, [3, 4], steps)
+        return CompiledSession(algorithm, suited(name), [3, 4], steps)
 
     straight = session()
     straight.advance(0.0)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from actorcritic.distributions import Categorical, Gaussian, MultiCategorical
+from actorcritic.distributions import Categorical, Gaussian, MultiCategorical, TanhGaussian
 
 DRAWS = 20_000
 
@@ -222,6 +222,178 @@ def test_gaussian_samples_pass_a_kolmogorov_smirnov_test():
         truth = stats.norm(mean[k], np.exp(log_std[k]))
         assert stats.kstest(drawn[:, k], truth.cdf).pvalue > 0.01
     assert abs(stats.pearsonr(drawn[:, 0], drawn[:, 1]).statistic) < 0.03  # independent
+
+
+# ------------------------------------------------------------------------- squashed gaussian
+
+# Gauss–Legendre nodes and weights on [-1, 1], an action box before it is scaled.
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(100)
+
+
+def box_integral(policy: TanhGaussian, *functions):
+    """∫ p(a) f(a) da over the box for each f(u), where a = action(u); one [d] policy.
+
+    The grid lies in the box, and its u come from numpy: neither `action` nor a Jacobian is used.
+    """
+    d = policy.mean.shape[0]
+    t = np.stack(np.meshgrid(*[NODES] * d, indexing="ij"), axis=-1).reshape(-1, d)
+    weight = np.stack(np.meshgrid(*[WEIGHTS] * d, indexing="ij"), axis=-1).reshape(-1, d)
+    volume = weight.prod(axis=-1) * np.prod(np.asarray(policy.high - policy.low) / 2)
+    u = jnp.asarray(np.arctanh(t))
+    density = np.exp(squashed_log_prob(policy, u))
+    return [float(np.sum(volume * density * f(u))) for f in functions]
+
+
+@jax.jit
+def squashed_log_prob(policy: TanhGaussian, u):
+    return jax.vmap(policy.log_prob)(u)
+
+
+def squashed(seed: int, low, high) -> TanhGaussian:
+    """With σ between 0.3 and 0.7, so that the density vanishes at the bounds."""
+    rng = np.random.default_rng(seed)
+    mean, log_std = rng.uniform(-0.8, 0.8, len(low)), rng.uniform(-1.2, -0.35, len(low))
+    return TanhGaussian(*(jnp.asarray(x, jnp.float64) for x in (mean, log_std, low, high)))
+
+
+def expected_squashed_entropy(mean: float, log_std: float) -> float:
+    """-E[log p] for bounds -1 and 1, integrated over u; 1 - tanh² u is 1 / cosh² u."""
+    z = np.linspace(-13.0, 13.0, 8001)
+    u = mean + np.exp(log_std) * z
+    log_density = stats.norm.logpdf(z) - log_std + 2 * np.log(np.cosh(u))
+    return float(integrate.simpson(-stats.norm.pdf(z) * log_density, x=z))
+
+
+bounds = st.tuples(st.floats(-100, 100), st.floats(1e-2, 1e3)).map(lambda x: (x[0], x[0] + x[1]))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@given(st.integers(0, 999), st.data())
+@settings(max_examples=8)
+def test_squashed_density_integrates_to_1_over_any_box(d, seed, data):
+    low, high = zip(*data.draw(st.lists(bounds, min_size=d, max_size=d)), strict=True)
+    (total,) = box_integral(squashed(seed, low, high), lambda u: 1.0)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-6)
+
+
+@given(st.integers(0, 999), bounds, bounds)
+def test_squashed_density_has_the_jacobian_of_action(seed, first, second):
+    low, high = zip(first, second, strict=True)
+    policy = squashed(seed, low, high)
+    u = jnp.asarray(arrays(seed, 2))
+    jacobian = jax.jacfwd(policy.action)(u)
+    truth = stats.norm(policy.mean, np.exp(policy.log_std)).logpdf(u).sum()
+    truth -= np.log(np.linalg.det(jacobian))
+    np.testing.assert_allclose(policy.log_prob(u), truth, rtol=1e-9, atol=1e-9)
+
+
+def test_squashed_density_and_gradients_are_finite_and_right_where_tanh_is_saturated():
+    @jax.jit
+    @jax.vmap
+    def both(u):
+        def log_prob(mean, log_std, u):
+            ends = jnp.full_like(u, -1), jnp.full_like(u, 3)
+            return TanhGaussian(mean, log_std, *ends).log_prob(u)
+
+        return jax.value_and_grad(log_prob, argnums=(0, 1, 2))(jnp.ones_like(u), 0 * u, u)
+
+    u = np.append(np.linspace(-20, 20, 81), [-500, 500]).astype(np.float32)
+    value, gradients = both(jnp.asarray(u[:, None]))
+    assert value.dtype == jnp.float32
+    u = u.astype(np.float64)
+    truth = stats.norm(1, 1).logpdf(u) + 2 * np.log(np.cosh(u)) - np.log(2)
+    np.testing.assert_allclose(value, truth, rtol=1e-5, atol=1e-5)
+    truths = (u - 1, (u - 1) ** 2 - 1, 1 - u + 2 * np.tanh(u))
+    for gradient, truth in zip(gradients, truths, strict=True):
+        np.testing.assert_allclose(gradient[:, 0], truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("log_std", [-20.0, -6.0, -2.0, -1.0, 0.0, 1.0, 2.0])
+def test_squashed_entropy_and_its_gradient_by_integration(log_std):
+    @jax.jit
+    @jax.vmap
+    @jax.value_and_grad
+    def entropy(x):
+        mean, log_std = jnp.split(x, 2)
+        ends = jnp.full(1, -1.0), jnp.full(1, 1.0)
+        return TanhGaussian(mean, log_std, *ends).entropy()
+
+    means = np.linspace(-10, 10, 21)
+    value, gradient = entropy(jnp.stack([means, jnp.full_like(means, log_std)], axis=-1))
+    truth = [expected_squashed_entropy(mean, log_std) for mean in means]
+    np.testing.assert_allclose(value, truth, rtol=0, atol=2e-8)
+    for k, e in enumerate(1e-4 * np.eye(2)):  # central differences
+        ends = [
+            [expected_squashed_entropy(mean + s * e[0], log_std + s * e[1]) for mean in means]
+            for s in (-1, 1)
+        ]
+        slope = (np.asarray(ends[1]) - ends[0]) / 2e-4
+        np.testing.assert_allclose(gradient[:, k], slope, rtol=0, atol=1e-7)
+
+
+def test_squashed_entropy_and_kl_by_integration_over_the_box():
+    low, high = (-3.0, 0.5), (1.0, 40.0)
+    p, q = squashed(0, low, high), squashed(1, low, high)
+    entropy, kl = box_integral(
+        p,
+        lambda u: -squashed_log_prob(p, u),
+        lambda u: squashed_log_prob(p, u) - squashed_log_prob(q, u),
+    )
+    np.testing.assert_allclose(p.entropy(), entropy, rtol=1e-6)
+    np.testing.assert_allclose(p.kl(q), kl, rtol=1e-6)
+    assert kl > 0.1
+    np.testing.assert_allclose(p.kl(p), 0.0, atol=1e-12)
+
+
+@given(st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(2**-7, 1e3, width=32)))
+def test_squashed_actions_stay_in_the_box_and_reach_its_ends(bound):
+    low = np.float32(bound[0])
+    high = low + np.float32(bound[1])
+    u = jnp.asarray([-1e6, -40, -9, -3, 0, 3, 9, 40, 1e6], jnp.float32)[:, None]
+    like = jnp.zeros_like(u)
+    action = TanhGaussian(like, like, jnp.full(1, low), jnp.full(1, high)).action(u)
+    assert action.dtype == jnp.float32
+    a = np.asarray(action)[:, 0]
+    assert (np.diff(a) >= 0).all()
+    assert (a >= low).all()
+    assert (a <= high).all()
+    np.testing.assert_allclose(a[[0, -1]], [low, high], atol=1e-6 * max(1, abs(low), abs(high)))
+
+
+def test_squashed_actions_are_distributed_by_the_density():
+    low, high, bins = -2.0, 5.0, 20
+    one = TanhGaussian(*(jnp.full(1, x) for x in (0.4, -0.3, low, high)))
+    many = TanhGaussian(jnp.full((DRAWS, 1), 0.4), jnp.full((DRAWS, 1), -0.3), one.low, one.high)
+    drawn = np.asarray(many.action(sample(many, jax.random.key(4))))[:, 0]
+
+    width = (high - low) / bins
+    starts = low + width * np.arange(bins)
+    actions = starts[:, None] + width * (NODES + 1) / 2
+    u = np.arctanh((2 * actions - low - high) / (high - low))
+    density = np.exp(squashed_log_prob(one, jnp.asarray(u.reshape(-1, 1)))).reshape(u.shape)
+    mass = density * WEIGHTS * width / 2
+    expected = mass.sum(axis=-1)
+    counts, _ = np.histogram(drawn, bins=bins, range=(low, high))
+    np.testing.assert_allclose(expected.sum(), 1.0, rtol=1e-6)
+    assert stats.chisquare(counts, DRAWS * expected / expected.sum()).pvalue > 0.01
+    mean = np.sum(mass * actions)
+    deviation = np.sqrt(np.sum(mass * (actions - mean) ** 2))
+    assert abs(drawn.mean() - mean) < 3 * deviation / np.sqrt(DRAWS)
+    np.testing.assert_allclose(drawn.std(), deviation, rtol=0.02)
+
+
+def test_squashed_gaussian_keeps_leading_axes():
+    mean, log_std, u = (jnp.asarray(arrays(k, 4, 2, 3)) for k in range(3))
+    low, high = jnp.asarray([-1.0, 0.0, 5.0]), jnp.asarray([1.0, 10.0, 5.5])
+    policy = TanhGaussian(mean, log_std, low, high)
+    drawn = sample(policy, jax.random.key(0))
+    assert drawn.shape == policy.action(drawn).shape == (4, 2, 3)
+    np.testing.assert_array_equal(policy.mode(), mean)
+    for k in np.ndindex(4, 2):
+        row = TanhGaussian(mean[k], log_std[k], low, high)
+        np.testing.assert_allclose(policy.log_prob(u)[k], row.log_prob(u[k]), rtol=1e-12)
+        np.testing.assert_allclose(policy.entropy()[k], row.entropy(), rtol=1e-12)
+        np.testing.assert_allclose(policy.action(u)[k], row.action(u[k]), rtol=1e-12)
 
 
 def test_distributions_are_pytrees():

@@ -24,6 +24,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import TransformReward
 
 from actorcritic.algorithms.policy_gradient import A2C, PPO, Reinforce
+from actorcritic.algorithms.sac import SAC
 from actorcritic.envs import AsGymnasium, CartPole, GridWorld, Pendulum
 from actorcritic.envs.host import HostEnvironment, Workers
 from actorcritic.hyperparameters import hyperparameters
@@ -89,6 +90,11 @@ CASES = {
         5,
     ),
     "a2c-pendulum": (A2C(num_envs=3, num_steps=5), Pendulum(max_episode_steps=12), 8),
+    "sac-pendulum": (
+        SAC(num_envs=2, num_steps=3, batch_size=16, learning_starts=20, buffer_size=40),
+        Pendulum(max_episode_steps=7),
+        12,
+    ),
     "a2c-gridworld": (A2C(num_envs=4, num_steps=5), GridWorld(2, 2, max_episode_steps=6), 12),
     "reinforce-cartpole": (Reinforce(num_envs=3, num_steps=30), CartPole(), 5),
     "reinforce-gridworld": (
@@ -278,7 +284,7 @@ def test_value_targets_are_those_of_the_definition(mode: str) -> None:
     learner = algorithm.init(jax.random.key(0), spec)
 
     encoded = algorithm._encode(learner, batch.observation)
-    value, next_value = algorithm._values(learner, batch, encoded)
+    value, next_value = algorithm._values(learner, batch, encoded, jax.random.key(0))
     _, target = algorithm.advantages(batch, batch.reward, value, next_value)
 
     compared = 0

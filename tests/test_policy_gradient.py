@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from scipy import special, stats
 
 from actorcritic import losses
-from actorcritic.algorithms import A2C, PPO, Reinforce
+from actorcritic.algorithms import A2C, PPO, TRPO, QActorCritic, Reinforce, TDActorCritic
 from actorcritic.distributions import Categorical
 from actorcritic.estimators import RunningStatistics
 from actorcritic.hyperparameters import hyperparameters
@@ -35,7 +35,14 @@ SMALL: dict[str, Any] = {"num_envs": 4, "num_steps": 6, "hidden_sizes": (4,)}
 PLAIN = SMALL | {"max_grad_norm": 1e9, "normalize_advantage": False, "optimizer": "adam"}
 
 
-def experience(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: int = 4, **changes):
+def experience(
+    spec: EnvSpec = DISCRETE,
+    seed: int = 0,
+    steps: int = 6,
+    envs: int = 4,
+    squashed: bool = False,
+    **changes,
+):
     """A batch with ends of every kind, as a runner would collect it."""
     rng = np.random.default_rng(seed)
     observation = rng.normal(size=(steps + 1, envs, 3)).astype(np.float32)
@@ -52,6 +59,7 @@ def experience(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: in
         terminated,
         truncated,
         after.astype(np.float32),
+        extras=action if squashed else (),
     )
     return jax.tree.map(jnp.asarray, batch._replace(**changes))
 
@@ -127,6 +135,11 @@ class Truth:
             normal = stats.norm(mean, np.exp(log_std))
         else:
             normal = stats.norm(outputs, np.exp(params["log_std"]))
+        if self.algorithm.squash:  # da/du = (1 - tanh² u) (high - low) / 2
+            low, high = (np.float64(end) for end in (self.spec.action_space.low[0], 1.0))
+            u = self.batch.extras.astype(np.float64)
+            slope = (1 - np.tanh(u) ** 2) * (high - low) / 2
+            return (normal.logpdf(u) - np.log(slope)).sum(axis=-1), np.zeros(u.shape[:-1])
         entropy = np.broadcast_to(normal.entropy(), (*outputs.shape[:-1], 2))
         return normal.logpdf(self.batch.action).sum(axis=-1), entropy.sum(axis=-1)
 
@@ -212,6 +225,7 @@ OBJECTIVES = {
     "A2C, GAE, shared trunk": (A2C(**PLAIN, gae_lambda=0.9, shared_network=True), DISCRETE),
     "A2C, continuous": (A2C(**PLAIN, **ENTROPY), CONTINUOUS),
     "A2C, σ(s)": (A2C(**PLAIN, **ENTROPY, state_dependent_std=True), CONTINUOUS),
+    "A2C, squashed": (A2C(**PLAIN, squash=True), CONTINUOUS),
     "PPO": (
         PPO(**SMALL, **ENTROPY, max_grad_norm=1e9, num_epochs=1, num_minibatches=1),
         CONTINUOUS,
@@ -222,7 +236,8 @@ OBJECTIVES = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_update_follows_the_gradient_of_its_objective(name):
     algorithm, spec = OBJECTIVES[name]
-    batch = episodes(spec) if algorithm.whole_episodes else experience(spec)
+    whole = algorithm.whole_episodes
+    batch = episodes(spec) if whole else experience(spec, squashed=algorithm.squash)
     learner = started(algorithm, spec)
     learned, metrics = update(algorithm, learner, batch)
 
@@ -253,6 +268,60 @@ def test_the_second_epoch_of_ppo_is_clipped_around_the_policy_that_collected(cli
     expected = truth.gradient(middle.params, old=learner.params)
     actual = (np.asarray(learned.optimizer.mu) - 0.9 * np.asarray(middle.optimizer.mu)) / 0.1
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=5e-5)
+
+
+def test_recomputed_advantages_are_those_of_the_epochs_own_critic():
+    options = SMALL | {"max_grad_norm": 1e9, "num_minibatches": 1, "learning_rate": 0.03}
+    once = PPO(**options, num_epochs=1)
+    twice = PPO(**options, num_epochs=2, recompute_advantages=True)
+    learner, batch = started(once, DISCRETE), experience()
+    middle, _ = update(once, learner, batch)
+    learned, _ = update(twice, learner, batch)
+
+    @dataclass
+    class Recomputed(Truth):
+        def advantage_and_target(self, params):
+            return super().advantage_and_target(middle.params)
+
+    expected = Recomputed(once, DISCRETE, batch).gradient(middle.params, old=learner.params)
+    stale = Truth(once, DISCRETE, batch).gradient(middle.params, old=learner.params)
+    actual = (np.asarray(learned.optimizer.mu) - 0.9 * np.asarray(middle.optimizer.mu)) / 0.1
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=5e-5)
+    assert np.abs(stale - expected).max() > 1e-3
+
+
+def test_no_epoch_is_made_beyond_the_target_kl():
+    options = SMALL | {"num_minibatches": 1, "learning_rate": 0.02}
+    learner, batch = started(PPO(**options), DISCRETE), experience()
+    kls = []  # of the policy before each epoch, which is what an epoch reports
+    for n in range(1, 7):
+        made = update(PPO(**options, num_epochs=n), learner, batch)[1]["approx_kl"]
+        kls.append(float(made) * n - sum(kls))
+    assert kls[0] == 0
+    assert kls[3] < 0.9 * kls[4] < kls[5]
+    limit = (kls[3] + kls[4]) / 2  # exceeded by the fifth epoch's report
+    stopped, metrics = update(PPO(**options, num_epochs=20, target_kl=limit), learner, batch)
+    five, _ = update(PPO(**options, num_epochs=5), learner, batch)
+    assert metrics["epochs"] == 5
+    assert_close(stopped.params, five.params)
+    every, metrics = update(PPO(**options, num_epochs=6, target_kl=1e9), learner, batch)
+    assert metrics["epochs"] == 6
+    assert_close(every.params, update(PPO(**options, num_epochs=6), learner, batch)[0].params)
+
+
+def test_a2c_over_whole_episodes_is_reinforce_with_a_baseline():
+    """λ = 1 without a cut is the Monte Carlo return minus V."""
+    options = PLAIN | {"learning_rate": 0.01, "optimizer": "sgd"}
+    batch = episodes()
+    following = jnp.concatenate([batch.observation[1:], batch.next_observation[-1:]])
+    ended = (batch.terminated | batch.truncated)[..., None]
+    batch = batch._replace(next_observation=jnp.where(ended, batch.next_observation, following))
+    a2c, reinforce = A2C(**options, whole_episodes=True), Reinforce(**options)
+    learner = started(a2c, DISCRETE)
+    learned, other = (update(algorithm, learner, batch)[0] for algorithm in (a2c, reinforce))
+    assert_close(learned.params, other.params)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), learner.params, learned.params)
+    assert min(jax.tree.leaves(moved)) > 1e-4
 
 
 @pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
@@ -411,10 +480,12 @@ def test_padding_may_as_well_be_left_out():
     assert_close(padded_metrics, metrics, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [A2C, PPO, Reinforce])
+@pytest.mark.parametrize("kind", [A2C, PPO, Reinforce, QActorCritic, TDActorCritic, TRPO])
 def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
     """A reset row after every end, as an environment with NEXT_STEP autoreset gives it."""
     options = {"normalize_observation": True, "normalize_reward": True}
+    if kind is TRPO:
+        options["num_minibatches"] = 4
     algorithm = kind(**SMALL | options | {"normalize_advantage": True})
     batch = episodes() if algorithm.whole_episodes else experience()
     done = batch.terminated | batch.truncated
@@ -439,7 +510,7 @@ def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
         )
 
     learner = started(algorithm, DISCRETE)
-    learned = [update(algorithm, learner, with_garbage(scale))[0] for scale in (0.0, 1e3, -3.0)]
+    learned = [update(algorithm, learner, with_garbage(scale))[0] for scale in (0.0, 1e3, np.nan)]
     for other in learned[1:]:
         assert_close(other.params, learned[0].params, rtol=1e-6, atol=1e-7)
         assert_close(other.observations, learned[0].observations)

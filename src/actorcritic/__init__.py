@@ -1,8 +1,16 @@
 """Actor-critic reinforcement learning: train, compare, ablate and audit agents."""
 
 from actorcritic import envs
-from actorcritic.algorithms import A2C, PPO, Reinforce
-from actorcritic.networks import MLP, Network
+from actorcritic.algorithms import (
+    A2C,
+    PPO,
+    SAC,
+    TRPO,
+    QActorCritic,
+    Reinforce,
+    TDActorCritic,
+)
+from actorcritic.networks import CNN, MLP, Network
 from actorcritic.runners.evaluate import Policy
 from actorcritic.runs import Evaluated, Run, load, open_run, resume, train
 from actorcritic.types import (
@@ -18,17 +26,22 @@ __version__ = "0.1.0"
 
 __all__ = [
     "A2C",
+    "CNN",
     "MLP",
     "PPO",
+    "SAC",
+    "TRPO",
     "Algorithm",
     "EnvSpec",
     "Environment",
     "Evaluated",
     "Network",
     "Policy",
+    "QActorCritic",
     "Reinforce",
     "Run",
     "Step",
+    "TDActorCritic",
     "Transition",
     "UserError",
     "envs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -199,12 +200,43 @@ def resolve_environment(
         raise UserError(f"{error}{hint}") from None
 
 
+def notes(algorithm: Any, spec: EnvSpec) -> list[str]:
+    """What is allowed, but seldom meant."""
+    said, box, limit = [], spec.action_space, spec.max_episode_steps
+    if algorithm.whole_episodes and algorithm.num_steps < (limit or 0):
+        said.append(
+            f"episodes of more than num_steps = {algorithm.num_steps} steps are cut there; "
+            f"{spec.id} allows {limit}."
+        )
+    if isinstance(box, gymnasium.spaces.Box) and getattr(algorithm, "squash", None) is False:
+        # The policy starts as N(0, σ) in the environment's own units.
+        sigma = math.exp(algorithm.initial_log_std)
+        if (box.low > 0).any() or (box.high < 0).any() or (box.high - box.low < 0.2 * sigma).any():
+            said.append(
+                f"the policy starts as a normal distribution around 0 with deviation {sigma:g}, "
+                f"of which little falls inside the bounds {box}; try squash=True."
+            )
+    return said
+
+
+def _others(spec: EnvSpec) -> str:
+    known: dict[str, Any] = ALGORITHMS
+    names = (n for n, a in known.items() if isinstance(spec.action_space, a.action_spaces))
+    return f"Suited to it: {', '.join(names)}."
+
+
 def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
     """Everything that can be wrong before the first step."""
     hyperparameters.check(algorithm)
     if hasattr(algorithm, "check"):
         algorithm.check()
     spaces.check(world.spec)
+    suited = getattr(algorithm, "action_spaces", spaces.ACTION_SPACES)
+    if not isinstance(world.spec.action_space, suited):
+        raise UserError(
+            f"{algorithm.name} is for actions of {' or '.join(kind.__name__ for kind in suited)}; "
+            f"{world.spec.id} has {world.spec.action_space}. {_others(world.spec)}"
+        )
     batch = algorithm.num_envs * (1 if algorithm.whole_episodes else algorithm.num_steps)
     if total_steps < batch:
         raise UserError(

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 
 from actorcritic.runners.session import MetricTable
+from actorcritic.spaces import has_mask
 from actorcritic.types import EnvSpec
 
 GRACE = 20  # first updates, which look odd in any training
@@ -86,9 +87,11 @@ class Diagnosis:
     @classmethod
     def of(cls, algorithm: Any, spec: EnvSpec, total_steps: int) -> Diagnosis:
         """With what an algorithm and a task tell of gradients and entropies."""
+        # Where masks leave little choice, a low entropy is no sign of anything.
+        masked = has_mask(spec.observation_space)
         return cls(
             total_steps,
-            uniform_entropy(spec.action_space),
+            None if masked else uniform_entropy(spec.action_space),
             getattr(algorithm, "max_grad_norm", None),
         )
 

@@ -18,6 +18,14 @@ def policy_gradient_loss(
     return -log_prob * jax.lax.stop_gradient(advantage)
 
 
+def surrogate_loss(
+    log_prob: Float[Array, "..."], old_log_prob: Float[Array, "..."], advantage: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """-ρ_t A_t, ρ_t = π(a_t|s_t) / π_old(a_t|s_t)   (Schulman et al. 2015, eq. 14)."""
+    ratio = jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))
+    return -ratio * jax.lax.stop_gradient(advantage)
+
+
 def clipped_surrogate_loss(
     log_prob: Float[Array, "..."],
     old_log_prob: Float[Array, "..."],
@@ -53,3 +61,39 @@ def clipped_value_loss(
     old_value = jax.lax.stop_gradient(old_value)
     clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
     return jnp.maximum(value_loss(value, target), value_loss(clipped, target))
+
+
+def soft_target(
+    reward: Float[Array, "..."],
+    terminated: Float[Array, "..."],
+    next_q: Float[Array, "..."],
+    next_log_prob: Float[Array, "..."],
+    temperature: float | Float[Array, ""],
+    gamma: float | Float[Array, ""],
+) -> Float[Array, "..."]:
+    """r + γ (1 - terminated) (Q(s', a') - α log π(a'|s')), a' ~ π(s').
+
+    Haarnoja et al. 2018 (arXiv 1812.05905), eq. 3 with eq. 5; `terminated` is 0 or 1.
+    """
+    soft_value = next_q - temperature * next_log_prob
+    return jax.lax.stop_gradient(reward + gamma * (1 - terminated) * soft_value)
+
+
+def soft_policy_loss(
+    q: Float[Array, "..."], log_prob: Float[Array, "..."], temperature: float | Float[Array, ""]
+) -> Float[Array, "..."]:
+    """α log π(a|s) - Q(s, a), with a a differentiable draw (ibid., eq. 9)."""
+    return jax.lax.stop_gradient(temperature) * log_prob - q
+
+
+def temperature_loss(
+    log_temperature: Float[Array, ""],
+    log_prob: Float[Array, "..."],
+    target_entropy: float | Float[Array, ""],
+) -> Float[Array, "..."]:
+    """-log α (log π(a|s) + H̄): α grows where the entropy is below its target H̄.
+
+    Ibid., eq. 18, with log α in the place of α, as in the authors' own program: it has the same
+    zero, and a step changes α by a factor.
+    """
+    return -log_temperature * jax.lax.stop_gradient(log_prob + target_entropy)

@@ -9,14 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnasium import spaces
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from actorcritic.distributions import Categorical, Distribution, Gaussian, MultiCategorical
+from actorcritic.distributions import (
+    Categorical,
+    Distribution,
+    Gaussian,
+    MultiCategorical,
+    TanhGaussian,
+)
 from actorcritic.spaces import feature_count
 from actorcritic.types import EnvSpec, UserError
 
@@ -25,6 +33,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "swish": jax.nn.swish,
     "gelu": jax.nn.gelu,
+}
+
+Initialization = Literal["orthogonal", "lecun", "he", "glorot", "zeros"]
+Torso = Literal["auto", "mlp", "cnn"]
+
+INITIALIZERS: dict[str, Callable[..., Array]] = {
+    "lecun": jax.nn.initializers.lecun_normal(),
+    "he": jax.nn.initializers.he_normal(),
+    "glorot": jax.nn.initializers.glorot_normal(),
+    "zeros": jax.nn.initializers.zeros,
 }
 
 
@@ -64,6 +82,19 @@ def orthogonal(key: Key[Array, ""], rows: int, columns: int, gain: float) -> Flo
     return gain * (q if rows == tall else q.T)
 
 
+def initial_weight(
+    key: Key[Array, ""], shape: tuple[int, ...], gain: float, initialization: Initialization
+) -> Float[Array, "... m"]:
+    """Weights of a matrix [n, m] or a convolution [3, 3, n, m]; `gain` is for orthogonal ones.
+
+    lecun, he and glorot are normal, cut off at two deviations, with variances 1/a, 2/a and
+    2/(a + b) for the a inputs and b outputs that a number is connected to.
+    """
+    if initialization == "orthogonal":
+        return orthogonal(key, math.prod(shape[:-1]), shape[-1], gain).reshape(shape)
+    return INITIALIZERS[initialization](key, shape)
+
+
 class Dense(NamedTuple):
     """Parameters of x @ weight + bias."""
 
@@ -71,26 +102,50 @@ class Dense(NamedTuple):
     bias: Float[Array, " m"]
 
     @classmethod
-    def init(cls, key: Key[Array, ""], n: int, m: int, gain: float) -> Dense:
-        return cls(orthogonal(key, n, m, gain), jnp.zeros(m))
+    def init(
+        cls,
+        key: Key[Array, ""],
+        n: int,
+        m: int,
+        gain: float,
+        initialization: Initialization = "orthogonal",
+    ) -> Dense:
+        return cls(initial_weight(key, (n, m), gain, initialization), jnp.zeros(m))
 
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
         y = x @ self.weight
         return y + self.bias.reshape((1,) * (y.ndim - 1) + self.bias.shape)
 
 
+class Convolution(NamedTuple):
+    """Parameters of a 3 × 3 convolution with stride 2: h, w become ⌈h/2⌉, ⌈w/2⌉."""
+
+    kernel: Float[Array, "3 3 c m"]
+    bias: Float[Array, " m"]
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 m"]:
+        y = jax.lax.conv_general_dilated(
+            x, self.kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + self.bias.reshape(1, 1, 1, -1)
+
+
 @dataclass(frozen=True)
 class MLP:
-    """Dense layers, each followed by the activation; orthogonal weights with gain √2."""
+    """Dense layers, each followed by the activation; the gain of orthogonal weights is √2.
+
+    Without hidden layers the features are the input: linear policies and values.
+    """
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    initialization: Initialization = "orthogonal"
 
     def init(self, key: Key[Array, ""], x: Float[Array, "1 n"]) -> list[Dense]:
         sizes = (x.shape[-1], *self.hidden_sizes)
         keys = jax.random.split(key, len(self.hidden_sizes))
         pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
-        return [Dense.init(k, n, m, math.sqrt(2)) for k, n, m in pairs]
+        return [Dense.init(k, n, m, math.sqrt(2), self.initialization) for k, n, m in pairs]
 
     def apply(self, params: list[Dense], x: Float[Array, "... n"]) -> Float[Array, "... m"]:
         for layer in params:
@@ -99,21 +154,91 @@ class MLP:
 
 
 @dataclass(frozen=True)
-class ActorCritic:
-    """A policy π(a|s) and a value V(s) over encoded observations [..., features].
+class CNN:
+    """Convolutions and then dense layers over flattened images, each followed by the activation.
 
-    Separate networks, or one shared trunk with two heads. The heads are linear: gain 0.01 for
-    the policy, so that it starts near uniform, and 1 for the value. A Gaussian's log σ is a
-    learned vector, or with `state_dependent_std` a second half of the policy head, clamped to
-    [-20, 2]. `critic=False` leaves the value out.
+    `image_shape` is [height, width, channels], or [channels, height, width] where its first
+    number is smaller than its last. Numbers are multiplied by `scale`: 1/255 for bytes.
+    """
+
+    image_shape: tuple[int, int, int]
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    initialization: Initialization = "orthogonal"
+    channels: tuple[int, ...] = (16, 32, 32)
+    scale: float = 1.0
+
+    def init(self, key: Key[Array, ""], x: Float[Array, "1 n"]) -> dict[str, Any]:
+        dense_key, *keys = jax.random.split(key, 1 + len(self.channels))
+        sizes = (self._images(x).shape[-1], *self.channels)
+        convolutions = [
+            Convolution(
+                initial_weight(k, (3, 3, c, m), math.sqrt(2), self.initialization), jnp.zeros(m)
+            )
+            for k, (c, m) in zip(keys, pairwise(sizes), strict=True)
+        ]
+        features = self._convolve(convolutions, x)
+        return {"convolutions": convolutions, "dense": self._dense.init(dense_key, features)}
+
+    def apply(self, params: dict[str, Any], x: Float[Array, "... n"]) -> Float[Array, "... m"]:
+        return self._dense.apply(params["dense"], self._convolve(params["convolutions"], x))
+
+    @property
+    def _dense(self) -> MLP:
+        return MLP(self.hidden_sizes, self.activation, self.initialization)
+
+    def _images(self, x: Float[Array, "... n"]) -> Float[Array, "batch h w c"]:
+        images = x.reshape(-1, *self.image_shape) * self.scale
+        if self.image_shape[0] < self.image_shape[-1]:
+            images = jnp.moveaxis(images, 1, -1)
+        return images
+
+    def _convolve(self, layers: list[Convolution], x: Float[Array, "... n"]) -> Array:
+        y = self._images(x)
+        for layer in layers:
+            y = ACTIVATIONS[self.activation](layer(y))
+        return y.reshape(*x.shape[:-1], math.prod(y.shape[1:]))
+
+
+def default_network(
+    space: spaces.Space,
+    torso: Torso,
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    initialization: Initialization,
+) -> MLP | CNN:
+    """The network of a user who gives none: "auto" is a CNN for images of bytes, else an MLP."""
+    shape = space.shape if isinstance(space, spaces.Box) and len(space.shape) == 3 else None
+    if torso == "cnn" and shape is None:
+        raise UserError(
+            f'torso="cnn" needs images, a Box with three axes; the observation space is {space}. '
+            'Choose torso="mlp", or wrap the environment so that its observations are images.'
+        )
+    is_bytes = space.dtype == np.uint8
+    if shape is None or torso == "mlp" or (torso == "auto" and not is_bytes):
+        return MLP(hidden_sizes, activation, initialization)
+    return CNN(shape, hidden_sizes, activation, initialization, scale=1 / 255 if is_bytes else 1.0)
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """A policy π(a|s) and a critic over encoded observations [..., features].
+
+    The critic is V(s), or with `critic="action"` Q(s, ·) of discrete actions; None leaves it out.
+    Separate networks, or one shared trunk with two heads. The heads are linear: orthogonal with
+    gain 0.01 for the policy, so that it starts near uniform, and 1 for the critic. A Gaussian's
+    log σ is a learned vector, or with `state_dependent_std` a second half of the policy head,
+    clamped to [-20, 2]. With `squash`, continuous actions are a tanh-squashed Gaussian's.
     """
 
     spec: EnvSpec
     network: NetworkLike
     shared: bool = False
-    critic: bool = True
+    critic: Literal["state", "action"] | None = "state"
     state_dependent_std: bool = False
     initial_log_std: float | Float[Array, ""] = 0.0
+    squash: bool = False
+    initialization: Initialization = "orthogonal"
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
         x = jnp.zeros((1, feature_count(self.spec.observation_space)))
@@ -121,7 +246,7 @@ class ActorCritic:
         box = isinstance(self.spec.action_space, spaces.Box)
         heads = {"policy": 2 * outputs if box and self.state_dependent_std else outputs}
         if self.critic:
-            heads["value"] = 1
+            heads["value"] = outputs if self.critic == "action" else 1
         params: dict[str, Any] = {}
         for name, size in heads.items():
             key, trunk_key, head_key = jax.random.split(key, 3)
@@ -135,16 +260,41 @@ class ActorCritic:
                     "expected features [1, n] (a batch in, a batch of vectors out)."
                 )
             gain = 0.01 if name == "policy" else 1.0
-            params[f"{name}_head"] = Dense.init(head_key, features.shape[1], size, gain)
+            params[f"{name}_head"] = Dense.init(
+                head_key, features.shape[1], size, gain, self.initialization
+            )
         if box and not self.state_dependent_std:
             params["log_std"] = jnp.full(outputs, self.initial_log_std, x.dtype)
         return params
 
-    def policy(self, params: dict[str, Any], x: Float[Array, "... n"]) -> Distribution:
-        return self._distribution(params, self._features("policy", params, x))
+    def policy(
+        self,
+        params: dict[str, Any],
+        x: Float[Array, "... n"],
+        allowed: Bool[Array, "... a"] | None = None,
+    ) -> Distribution:
+        """π(·|s); where `allowed` is given, given that the action is allowed."""
+        policy = self._distribution(params, self._features("policy", params, x))
+        if allowed is None or not isinstance(policy, Categorical | MultiCategorical):
+            return policy
+        return policy.masked(allowed)
 
-    def value(self, params: dict[str, Any], x: Float[Array, "... n"]) -> Float[Array, "..."]:
-        return params["value_head"](self._features("value", params, x)).squeeze(-1)
+    def value(
+        self, params: dict[str, Any], x: Float[Array, "... n"], action: Array | None = None
+    ) -> Float[Array, "..."]:
+        """V(s), or where the critic is one of actions Q(s, a)."""
+        values = params["value_head"](self._features("value", params, x))
+        if self.critic == "state":
+            return values.squeeze(-1)
+        return jnp.sum(values * jax.nn.one_hot(action, values.shape[-1]), axis=-1)
+
+    @staticmethod
+    def split(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The actor's own parameters, and the critic's; of separate networks."""
+        actor, critic = ({}, {})  # type: tuple[dict[str, Any], dict[str, Any]]
+        for name, part in params.items():
+            (critic if name.startswith("value") else actor)[name] = part
+        return actor, critic
 
     def _features(self, name: str, params: dict[str, Any], x: Array) -> Array:
         return self.network.apply(params["trunk" if self.shared else f"{name}_trunk"], x)
@@ -160,8 +310,14 @@ class ActorCritic:
                 return MultiCategorical(outputs, (2,) * math.prod(shape))
         if self.state_dependent_std:
             mean, log_std = jnp.split(outputs, 2, axis=-1)
-            return Gaussian(mean, jnp.clip(log_std, -20.0, 2.0))
-        return Gaussian(outputs, jnp.broadcast_to(params["log_std"], outputs.shape))
+            log_std = jnp.clip(log_std, -20.0, 2.0)
+        else:
+            mean, log_std = outputs, jnp.broadcast_to(params["log_std"], outputs.shape)
+        if not self.squash:
+            return Gaussian(mean, log_std)
+        box: Any = self.spec.action_space
+        ends = (jnp.asarray(end.reshape(-1), mean.dtype) for end in (box.low, box.high))
+        return TanhGaussian(mean, log_std, *ends)
 
 
 def _policy_outputs(space: spaces.Space) -> int:

@@ -14,7 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-Kind = Literal["adam", "rmsprop"]
+Kind = Literal["adam", "rmsprop", "sgd"]
 Schedule = Literal["constant", "linear"]
 
 
@@ -29,6 +29,8 @@ def scheduled(
 def _direction(kind: Kind) -> optax.GradientTransformation:
     if kind == "adam":
         return optax.scale_by_adam(eps=1e-5)
+    if kind == "sgd":
+        return optax.identity()
     return optax.scale_by_rms(decay=0.99, eps=1e-5, eps_in_sqrt=False)
 
 
@@ -42,13 +44,14 @@ def step(
     params: PyTree,
     gradient: PyTree,
     state: Any,
-    learning_rate: float | Float[Array, ""],
+    learning_rate: float | Float[Array, ""] | PyTree,
     max_grad_norm: float | Float[Array, ""],
     axis: str | None = None,
 ) -> tuple[PyTree, Any, Float[Array, ""]]:
     """One step down: returns new parameters, new state, and the gradient's norm before clipping.
 
-    The gradient is scaled down as a whole when its Euclidean norm exceeds `max_grad_norm`.
+    `learning_rate` is one number, or a tree of them like `params`. The gradient is scaled down as
+    a whole when its Euclidean norm exceeds `max_grad_norm`.
     With `axis`, it is first averaged over the devices of that mesh axis.
     """
     vector, _ = ravel_pytree(gradient)
@@ -58,4 +61,6 @@ def step(
     vector = vector * (max_grad_norm / jnp.maximum(norm, max_grad_norm))
     direction, state = _direction(kind).update(vector, state)
     flat, unravel = ravel_pytree(params)
+    if isinstance(learning_rate, dict | list | tuple):
+        learning_rate = ravel_pytree(learning_rate)[0]
     return unravel(flat - learning_rate * direction), state, norm

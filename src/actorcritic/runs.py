@@ -1,7 +1,8 @@
 """Runs: train, keep everything in a folder, stop, resume, evaluate, load.
 
     run.json          the resolved configuration: enough to build the same run again
-    metrics.csv       one row an update;  episodes.csv: one row a finished training episode
+    metrics.csv       one row an update (of tiny ones, one row every 32 steps)
+    episodes.csv      one row a finished training episode
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two
     evaluation.json   the final evaluation;  curve.png: the learning curve
@@ -292,6 +293,8 @@ def _go(run: Run, options: _Options, resumed: bool = False) -> Run:
         ):
             if isinstance(session, HostSession) and run.out is not None:
                 display.say(RESUME_NOTE)
+            for note in configuration.notes(run.algorithm, run.spec):
+                display.say(f"Note: {note}")
             session.compile()
             if resumed:
                 _restore(run, session)

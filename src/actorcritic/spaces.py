@@ -9,18 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from actorcritic.types import Action, EnvSpec, Observation, UserError
+
+# This key of a Dict observation says which actions are allowed; it is no feature of the policy.
+MASK = "action_mask"
+
+ACTION_SPACES: tuple[type, ...] = (
+    spaces.Discrete,
+    spaces.MultiDiscrete,
+    spaces.MultiBinary,
+    spaces.Box,
+)
 
 
 def check(spec: EnvSpec) -> None:
     """Raise UserError where the observation or action space is not one that can be handled."""
-    feature_count(spec.observation_space)
     action = spec.action_space
-    if not isinstance(
-        action, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box
-    ):
+    if not isinstance(action, ACTION_SPACES):
         raise UserError(
             f"{spec.id} has the action space {action}; expected Discrete, MultiDiscrete, "
             "MultiBinary or Box. Wrap the environment so that its actions are one of these."
@@ -36,10 +43,78 @@ def check(spec: EnvSpec) -> None:
                 f"{spec.id} has action bounds with low >= high (low {action.low}, high "
                 f"{action.high}); expected low < high in every dimension."
             )
+    if has_mask(spec.observation_space):
+        _check_mask(spec)
+    feature_count(spec.observation_space)
+
+
+def _check_mask(spec: EnvSpec) -> None:
+    mask, count = spec.observation_space[MASK], sum(choices(spec.action_space))  # type: ignore[index]
+    if not count:
+        raise UserError(
+            f"{spec.id} has observations with the key {MASK!r} and the action space "
+            f"{spec.action_space}; masks are for Discrete, MultiDiscrete and MultiBinary actions. "
+            "Take the key out, or give it another name."
+        )
+    if not isinstance(mask, spaces.Box | spaces.MultiBinary) or math.prod(mask.shape) != count:
+        raise UserError(
+            f"{spec.id} has the space {mask} at {MASK!r} of its observations; expected "
+            f"MultiBinary({count}), a number for each choice of {spec.action_space}."
+        )
+    if len(spec.observation_space.spaces) == 1:  # type: ignore[attr-defined]
+        raise UserError(
+            f"{spec.id} has observations with nothing but {MASK!r}; expected a further key, with "
+            "what the policy is to see."
+        )
+
+
+def has_mask(space: spaces.Space) -> bool:
+    """Do observations of this space say which actions are allowed?"""
+    return isinstance(space, spaces.Dict) and MASK in space.spaces
+
+
+def choices(action_space: spaces.Space) -> tuple[int, ...]:
+    """How many choices each component of a discrete action has; () of a continuous one.
+
+    A mask has a number for each of them, side by side as the policy's logits are.
+    """
+    match action_space:
+        case spaces.Discrete():
+            return (int(action_space.n),)
+        case spaces.MultiDiscrete():
+            return tuple(int(n) for n in action_space.nvec.reshape(-1))
+        case spaces.MultiBinary():
+            return (2,) * math.prod(action_space.shape)
+    return ()
+
+
+def action_mask(space: spaces.Space, observation: Observation) -> Bool[Array, "... n"] | None:
+    """Which actions are allowed in observations of `space`; None where it does not say so.
+
+    For Discrete, one entry an action. For MultiDiscrete, those of each component side by side;
+    for MultiBinary likewise, "0 allowed" and "1 allowed" of each.
+    """
+    if not has_mask(space):
+        return None
+    mask = jnp.asarray(observation[MASK])
+    lead = mask.shape[: mask.ndim - len(space[MASK].shape)]  # type: ignore[index]
+    return mask.reshape(*lead, -1).astype(bool)
+
+
+def _seen(space: spaces.Space) -> spaces.Space:
+    """The space of what the policy sees: without the mask."""
+    if not has_mask(space):
+        return space
+    parts = space.spaces.items()  # type: ignore[attr-defined]
+    return spaces.Dict([(name, part) for name, part in parts if name != MASK])
 
 
 def feature_count(space: spaces.Space) -> int:
     """How many numbers `encode` makes of one observation."""
+    return _feature_count(_seen(space))
+
+
+def _feature_count(space: spaces.Space) -> int:
     match space:
         case spaces.Box():
             return math.prod(space.shape)
@@ -50,9 +125,9 @@ def feature_count(space: spaces.Space) -> int:
         case spaces.MultiBinary():
             return math.prod(space.shape)
         case spaces.Dict():
-            return sum(feature_count(part) for part in space.spaces.values())
+            return sum(_feature_count(part) for part in space.spaces.values())
         case spaces.Tuple():
-            return sum(feature_count(part) for part in space.spaces)
+            return sum(_feature_count(part) for part in space.spaces)
     raise UserError(
         f"Observations of space {space} are not supported; expected Box, Discrete, MultiDiscrete, "
         "MultiBinary, or a Dict or Tuple of these. Wrap the environment to convert them."
@@ -63,13 +138,17 @@ def encode(space: spaces.Space, observation: Observation) -> Float[Array, "... f
     """Observations with any leading axes as flat vectors of floats.
 
     Box and MultiBinary are flattened, Discrete and MultiDiscrete become one-hot, Dict (in the
-    space's order of keys) and Tuple are concatenated.
+    space's order of keys, without the mask of actions) and Tuple are concatenated.
     """
+    return _encode(_seen(space), observation)
+
+
+def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... features"]:
     if isinstance(space, spaces.Dict):
-        parts = [encode(part, observation[name]) for name, part in space.spaces.items()]
+        parts = [_encode(part, observation[name]) for name, part in space.spaces.items()]
         return jnp.concatenate(parts, axis=-1)
     if isinstance(space, spaces.Tuple):
-        parts = [encode(p, o) for p, o in zip(space.spaces, observation, strict=True)]
+        parts = [_encode(p, o) for p, o in zip(space.spaces, observation, strict=True)]
         return jnp.concatenate(parts, axis=-1)
     x = jnp.asarray(observation)
     lead = x.shape[: x.ndim - len(space.shape or ())]
@@ -85,12 +164,16 @@ def encode(space: spaces.Space, observation: Observation) -> Float[Array, "... f
 
 def is_numeric(space: spaces.Space) -> np.ndarray:
     """Per encoded feature: does it come from a Box (and so may be normalised)?"""
+    return _is_numeric(_seen(space))
+
+
+def _is_numeric(space: spaces.Space) -> np.ndarray:
     match space:
         case spaces.Dict():
-            return np.concatenate([is_numeric(part) for part in space.spaces.values()])
+            return np.concatenate([_is_numeric(part) for part in space.spaces.values()])
         case spaces.Tuple():
-            return np.concatenate([is_numeric(part) for part in space.spaces])
-    return np.full(feature_count(space), isinstance(space, spaces.Box))
+            return np.concatenate([_is_numeric(part) for part in space.spaces])
+    return np.full(_feature_count(space), isinstance(space, spaces.Box))
 
 
 def executable(space: spaces.Space, action: Action) -> Array:

@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 # A pytree: one observation, or a batch with leading axes, as its space describes it.
@@ -71,6 +73,26 @@ class Transition(NamedTuple):
     extras: Any = ()  # what `act` returned beside the action: the algorithm's own NamedTuple
     valid: Bool[Array, "T B"] | None = None  # False: not experience (padding, a reset row)
 
+    def cleared(self) -> Transition:
+        """The same, with nothing but zeros and ends in rows that are not valid: not even NaN."""
+        valid = self.valid
+        if valid is None:
+            return self
+
+        def kept(x: Array) -> Array:
+            rows = valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
+            return jnp.where(rows, x, jnp.zeros_like(x))
+
+        observation, reward, after = jax.tree.map(
+            kept, (self.observation, self.reward, self.next_observation)
+        )
+        return self._replace(
+            observation=observation,
+            reward=reward,
+            next_observation=after,
+            terminated=self.terminated | ~valid,
+        )
+
 
 class Step(NamedTuple):
     """What one step of a compiled environment gives, before any reset."""
@@ -111,7 +133,9 @@ class Algorithm(Protocol):
     name: ClassVar[str]
     num_envs: int
     num_steps: int
-    whole_episodes: ClassVar[bool]
+
+    @property
+    def whole_episodes(self) -> bool: ...
 
     def init(self, key: Key[Array, ""], spec: EnvSpec) -> Any:
         """A fresh learner: one pytree with everything that learning changes."""

@@ -1,7 +1,8 @@
-"""The policy-gradient family: REINFORCE, A2C and PPO.
+"""The policy-gradient family, and in it A2C and PPO.
 
-All follow the gradient E[∇ log π(a_t|s_t) Ψ_t]. They differ in Ψ_t, in how experience is
-collected, and in how often a batch is used:
+Further members: `reinforce.py`, `one_step.py` (TD and Q actor-critic), `trpo.py`. All follow the
+gradient E[∇ log π(a_t|s_t) Ψ_t]. They differ in Ψ_t, in how experience is collected, and in how
+often a batch is used:
 
               Ψ_t                               batch                   steps on a batch
   REINFORCE   G_t, or G_t - V(s_t)              whole episodes          one
@@ -11,6 +12,7 @@ collected, and in how often a batch is used:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -20,10 +22,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic import estimators, losses, optimizers, spaces
-from actorcritic.distributions import Distribution
+from actorcritic.distributions import Distribution, TanhGaussian
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.networks import MLP, ActorCritic, NetworkLike
+from actorcritic.networks import (
+    ActorCritic,
+    Initialization,
+    NetworkLike,
+    Torso,
+    default_network,
+)
 from actorcritic.types import Action, EnvSpec, Metrics, Observation, Transition, UserError
+
+OPTIMIZERS = "adam (ε 1e-5), rmsprop (α 0.99, ε 1e-5) or sgd"
+LAMBDA = "λ of GAE: 0 is the TD error, 1 the n-step return"
+STANDARDISE = "shift and scale Ψ to mean 0, deviation 1"
 
 
 @partial(
@@ -44,10 +56,11 @@ class Learner:
 
 
 class Rows(NamedTuple):
-    """A batch made ready for the loss: one row a step [N], everything but the action float."""
+    """A batch made ready for the loss: one row a step [N]."""
 
     observation: Float[Array, "N features"]
-    action: Array
+    allowed: Bool[Array, "N actions"] | None  # the mask of actions, where there is one
+    action: Array  # as the policy drew it
     advantage: Float[Array, " N"]  # Ψ_t
     target: Float[Array, " N"]  # what V(s_t) is regressed on
     old_log_prob: Float[Array, " N"]
@@ -60,9 +73,12 @@ class PolicyGradient:
     """What the family shares. A member says what Ψ is and what its policy loss is."""
 
     name: ClassVar[str]
+    action_spaces: ClassVar[tuple[type, ...]] = spaces.ACTION_SPACES
     whole_episodes: ClassVar[bool] = False
     num_epochs: ClassVar[int] = 1
     num_minibatches: ClassVar[int] = 1
+    recompute_advantages: ClassVar[bool] = False
+    target_kl: ClassVar[float | None] = None
 
     num_envs: int = hyperparameter(8, "environments stepped side by side", "[1, 1e6]")
     num_steps: int = hyperparameter(5, "steps of each environment before an update", "[1, 1e6]")
@@ -70,33 +86,35 @@ class PolicyGradient:
     learning_rate_schedule: optimizers.Schedule = hyperparameter(
         "constant", "constant, or falling linearly to 0 at the end of the training"
     )
-    optimizer: optimizers.Kind = hyperparameter("adam", "adam (ε 1e-5) or rmsprop (α 0.99, ε 1e-5)")
-    max_grad_norm: float = hyperparameter(
-        0.5, "the gradient is scaled down to this global norm", "(0, 1e9]"
+    critic_learning_rate: float | None = hyperparameter(
+        None, "step size of a separate critic; None: learning_rate", "(0, 10]"
     )
+    optimizer: optimizers.Kind = hyperparameter("adam", OPTIMIZERS)
+    max_grad_norm: float = hyperparameter(0.5, "largest norm of the whole gradient", "(0, 1e9]")
     gamma: float = hyperparameter(0.99, "discount factor γ", "(0, 1]")
     entropy_coefficient: float = hyperparameter(0.0, "weight of the entropy bonus", "[0, 1e3]")
     value_coefficient: float = hyperparameter(0.5, "weight of the value loss", "[0, 1e3]")
-    normalize_advantage: bool = hyperparameter(False, "shift and scale Ψ to mean 0, deviation 1")
+    normalize_advantage: bool = hyperparameter(False, STANDARDISE)
     normalize_observation: bool = hyperparameter(False, "by running mean and deviation")
     normalize_reward: bool = hyperparameter(False, "by the deviation of the discounted return")
-    hidden_sizes: tuple[int, ...] = hyperparameter((64, 64), "widths of the hidden layers")
+    torso: Torso = hyperparameter("auto", "mlp, cnn, or auto: cnn for images of bytes, else mlp")
+    hidden_sizes: tuple[int, ...] = hyperparameter(
+        (64, 64), "widths of the hidden layers; none: actor and critic are linear"
+    )
     activation: Literal["tanh", "relu", "swish", "gelu"] = hyperparameter("tanh", "between layers")
+    initialization: Initialization = hyperparameter("orthogonal", "of the weights")
     shared_network: bool = hyperparameter(False, "one trunk for policy and value")
     state_dependent_std: bool = hyperparameter(
         False, "continuous actions: log σ from the network, clamped to [-20, 2]"
     )
     initial_log_std: float = hyperparameter(
-        0.0,
-        "continuous actions: log σ at the start, where it does not depend on the state",
-        "[-20, 2]",
+        0.0, "continuous actions: log σ at the start, unless it depends on the state", "[-20, 2]"
     )
-    network: NetworkLike | None = hyperparameter(
-        None, "an (init, apply) pair in place of hidden_sizes and activation (Python only)"
+    squash: bool = hyperparameter(
+        False, "continuous actions: squash the Gaussian into the bounds by tanh"
     )
-    axis: str | None = hyperparameter(
-        None, "mesh axis that the batch is spread over (set by the runner)"
-    )
+    network: NetworkLike | None = hyperparameter(None, "your own (init, apply) pair (Python only)")
+    axis: str | None = hyperparameter(None, "mesh axis of a spread batch (set by the runner)")
 
     # ------------------------------------------------------------------ what a member decides
 
@@ -117,13 +135,19 @@ class PolicyGradient:
         return losses.value_loss(value, rows.target)
 
     @property
-    def has_critic(self) -> bool:
-        return True
+    def critic(self) -> Literal["state", "action"] | None:
+        """Whether the critic is V(s) or Q(s, a), or there is none."""
+        return "state"
 
     # ------------------------------------------------------------------ the protocol
 
     def check(self) -> None:
         """Raise UserError where hyperparameters do not fit each other."""
+        if self.critic_learning_rate is not None and self.shared_network:
+            raise UserError(
+                "critic_learning_rate needs separate networks, but shared_network is on: its trunk "
+                "has one step size. Leave one of the two out."
+            )
         rows = self.num_envs * self.num_steps
         if rows % self.num_minibatches:
             raise UserError(
@@ -156,31 +180,24 @@ class PolicyGradient:
         key: Key[Array, ""],
         *,
         explore: bool = True,
-    ) -> tuple[Action, tuple[()]]:
+    ) -> tuple[Action, Any]:
         policy = self._policy(learner, observation)
-        return (policy.sample(key) if explore else policy.mode()), ()
+        drawn = policy.sample(key) if explore else policy.mode()
+        # Of an action that was squashed, the draw is kept: it cannot be told from the action.
+        return (policy.action(drawn), drawn) if isinstance(policy, TanhGaussian) else (drawn, ())
 
     def update(
         self, learner: Learner, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
-        model, params = self._model(learner.spec), learner.params
-        if batch.valid is not None:  # whatever stands in other rows must not matter
-            reward = jnp.where(batch.valid, batch.reward, 0.0)
-            batch = batch._replace(reward=reward, terminated=batch.terminated | ~batch.valid)
+        batch = batch.cleared()
         reward, returns, running_return = self._scaled_reward(learner, batch)
-        observation = self._encode(learner, batch.observation)
-        value, next_value = self._values(learner, batch, observation)
-        # π and V as they were when the batch was collected: the same parameters and statistics.
-        old_log_prob = model.policy(params, observation).log_prob(batch.action)
-        advantage, target = self.advantages(batch, reward, value, next_value)
+        value_key, key = jax.random.split(key)
+        rows_of = partial(self._rows, learner, batch, reward, value_key)
+        rows = rows_of(learner.params)
+        params, optimizer, metrics = self._descend(learner, rows, rows_of, key, progress)
 
-        rows = Rows(observation, batch.action, advantage, target, old_log_prob, value, batch.valid)
-        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
-        params, optimizer, metrics = self._descend(learner, rows, key, progress)
-
-        residual = _statistics(rows.target - rows.old_value, rows.valid, self.axis).variance
-        spread = _statistics(rows.target, rows.valid, self.axis).variance
-        metrics["explained_variance"] = 1 - residual / jnp.maximum(spread, 1e-8)
+        if rows.target.size > 1:
+            metrics["explained_variance"] = self._explained_variance(rows)
         observations = learner.observations
         if observations is not None:  # only now, so that the whole update saw what acted
             raw = spaces.encode(learner.spec.observation_space, batch.observation)
@@ -198,14 +215,22 @@ class PolicyGradient:
     # ------------------------------------------------------------------ its parts
 
     def _model(self, spec: EnvSpec) -> ActorCritic:
-        network = self.network or MLP(self.hidden_sizes, self.activation)
+        network = self.network or default_network(
+            spec.observation_space,
+            self.torso,
+            self.hidden_sizes,
+            self.activation,
+            self.initialization,
+        )
         return ActorCritic(
             spec,
             network,
             self.shared_network,
-            self.has_critic,
+            self.critic,
             self.state_dependent_std,
             self.initial_log_std,
+            self.squash,
+            self.initialization,
         )
 
     def _encode(self, learner: Learner, observation: Observation) -> Float[Array, "... features"]:
@@ -219,13 +244,29 @@ class PolicyGradient:
 
     def _policy(self, learner: Learner, observation: Observation) -> Distribution:
         x = self._encode(learner, observation)
-        return self._model(learner.spec).policy(learner.params, x)
+        allowed = spaces.action_mask(learner.spec.observation_space, observation)
+        return self._model(learner.spec).policy(learner.params, x, allowed)
+
+    def _rows(
+        self, learner: Learner, batch: Transition, reward: Array, key: Array, params: PyTree
+    ) -> Rows:
+        """The batch as rows, advantages and targets by the given parameters."""
+        learner = replace(learner, params=params)
+        observation = self._encode(learner, batch.observation)
+        allowed = spaces.action_mask(learner.spec.observation_space, batch.observation)
+        action = batch.action if isinstance(batch.extras, tuple) else batch.extras
+        value, next_value = self._values(learner, batch, observation, key)
+        policy = self._model(learner.spec).policy(params, observation, allowed)
+        log_prob = policy.log_prob(action)
+        advantage, target = self.advantages(batch, reward, value, next_value)
+        rows = Rows(observation, allowed, action, advantage, target, log_prob, value, batch.valid)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
     def _values(
-        self, learner: Learner, batch: Transition, observation: Array
+        self, learner: Learner, batch: Transition, observation: Array, key: Array
     ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
         """V(s_t) and V(s_{t+1}); the successor is the next row's state, but not at a cut."""
-        if not self.has_critic:
+        if self.critic is None:
             return jnp.zeros_like(batch.reward), jnp.zeros_like(batch.reward)
 
         def value_of(x: Observation) -> Array:
@@ -240,6 +281,12 @@ class PolicyGradient:
             lambda: jnp.concatenate([value[1:], last]),
         )
         return value, next_value
+
+    def _explained_variance(self, rows: Rows) -> Float[Array, ""]:
+        """1 - Var(target - V) / Var(target): 1 is a perfect critic, 0 as good as a constant."""
+        residual = _statistics(rows.target - rows.old_value, rows.valid, self.axis).variance
+        spread = _statistics(rows.target, rows.valid, self.axis).variance
+        return 1 - residual / jnp.maximum(spread, 1e-8)
 
     def _scaled_reward(
         self, learner: Learner, batch: Transition
@@ -263,11 +310,17 @@ class PolicyGradient:
         return statistics.merge(x, weight, self.axis)
 
     def _descend(
-        self, learner: Learner, rows: Rows, key: Key[Array, ""], progress: Float[Array, ""]
+        self,
+        learner: Learner,
+        rows: Rows,
+        rows_of: Callable[[PyTree], Rows],
+        key: Key[Array, ""],
+        progress: Float[Array, ""],
     ) -> tuple[PyTree, Any, Metrics]:
         """`num_epochs` passes over the rows, each in `num_minibatches` shuffled parts."""
         model = self._model(learner.spec)
         rate = optimizers.scheduled(self.learning_rate, self.learning_rate_schedule, progress)
+        rates = self._rates(learner.params, rate, progress)
 
         def descend(carry: tuple[PyTree, Any], rows: Rows) -> tuple[tuple[PyTree, Any], Metrics]:
             params, state = carry
@@ -275,17 +328,21 @@ class PolicyGradient:
                 model, params, rows, progress
             )
             params, state, norm = optimizers.step(
-                self.optimizer, params, gradient, state, rate, self.max_grad_norm, self.axis
+                self.optimizer, params, gradient, state, rates, self.max_grad_norm, self.axis
             )
             return (params, state), metrics | {"gradient_norm": norm}
 
         def epoch(carry: tuple[PyTree, Any], key: Array) -> tuple[tuple[PyTree, Any], Metrics]:
+            part_of = rows
+            if self.recompute_advantages:  # π_old and V_old stay those that collected
+                now = rows_of(carry[0])
+                part_of = rows._replace(advantage=now.advantage, target=now.target)
             if self.num_minibatches == 1:
-                return descend(carry, rows)
+                return descend(carry, part_of)
             order = jax.random.permutation(key, rows.advantage.shape[0])
             parts = order.reshape(self.num_minibatches, -1)
             carry, metrics = jax.lax.scan(
-                lambda carry, part: descend(carry, jax.tree.map(lambda x: x[part], rows)),
+                lambda carry, part: descend(carry, jax.tree.map(lambda x: x[part], part_of)),
                 carry,
                 parts,
             )
@@ -294,27 +351,64 @@ class PolicyGradient:
         carry = (learner.params, learner.optimizer)
         if self.num_epochs == 1:
             (params, state), metrics = epoch(carry, key)
-        else:
-            keys = jax.random.split(key, self.num_epochs)
+            return params, state, metrics | {"learning_rate": rate}
+        keys = jax.random.split(key, self.num_epochs)
+        if self.target_kl is None:
             (params, state), metrics = jax.lax.scan(epoch, carry, keys)
             metrics = jax.tree.map(jnp.mean, metrics)
+        else:
+            (params, state), metrics = self._epochs_until(self.target_kl, epoch, carry, keys)
         return params, state, metrics | {"learning_rate": rate}
+
+    def _epochs_until(
+        self, target_kl: float, epoch: Callable[..., Any], carry: Any, keys: Array
+    ) -> tuple[Any, Metrics]:
+        """Epochs until the policy has moved by more than `target_kl`; means over those made."""
+
+        def body(now: tuple[Any, Metrics, Array, Array]) -> tuple[Any, Metrics, Array, Array]:
+            carry, sums, made, _ = now
+            carry, metrics = epoch(carry, keys[made])
+            kl = metrics["approx_kl"]
+            kl = kl if self.axis is None else jax.lax.pmean(kl, self.axis)
+            return carry, jax.tree.map(jnp.add, sums, metrics), made + 1, kl
+
+        def more(now: tuple[Any, Metrics, Array, Array]) -> Array:
+            return (now[2] < self.num_epochs) & (now[3] <= target_kl)
+
+        metrics = jax.eval_shape(epoch, carry, keys[0])[1]
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        start = (carry, sums, jnp.zeros((), jnp.int32), jnp.zeros(()))
+        carry, sums, made, _ = jax.lax.while_loop(more, body, start)
+        epochs = made.astype(jnp.float32)
+        return carry, jax.tree.map(lambda x: x / epochs, sums) | {"epochs": epochs}
+
+    def _rates(self, params: PyTree, rate: Array, progress: Array) -> Any:
+        """One step size, or where the critic has its own, one for every parameter."""
+        if self.critic_learning_rate is None or self.critic is None:
+            return rate
+        critic_rate = optimizers.scheduled(
+            self.critic_learning_rate, self.learning_rate_schedule, progress
+        )
+        actor, critic = ActorCritic.split(params)
+        own = ((actor, rate), (critic, critic_rate))
+        actor, critic = (jax.tree.map(lambda x, r=r: jnp.full(x.shape, r), p) for p, r in own)
+        return actor | critic
 
     def _loss(
         self, model: ActorCritic, params: PyTree, rows: Rows, progress: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
         """policy loss + value_coefficient · value loss - entropy_coefficient · entropy."""
-        mean = partial(_mean, valid=rows.valid)
+        mean = partial(mean_of, valid=rows.valid)
         if self.normalize_advantage:
-            rows = rows._replace(advantage=_standardised(rows.advantage, rows.valid, self.axis))
-        policy = model.policy(params, rows.observation)
+            rows = rows._replace(advantage=standardised(rows.advantage, rows.valid, self.axis))
+        policy = model.policy(params, rows.observation, rows.allowed)
         log_prob = policy.log_prob(rows.action)
         policy_loss = mean(self.policy_loss(log_prob, rows, progress))
         entropy = mean(policy.entropy())
         loss = policy_loss - self.entropy_coefficient * entropy
         metrics = {"policy_loss": policy_loss, "entropy": entropy}
-        if self.has_critic:
-            value = model.value(params, rows.observation)
+        if self.critic is not None:
+            value = model.value(params, rows.observation, rows.action)
             value_loss = mean(self.value_loss(value, rows, progress))
             loss = loss + self.value_coefficient * value_loss
             metrics["value_loss"] = value_loss
@@ -328,50 +422,21 @@ class PolicyGradient:
 
 
 @hyperparameters
-class Reinforce(PolicyGradient):
-    """REINFORCE (Williams 1992): ∇ log π(a_t|s_t) G_t over whole episodes.
-
-    With `baseline`, a value network is regressed on G_t and subtracted from it. An update takes
-    one complete episode of each environment, so that no return is cut; an episode longer than
-    `num_steps` is cut there all the same and counts as truncated.
-    """
-
-    name: ClassVar[str] = "reinforce"
-    whole_episodes: ClassVar[bool] = True
-
-    num_steps: int = hyperparameter(1000, "longest episode that is collected", "[1, 1e6]")
-    baseline: bool = hyperparameter(True, "subtract a learned V(s_t) from the return")
-    normalize_advantage: bool = hyperparameter(True, "shift and scale Ψ to mean 0, deviation 1")
-
-    @property
-    def has_critic(self) -> bool:
-        return self.baseline
-
-    def advantages(
-        self, batch: Transition, reward: Array, value: Array, next_value: Array
-    ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
-        returns = estimators.monte_carlo_returns(
-            reward, next_value, batch.terminated, batch.truncated, self.gamma
-        )
-        return returns - value, returns
-
-
-@hyperparameters
 class A2C(PolicyGradient):
     """Advantage actor-critic (Mnih et al. 2016, synchronous).
 
     `gae_lambda` 1 is the n-step form: the return to the end of the `num_steps` steps,
-    bootstrapped there; below 1 it is GAE(λ); 0 is the TD error.
+    bootstrapped there; below 1 it is GAE(λ); 0 is the TD error. With `whole_episodes` a batch is
+    one complete episode of each environment: λ = 1 is then the Monte Carlo return.
     """
 
     name: ClassVar[str] = "a2c"
 
-    optimizer: optimizers.Kind = hyperparameter(
-        "rmsprop", "adam (ε 1e-5) or rmsprop (α 0.99, ε 1e-5)"
+    whole_episodes: bool = hyperparameter(  # type: ignore[misc]
+        False, "collect complete episodes; num_steps is then the longest one"
     )
-    gae_lambda: float = hyperparameter(
-        1.0, "λ of GAE: 0 is the TD error, 1 the n-step return", "[0, 1]"
-    )
+    optimizer: optimizers.Kind = hyperparameter("rmsprop", OPTIMIZERS)
+    gae_lambda: float = hyperparameter(1.0, LAMBDA, "[0, 1]")
 
     def advantages(
         self, batch: Transition, reward: Array, value: Array, next_value: Array
@@ -398,16 +463,20 @@ class PPO(A2C):
     num_epochs: int = hyperparameter(4, "passes over each batch", "[1, 1e6]")  # type: ignore[misc]
     num_minibatches: int = hyperparameter(4, "parts of a pass, a gradient step each", "[1, 1e6]")  # type: ignore[misc]
     learning_rate: float = hyperparameter(2.5e-4, "step size of the optimiser", "(0, 10]")
-    optimizer: optimizers.Kind = hyperparameter("adam", "adam (ε 1e-5) or rmsprop (α 0.99, ε 1e-5)")
-    gae_lambda: float = hyperparameter(
-        0.95, "λ of GAE: 0 is the TD error, 1 the n-step return", "[0, 1]"
-    )
+    optimizer: optimizers.Kind = hyperparameter("adam", OPTIMIZERS)
+    gae_lambda: float = hyperparameter(0.95, LAMBDA, "[0, 1]")
     clip_range: float = hyperparameter(0.2, "ε: the ratio is clipped to [1 - ε, 1 + ε]", "(0, 1e9]")
     clip_range_schedule: optimizers.Schedule = hyperparameter(
         "constant", "constant, or falling linearly to 0 at the end of the training"
     )
     clip_value: bool = hyperparameter(False, "clip the value's step by clip_range as well")
-    normalize_advantage: bool = hyperparameter(True, "shift and scale Ψ to mean 0, deviation 1")
+    target_kl: float | None = hyperparameter(  # type: ignore[misc]
+        None, "no further epoch once the mean KL divergence of one exceeds this", "(0, 1e9]"
+    )
+    recompute_advantages: bool = hyperparameter(  # type: ignore[misc]
+        False, "estimate advantages anew before every epoch, with the critic as it is then"
+    )
+    normalize_advantage: bool = hyperparameter(True, STANDARDISE)
 
     def policy_loss(
         self, log_prob: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
@@ -426,7 +495,7 @@ class PPO(A2C):
     def diagnostics(
         self, log_prob: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
     ) -> Metrics:
-        mean = partial(_mean, valid=rows.valid)
+        mean = partial(mean_of, valid=rows.valid)
         log_ratio = jax.lax.stop_gradient(log_prob) - rows.old_log_prob
         ratio = jnp.exp(log_ratio)
         clipped = (jnp.abs(ratio - 1) > self._clip(progress)).astype(ratio.dtype)
@@ -437,7 +506,7 @@ class PPO(A2C):
         return optimizers.scheduled(self.clip_range, self.clip_range_schedule, progress)
 
 
-def _mean(x: Float[Array, " N"], valid: Bool[Array, " N"] | None) -> Float[Array, ""]:
+def mean_of(x: Float[Array, " N"], valid: Bool[Array, " N"] | None) -> Float[Array, ""]:
     """The mean of the valid rows; 0 where there are none."""
     if valid is None:
         return jnp.mean(x)
@@ -450,6 +519,6 @@ def _statistics(x: Array, valid: Array | None, axis: str | None) -> estimators.R
     return estimators.RunningStatistics.start().merge(x, weight, axis)
 
 
-def _standardised(x: Array, valid: Array | None, axis: str | None) -> Array:
+def standardised(x: Array, valid: Array | None, axis: str | None) -> Array:
     statistics = _statistics(x, valid, axis)
     return (x - statistics.mean) / (jnp.sqrt(statistics.variance) + 1e-8)

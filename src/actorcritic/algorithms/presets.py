@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from actorcritic.algorithms import A2C, ALGORITHMS, PPO, Reinforce
+from actorcritic.algorithms import (
+    A2C,
+    ALGORITHMS,
+    PPO,
+    TRPO,
+    QActorCritic,
+    Reinforce,
+    TDActorCritic,
+)
 from actorcritic.hyperparameters import nearest
 from actorcritic.types import UserError
 
@@ -15,6 +23,29 @@ class Preset:
     algorithm: Any
     total_steps: int
 
+
+# What CleanRL trains MuJoCo's robots with (its ppo_continuous_action.py).
+MUJOCO_PPO = PPO(
+    num_envs=1,
+    num_steps=2048,
+    num_epochs=10,
+    num_minibatches=32,
+    learning_rate=3e-4,
+    learning_rate_schedule="linear",
+    clip_value=True,
+    normalize_observation=True,
+    normalize_reward=True,
+)
+
+# What PureJaxRL trains MinAtar's games with.
+MINATAR_PPO = PPO(
+    num_envs=64,
+    num_minibatches=8,
+    learning_rate=5e-3,
+    learning_rate_schedule="linear",
+    entropy_coefficient=0.01,
+    activation="relu",
+)
 
 PRESETS: dict[tuple[str, str], Preset] = {
     ("ppo", "CartPole-v1"): Preset(
@@ -73,6 +104,143 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         total_steps=1_000_000,
     ),
+}
+
+PRESETS |= {
+    ("q-actor-critic", "CartPole-v1"): Preset(QActorCritic(), total_steps=500_000),
+    ("td-actor-critic", "CartPole-v1"): Preset(TDActorCritic(), total_steps=200_000),
+    ("trpo", "CartPole-v1"): Preset(
+        TRPO(
+            num_envs=8,
+            num_steps=128,
+            gae_lambda=0.98,
+            num_epochs=20,
+            num_minibatches=2,
+            cg_damping=1e-2,
+        ),
+        total_steps=100_000,
+    ),
+    ("a2c", "Acrobot-v1"): Preset(
+        A2C(num_envs=16, normalize_observation=True, normalize_reward=True), total_steps=500_000
+    ),
+    ("ppo", "MountainCar-v0"): Preset(
+        PPO(
+            num_envs=16,
+            num_steps=64,
+            gae_lambda=0.98,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=1_000_000,
+    ),
+    ("a2c", "MountainCarContinuous-v0"): Preset(
+        A2C(
+            num_envs=8,
+            num_steps=50,
+            gae_lambda=0.98,
+            gamma=0.999,
+            optimizer="adam",
+            learning_rate=3e-3,
+            initial_log_std=2.0,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=100_000,
+    ),
+    ("a2c", "Pendulum-v1"): Preset(
+        A2C(
+            num_envs=8,
+            num_steps=8,
+            gae_lambda=0.9,
+            gamma=0.95,
+            optimizer="adam",
+            learning_rate=1e-3,
+            critic_learning_rate=3e-3,
+            learning_rate_schedule="linear",
+            activation="relu",
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=1_000_000,
+    ),
+    ("trpo", "Pendulum-v1"): Preset(
+        TRPO(num_envs=2, num_steps=1024, gamma=0.9, num_epochs=15), total_steps=100_000
+    ),
+    ("reinforce", "Acrobot-v1"): Preset(
+        Reinforce(
+            num_envs=8, learning_rate=3e-3, normalize_observation=True, normalize_reward=True
+        ),
+        total_steps=500_000,
+    ),
+    ("trpo", "Acrobot-v1"): Preset(
+        TRPO(
+            num_envs=8,
+            num_steps=128,
+            num_minibatches=8,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=100_000,
+    ),
+    ("trpo", "MountainCar-v0"): Preset(
+        TRPO(
+            num_envs=2,
+            num_steps=1024,
+            gae_lambda=0.98,
+            num_epochs=20,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=100_000,
+    ),
+    ("trpo", "MountainCarContinuous-v0"): Preset(
+        TRPO(
+            num_envs=4,
+            num_steps=256,
+            num_minibatches=8,
+            gae_lambda=0.98,
+            gamma=0.999,
+            initial_log_std=2.0,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=50_000,
+    ),
+    ("ppo", "MountainCarContinuous-v0"): Preset(
+        PPO(
+            num_envs=8,
+            num_steps=64,
+            num_epochs=10,
+            num_minibatches=8,
+            gae_lambda=0.98,
+            gamma=0.999,
+            learning_rate=1e-3,
+            initial_log_std=2.0,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=50_000,
+    ),
+    ("ppo", "Hopper-v5"): Preset(MUJOCO_PPO, total_steps=1_000_000),
+    ("ppo", "InvertedPendulum-v5"): Preset(MUJOCO_PPO, total_steps=1_000_000),
+    ("trpo", "Swimmer-v5"): Preset(
+        TRPO(
+            num_envs=2,
+            num_steps=1024,
+            gamma=0.9999,
+            num_epochs=20,
+            cg_iterations=25,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        total_steps=100_000,
+    ),
+}
+PRESETS |= {
+    ("ppo", f"gymnax:{game}-MinAtar"): Preset(MINATAR_PPO, total_steps=10_000_000)
+    for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")
 }
 
 DEFAULT_STEPS = 100_000

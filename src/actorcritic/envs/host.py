@@ -25,6 +25,7 @@ from gymnasium.envs.registration import registry
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from actorcritic import spaces
+from actorcritic.envs import masks
 from actorcritic.hyperparameters import nearest
 from actorcritic.types import EnvSpec, Observation, UserError
 
@@ -55,6 +56,9 @@ class HostEnvironment:
 
     `vectorization` "async" gives each environment a process of its own. An environment that does
     not answer for `worker_timeout` seconds there ends the training with a UserError.
+
+    Masks of allowed actions that it gives in infos or by a method `action_masks` become part of
+    the observations (see `envs.masks`); a VectorEnv has to have them there itself.
 
     `autoreset` makes no difference to what is learned. "disabled" leaves resets to the runner,
     and is the one mode in which no observation is handed around after its environment moved on.
@@ -101,9 +105,18 @@ class HostEnvironment:
                 self.vector.single_action_space,
                 limit,
             )
-        environment = self.make_single()
+        return self._described[0]
+
+    @cached_property
+    def _described(self) -> tuple[EnvSpec, masks.Source | None]:
+        """The spec, and where masks of actions come from, if not from the observations."""
+        environment = _make(self.id, self._factory, self.options)
         try:
-            return self._spec_of(environment)
+            spec = self._spec_of(environment)
+            source = masks.source(environment)
+            if source is not None:
+                spec = self._spec_of(masks.Masked(environment, self.id, source))
+            return spec, source
         finally:
             environment.close()
 
@@ -120,14 +133,14 @@ class HostEnvironment:
         return EnvSpec(self.id, **found, max_episode_steps=limit)
 
     def make_single(self, render_mode: str | None = None) -> gymnasium.Env:
-        """One environment as it is, for evaluation and for pictures."""
+        """One environment, for a check or for pictures."""
         if self.vector is not None:
             raise UserError(
                 f"{self.id} was given as a VectorEnv, from which no single environment can be "
                 "made; give an id or a function that makes one environment instead."
             )
         mode = {} if render_mode is None else {"render_mode": render_mode}
-        return _make(self.id, self._factory, self.options | mode)
+        return _make_masked(self.id, self._factory, self.options | mode, self._described[1])
 
     def make(self, num_envs: int) -> VectorEnv:
         """`num_envs` environments side by side."""
@@ -140,7 +153,8 @@ class HostEnvironment:
             autoreset_mode(self.vector, self.id)
             return self.vector
         copying = self.autoreset == "same_step"
-        one = partial(_make_guarded, self.id, self._factory, self.options, copying)
+        source = self._described[1]
+        one = partial(_make_guarded, self.id, self._factory, self.options, source, copying)
         mode = AUTORESET[self.autoreset]
         if self.vectorization == "async":
             factories = [partial(_undisturbed, one)] * num_envs
@@ -269,6 +283,11 @@ class Stepper:
         self._bounds: tuple[np.ndarray, np.ndarray] | None = None
         if isinstance(self._space, gym_spaces.Box) and self._space.dtype != np.float32:
             self._bounds = self._space.low, self._space.high
+        self._mask_leaf: int | None = None
+        if spaces.has_mask(spec.observation_space):
+            parts = spec.observation_space.spaces  # type: ignore[attr-defined]
+            counts = [len(leaves(part, zeros(part))) for part in parts.values()]
+            self._mask_leaf = sum(counts[: list(parts).index(spaces.MASK)])
 
     def reset(self, seed: int | None, current: Leaves) -> None:
         """Start an episode in every environment; its observation is written to `current`."""
@@ -276,6 +295,7 @@ class Stepper:
         with _failing(self._spec.id, "reset"):
             observation, _ = self.environments.reset(seed=seed)
         write(current, leaves(self._spec.observation_space, observation))
+        self._check_masks(current)
 
     def restart(self, which: np.ndarray, current: Leaves) -> None:
         """Leave the episodes of some environments, and start new ones."""
@@ -284,6 +304,11 @@ class Stepper:
             observation, _ = self.environments.reset(options={"reset_mask": which.copy()})
         for leaf, x in zip(current, leaves(self._spec.observation_space, observation), strict=True):
             leaf[which] = x[which]
+        self._check_masks(current)
+
+    def _check_masks(self, current: Leaves) -> None:
+        if self._mask_leaf is not None:
+            masks.check(self._spec, current[self._mask_leaf], ~self.resetting)
 
     def step(
         self, action: np.ndarray, successor: Leaves, current: Leaves
@@ -296,7 +321,9 @@ class Stepper:
         if self._bounds is not None:
             action = np.clip(action, *self._bounds)
         with _failing(self._spec.id, "step"):
-            return self._step(action, successor, current)
+            result = self._step(action, successor, current)
+        self._check_masks(current)
+        return result
 
     def _step(
         self, action: np.ndarray, successor: Leaves, current: Leaves
@@ -473,10 +500,21 @@ class Guarded(gymnasium.Wrapper):
         return observation, reward, terminated, truncated, {}
 
 
-def _make_guarded(
-    name: str, factory: Factory, options: dict[str, Any], copying: bool
+def _make_masked(
+    name: str, factory: Factory, options: dict[str, Any], source: masks.Source | None
 ) -> gymnasium.Env:
-    return Guarded(_make(name, factory, options), name, copying)
+    environment = _make(name, factory, options)
+    return environment if source is None else masks.Masked(environment, name, source)
+
+
+def _make_guarded(
+    name: str,
+    factory: Factory,
+    options: dict[str, Any],
+    source: masks.Source | None,
+    copying: bool,
+) -> gymnasium.Env:
+    return Guarded(_make_masked(name, factory, options, source), name, copying)
 
 
 # ------------------------------------------------------------------------------- processes
@@ -635,10 +673,12 @@ def _check_environment(environment: gymnasium.Env, spec: EnvSpec) -> None:
     _check_observation(spec.observation_space, result[0], f"{name}: the observation of reset")
 
     action_space.seed(0)
+    masked, random = spaces.has_mask(spec.observation_space), np.random.default_rng(0)
     for _ in range(CHECKED_STEPS):
+        action = masks.sample(spec, result[0], random) if masked else action_space.sample()
         try:
             with _failing(name, "step"):
-                result = environment.step(action_space.sample())
+                result = environment.step(action)
         except UserError as error:
             if "unpack (expected 5, got 4)" not in str(error):  # Gymnasium's wrappers, see below
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from actorcritic import spaces
 from actorcritic.envs.host import HostEnvironment
+from actorcritic.envs.masks import joined
 from actorcritic.runners.compiled import reset, take_step
 from actorcritic.types import Algorithm, Environment, EnvSpec, Observation, UserError
 
@@ -34,6 +35,9 @@ class Policy:
     Deterministic (the most likely action, the mean) unless `deterministic=False`. Actions are
     as the environment takes them: inside their bounds. One observation gives one action; a batch
     [N, ...] gives a batch.
+
+    Where actions were masked in the training, they are here: an observation has the mask at its
+    key "action_mask", or the environment's own observation comes with `action_mask`.
     """
 
     def __init__(self, algorithm: Algorithm, learner: Any, spec: EnvSpec, seed: int = 0) -> None:
@@ -41,8 +45,11 @@ class Policy:
         self._key = jax.random.key(seed)
         self._calls = 0
 
-    def __call__(self, observation: Observation, *, deterministic: bool = True) -> np.ndarray:
+    def __call__(
+        self, observation: Observation, *, action_mask: Any = None, deterministic: bool = True
+    ) -> np.ndarray:
         space = self.spec.observation_space
+        observation = self._with_mask(observation, action_mask)
         single = _is_single(space, observation)
         observation = _arrays(space, observation)
         if single:
@@ -52,6 +59,41 @@ class Policy:
         action = _action(self.algorithm, self.learner, observation, key, not deterministic)
         action = np.asarray(action).astype(self.spec.action_space.dtype)
         return action[0] if single else action
+
+    def _with_mask(self, observation: Observation, mask: Any) -> Observation:
+        space = self.spec.observation_space
+        if not spaces.has_mask(space):
+            if mask is not None:
+                raise UserError(
+                    f"action_mask was given to a policy that was trained on {self.spec.id} without "
+                    "masks; leave it out."
+                )
+            return observation
+        if mask is None:
+            if isinstance(observation, Mapping) and spaces.MASK in observation:
+                return observation
+            raise UserError(
+                f"The policy for {self.spec.id} has to know which actions are allowed: call "
+                "policy(observation, action_mask=…), for instance with info['action_mask'], or "
+                f"give it observations with the key {spaces.MASK!r}."
+            )
+        names = [name for name in space.spaces if name != spaces.MASK]  # type: ignore[attr-defined]
+        if names == ["observation"] and not isinstance(observation, Mapping):
+            observation = {"observation": observation}
+        if not isinstance(observation, Mapping):
+            return observation  # to be refused for what it is
+        size = sum(spaces.choices(self.spec.action_space))
+        try:
+            mask = joined(mask) != 0
+        except (TypeError, ValueError):
+            mask = np.zeros(())
+        if mask.ndim not in (1, 2) or mask.shape[-1] != size:
+            raise UserError(
+                f"action_mask has shape {mask.shape}; expected ({size},), or (N, {size}) for a "
+                f"batch: a number for each choice of {self.spec.action_space}."
+            )
+        mask = mask.reshape(*mask.shape[:-1], *space[spaces.MASK].shape)  # type: ignore[index]
+        return {**observation, spaces.MASK: mask}
 
 
 @partial(jax.jit, static_argnames="explore")
@@ -69,11 +111,11 @@ def _is_single(space: gym_spaces.Space, observation: Observation) -> bool:
             parts = [(part, observation[name]) for name, part in space.spaces.items()]
         except (KeyError, TypeError, IndexError):
             raise UserError(f"The policy expects a dict with keys {list(space.spaces)}.") from None
-        return all(_is_single(*part) for part in parts)
+        return _agreed(parts)
     if isinstance(space, gym_spaces.Tuple):
         if len(observation) != len(space.spaces):
             raise UserError(f"The policy expects a tuple of {len(space.spaces)} observations.")
-        return all(_is_single(*part) for part in zip(space.spaces, observation, strict=True))
+        return _agreed(list(zip(space.spaces, observation, strict=True)))
     shape, wanted = np.shape(observation), space.shape or ()
     if shape == wanted:
         return True
@@ -82,6 +124,13 @@ def _is_single(space: gym_spaces.Space, observation: Observation) -> bool:
     raise UserError(
         f"The policy expects observations of shape {wanted}, or (N, …) of them; got {shape}."
     )
+
+
+def _agreed(parts: list[tuple[gym_spaces.Space, Observation]]) -> bool:
+    single = {_is_single(*part) for part in parts}
+    if len(single) > 1:
+        raise UserError("Some parts of the observation are of one, and some of a batch.")
+    return single != {False}
 
 
 def _arrays(space: gym_spaces.Space, observation: Observation) -> Observation:

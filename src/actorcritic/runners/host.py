@@ -22,7 +22,7 @@ from jaxtyping import Array, Int, Key
 from actorcritic import spaces
 from actorcritic.envs.host import HostEnvironment, Leaves, Stepper, leaves, row_of, write, zeros
 from actorcritic.runners.compiled import longest_batch
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, tabulate
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, is_reported, tabulate
 from actorcritic.types import EnvSpec, Transition, UserError
 
 RESUME_NOTE = (
@@ -220,7 +220,8 @@ class HostSession:
             s = int(np.argmax(self.steps < self.total_steps))
             metrics, ended = self._train_once(s)
             state = self._states[s]
-            rows.append((self.seeds[s], int(state.updates), int(state.steps), metrics))
+            if is_reported(self._algorithm, int(state.updates)):
+                rows.append((self.seeds[s], int(state.updates), int(state.steps), metrics))
             episodes.extend((self.seeds[s], *row) for row in ended)
             if time.perf_counter() - start >= seconds:
                 break

@@ -25,7 +25,7 @@ from actorcritic.runners.compiled import (
     longest_batch,
     train_chunk,
 )
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, tabulate
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, is_reported, tabulate
 from actorcritic.types import Algorithm, Environment
 
 # For programs that run once: less time in the compiler, more in the program.
@@ -214,8 +214,10 @@ class CompiledSession:
             n = int(made[s])
             after = log.steps[s, :n].astype(np.int64)
             numbers = updates[s] + 1 + np.arange(n)
-            values = log.metrics.values[s, :n]
-            metrics.append(MetricTable(np.full(n, seed), numbers, after, log.metrics.names, values))
+            kept = np.flatnonzero(is_reported(self._algorithm, numbers))
+            values = log.metrics.values[s, kept]
+            columns = np.full(len(kept), seed), numbers[kept], after[kept]
+            metrics.append(MetricTable(*columns, log.metrics.names, values))
             update, t, b = np.nonzero(log.episodes.lengths[s, :n])
             start = np.concatenate([before[s : s + 1], after])[update]
             step = start + t * self._algorithm.num_envs + b + 1

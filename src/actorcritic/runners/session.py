@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int, PyTree
@@ -48,6 +48,17 @@ class MetricTable(NamedTuple):
         return self.values[:, self.names.index(name)]
 
 
+# Environment steps between two rows of metrics, at least: a learner that updates at every step
+# would otherwise report far more than anyone can read or a disk should hold.
+STEPS_PER_ROW = 32
+
+
+def is_reported(algorithm: Any, update: Any) -> Any:
+    """Of which updates (counted from 1) metrics are reported: all, but where they are tiny."""
+    every = -(-STEPS_PER_ROW // (algorithm.num_envs * algorithm.num_steps))
+    return (update % every == 0) | (update == 1) | algorithm.whole_episodes
+
+
 class Report(NamedTuple):
     """What a stretch of training gave."""
 
@@ -57,17 +68,18 @@ class Report(NamedTuple):
 
 
 def tabulate(metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds: float) -> Report:
-    """A report; each update also gets the mean return and length of the episodes that ended in
-    it (NaN where none did), and the rate of the whole stretch: `gained` steps in `seconds`.
+    """A report; each row also gets the mean return and length of the episodes that ended since
+    the one before (NaN where none did), and the rate of the whole stretch: `gained` steps in
+    `seconds`.
     """
     extra = np.full((len(metrics.seed), 3), np.nan)
     for seed in np.unique(metrics.seed):
         rows = np.flatnonzero(metrics.seed == seed)
         ended = episodes.seed == seed
         row = np.searchsorted(metrics.step[rows], episodes.step[ended])
-        count = np.bincount(row, minlength=len(rows))
+        count = np.bincount(row, minlength=len(rows))[: len(rows)]
         for k, column in enumerate((episodes.returns, episodes.length)):
-            total = np.bincount(row, column[ended], minlength=len(rows))
+            total = np.bincount(row, column[ended], minlength=len(rows))[: len(rows)]
             with np.errstate(invalid="ignore", divide="ignore"):
                 extra[rows, k] = total / count
     extra[:, 2] = gained / seconds

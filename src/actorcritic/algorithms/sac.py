@@ -1,0 +1,431 @@
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): off-policy, for continuous actions.
+
+The policy maximises E[Σ γ^t (r_t + α H(π(·|s_t)))]. Every step is kept in a replay buffer, from
+which a gradient step draws a minibatch, and in turn moves
+
+  the critics    Q_i(s, a) towards r + γ (1 - terminated) (min_j Q'_j(s', a') - α log π(a'|s'))
+  their targets  Q'_i by `tau` towards Q_i
+  the actor      down E[α log π(a|s) - min_i Q_i(s, a)]
+  α              so that the policy's entropy comes to `target_entropy`
+
+with a ~ π(s), a' ~ π(s'). Inside, actions are in [-1, 1]^d and so is the policy's density, so that
+entropies do not depend on the units of an environment's actions; `act` scales to its bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from actorcritic import losses, spaces
+from actorcritic.distributions import TanhGaussian
+from actorcritic.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.networks import MLP, ActorCritic, Dense, NetworkLike
+from actorcritic.types import Action, EnvSpec, Metrics, Observation, Transition, UserError
+
+
+class Buffer(NamedTuple):
+    """The latest `capacity` transitions, a row each: one write stores, one read draws."""
+
+    rows: Float[Array, "capacity width"]
+    seen: Int[Array, ""]  # transitions ever stored; the next one goes to row seen % capacity
+
+    def insert(self, rows: Float[Array, "N width"], valid: Bool[Array, " N"] | None) -> Buffer:
+        """With the rows that are valid, in their order, over the oldest ones; N <= capacity."""
+        capacity = self.rows.shape[0]
+        if valid is None:
+            valid = jnp.ones(rows.shape[0], bool)
+        number = jnp.cumsum(valid, dtype=jnp.int32)
+        index = jnp.where(valid, (self.seen + number - 1) % capacity, capacity)
+        return Buffer(self.rows.at[index].set(rows, mode="drop"), self.seen + number[-1])
+
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, "..."]:
+        """Indices of stored rows, uniformly and with replacement."""
+        stored = jnp.clip(self.seen, 1, self.rows.shape[0]).astype(jnp.uint32)
+        # The remainder favours no row by more than stored / 2³²; `randint` takes longer.
+        return (jax.random.bits(key, shape) % stored).astype(jnp.int32)
+
+
+class Sample(NamedTuple):
+    """A minibatch; `inputs` are the critics': the encoded observation and the action."""
+
+    inputs: Float[Array, "N features+d"]
+    observation: Float[Array, "N features"]
+    reward: Float[Array, " N"]
+    terminated: Float[Array, " N"]
+    next_observation: Float[Array, "N features"]
+
+
+Critics = tuple[Any, Any]  # two, each apart: on a CPU, products of stacked matrices are slow
+
+
+class Parameters(NamedTuple):
+    actor: PyTree
+    critics: Critics
+    targets: Critics
+    log_temperature: Float[Array, ""]
+
+
+class Optimizer(NamedTuple):
+    """States of Adam."""
+
+    actor: Any
+    critics: Any
+    log_temperature: Any
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "optimizer", "buffer"],
+    meta_fields=["spec"],
+)
+@dataclass(frozen=True)
+class Learner:
+    """Everything that learning changes."""
+
+    params: Parameters
+    optimizer: Optimizer
+    buffer: Buffer
+    spec: EnvSpec
+
+
+def sizes(spec: EnvSpec) -> tuple[int, int]:
+    """How many features an observation has, and how many dimensions an action."""
+    return spaces.feature_count(spec.observation_space), math.prod(spec.action_space.shape or ())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A policy π(a|s) over [-1, 1]^d and critics Q(s, a), over encoded observations.
+
+    The policy is a Gaussian squashed by tanh, with log σ from the network, clamped to [-20, 2]. A
+    critic takes observation and action side by side.
+    """
+
+    spec: EnvSpec
+    network: NetworkLike
+
+    def init(self, key: Key[Array, ""], temperature: float | Float[Array, ""]) -> Parameters:
+        actor_key, *critic_keys = jax.random.split(key, 3)
+        features, d = sizes(self.spec)
+        x = jnp.zeros((1, features + d))
+
+        def critic(key: Key[Array, ""]) -> tuple[PyTree, Dense]:
+            trunk_key, head_key = jax.random.split(key)
+            trunk = self.network.init(trunk_key, x)
+            width = jax.eval_shape(self.network.apply, trunk, x).shape[-1]
+            return trunk, Dense.init(head_key, width, 1, 1.0)
+
+        first, second = map(critic, critic_keys)
+        return Parameters(
+            actor=self._actor.init(actor_key),
+            critics=(first, second),
+            targets=jax.tree.map(jnp.copy, (first, second)),  # what is donated must not be shared
+            log_temperature=jnp.log(jnp.asarray(temperature, x.dtype)),
+        )
+
+    @property
+    def _actor(self) -> ActorCritic:
+        inside = gymnasium.spaces.Box(-1.0, 1.0, sizes(self.spec)[1:])
+        spec = replace(self.spec, action_space=inside)
+        return ActorCritic(spec, self.network, critic=None, state_dependent_std=True, squash=True)
+
+    def policy(self, actor: PyTree, x: Float[Array, "... features"]) -> TanhGaussian:
+        policy = self._actor.policy(actor, x)
+        assert isinstance(policy, TanhGaussian)
+        return policy
+
+    def draw(
+        self, actor: PyTree, x: Float[Array, "... features"], noise: Float[Array, "... d"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """Actions as functions of the actor and standard normal noise, and their log-densities."""
+        policy = self.policy(actor, x)
+        u = policy.mean + jnp.exp(policy.log_std) * noise
+        return policy.action(u), policy.log_prob(u)
+
+    def q(
+        self, critic: tuple[PyTree, Dense], inputs: Float[Array, "... features+d"]
+    ) -> Float[Array, "..."]:
+        trunk, head = critic
+        return head(self.network.apply(trunk, inputs)).squeeze(-1)
+
+    def least_q(
+        self, critics: Critics, x: Float[Array, "... features"], action: Float[Array, "... d"]
+    ) -> Float[Array, "..."]:
+        inputs = jnp.concatenate([x, action], axis=-1)
+        return jnp.minimum(*(self.q(critic, inputs) for critic in critics))
+
+    def value(
+        self, params: Parameters, x: Float[Array, "... features"], action: Float[Array, "... d"]
+    ) -> Float[Array, "..."]:
+        """What the critics make of an action in [-1, 1]^d."""
+        return self.least_q(params.critics, x, action)
+
+
+@hyperparameters
+class SAC:
+    """Soft actor-critic with two critics and a learned temperature α.
+
+    `gradient_steps` follow each num_envs × num_steps environment steps: the update-to-data ratio
+    is gradient_steps / (num_envs × num_steps). Until the buffer holds `learning_starts`
+    transitions, actions are uniformly random and nothing is learned.
+    """
+
+    name: ClassVar[str] = "sac"
+    whole_episodes: ClassVar[bool] = False
+    action_spaces: ClassVar[tuple[type, ...]] = (gymnasium.spaces.Box,)
+
+    num_envs: int = hyperparameter(1, "environments stepped side by side", "[1, 1e6]")
+    num_steps: int = hyperparameter(1, "steps of each environment before an update", "[1, 1e6]")
+    gradient_steps: int = hyperparameter(1, "minibatches that an update learns from", "[1, 1e6]")
+    batch_size: int = hyperparameter(256, "transitions in a minibatch", "[1, 1e6]")
+    buffer_size: int = hyperparameter(1_000_000, "transitions that are kept", "[1, 1e9]")
+    learning_starts: int = hyperparameter(
+        100, "steps with random actions before the learning", "[0, 1e9]"
+    )
+    learning_rate: float = hyperparameter(3e-4, "step size of the actor", "(0, 10]")
+    critic_learning_rate: float = hyperparameter(3e-4, "step size of the critics", "(0, 10]")
+    temperature_learning_rate: float = hyperparameter(3e-4, "step size of log α", "(0, 10]")
+    max_grad_norm: float = hyperparameter(
+        1e9, "the actor's and the critics' gradients are each scaled down to this norm", "(0, 1e9]"
+    )
+    gamma: float = hyperparameter(0.99, "discount factor γ", "(0, 1]")
+    tau: float = hyperparameter(0.005, "share of the critics that enters their targets", "(0, 1]")
+    learn_temperature: bool = hyperparameter(True, "adjust α to the target entropy")
+    initial_temperature: float = hyperparameter(1.0, "the weight α of the entropy", "(0, 1e3]")
+    target_entropy: float | None = hyperparameter(
+        None, "of the policy over [-1, 1]^d, in nats; none: -d", "[-1e6, 1e6]"
+    )
+    hidden_sizes: tuple[int, ...] = hyperparameter((256, 256), "widths of the hidden layers")
+    activation: Literal["tanh", "relu", "swish", "gelu"] = hyperparameter("relu", "between layers")
+    network: NetworkLike | None = hyperparameter(
+        None, "an (init, apply) pair in place of hidden_sizes and activation (Python only)"
+    )
+
+    # ------------------------------------------------------------------ the protocol
+
+    def check(self) -> None:
+        """Raise UserError where hyperparameters do not fit each other."""
+        batch = self.num_envs * self.num_steps
+        least = max(batch, self.batch_size, self.learning_starts)
+        if self.buffer_size < least:
+            raise UserError(
+                f"buffer_size = {self.buffer_size} is too small for batch_size = "
+                f"{self.batch_size}, learning_starts = {self.learning_starts} and num_envs × "
+                f"num_steps = {batch}; it must be at least {least}."
+            )
+
+    def init(self, key: Key[Array, ""], spec: EnvSpec) -> Learner:
+        params = self._model(spec).init(key, self.initial_temperature)
+        parts = params.actor, params.critics, params.log_temperature
+        features, d = sizes(spec)
+        return Learner(
+            params=params,
+            optimizer=Optimizer(*map(optax.scale_by_adam().init, parts)),
+            buffer=Buffer(
+                jnp.zeros((self.buffer_size, 2 * features + d + 2)),
+                jnp.zeros((), jnp.int32),
+            ),
+            spec=spec,
+        )
+
+    def act(
+        self,
+        learner: Learner,
+        observation: Observation,
+        key: Key[Array, ""],
+        *,
+        explore: bool = True,
+    ) -> tuple[Action, tuple[()]]:
+        spec = learner.spec
+        x = spaces.encode(spec.observation_space, observation)
+        model, actor = self._model(spec), learner.params.actor
+        policy = model.policy(actor, x)
+        action = policy.action(policy.mode())
+        if explore:
+            noise = jax.random.normal(key, action.shape, action.dtype)
+            action, _ = model.draw(actor, x, noise)
+            uniform = jax.lax.erf(noise * math.sqrt(0.5))  # in [-1, 1], from the same noise
+            action = jnp.where(learner.buffer.seen < self.learning_starts, uniform, action)
+        middle, half = _bounds(spec, action)
+        return middle + half * action, ()
+
+    def update(
+        self, learner: Learner, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
+    ) -> tuple[Learner, Metrics]:
+        model, buffer = self._model(learner.spec), self._stored(learner, batch)
+        draw_key, noise_key = jax.random.split(key)
+        drawn = buffer.draw(draw_key, (self.gradient_steps, self.batch_size))
+        # For the actions in the targets, and for those in the actor's loss.
+        d = sizes(learner.spec)[1]
+        noise = jax.random.normal(noise_key, (self.gradient_steps, 2, self.batch_size, d))
+
+        def descend(k: Array, carry: Any) -> Any:
+            params, optimizer, sums = carry
+            sample = _sample(learner.spec, buffer.rows[drawn[k]])
+            params, optimizer, metrics = self._descend(model, params, optimizer, sample, noise[k])
+            return params, optimizer, jax.tree.map(jnp.add, sums, metrics)
+
+        # A loop of no steps, and not `cond`, which would copy all that it may change.
+        begun = buffer.seen >= max(self.learning_starts, 1)
+        steps = jnp.where(begun, self.gradient_steps, 0)
+        names = ("policy_loss", "value_loss", "entropy", "temperature", "q_value", "gradient_norm")
+        sums = dict.fromkeys(names, jnp.zeros((), buffer.rows.dtype))
+        params, optimizer, sums = jax.lax.fori_loop(
+            0, steps, descend, (learner.params, learner.optimizer, sums)
+        )
+        metrics = {name: total / self.gradient_steps for name, total in sums.items()}
+        return replace(learner, params=params, optimizer=optimizer, buffer=buffer), metrics
+
+    # ------------------------------------------------------------------ its parts
+
+    def _descend(
+        self,
+        model: Model,
+        params: Parameters,
+        optimizer: Optimizer,
+        sample: Sample,
+        noise: Float[Array, "2 N d"],
+    ) -> tuple[Parameters, Optimizer, Metrics]:
+        """One gradient step of each part, each with what the ones before it have become."""
+        actor, critics, targets, log_temperature = params
+        temperature = jnp.exp(log_temperature)
+
+        target = self._target(model, params, sample, noise[0])
+        gradient, (value_loss, q_value) = jax.grad(
+            partial(self._critics_loss, model), has_aux=True
+        )(critics, sample, target)
+        critics, critics_state, critics_norm = _adam(
+            critics, gradient, optimizer.critics, self.critic_learning_rate, self.max_grad_norm
+        )
+        targets = jax.tree.map(lambda t, q: t + self.tau * (q - t), targets, critics)
+
+        gradient, (policy_loss, log_prob) = jax.grad(
+            partial(self._actor_loss, model), has_aux=True
+        )(actor, critics, temperature, sample.observation, noise[1])
+        actor, actor_state, actor_norm = _adam(
+            actor, gradient, optimizer.actor, self.learning_rate, self.max_grad_norm
+        )
+
+        temperature_state = optimizer.log_temperature
+        if self.learn_temperature:
+            gradient = jax.grad(partial(self._temperature_loss, model))(log_temperature, log_prob)
+            log_temperature, temperature_state, _ = _adam(
+                log_temperature, gradient, temperature_state, self.temperature_learning_rate
+            )
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": -jnp.mean(log_prob),
+            "temperature": temperature,
+            "q_value": q_value,
+            "gradient_norm": jnp.hypot(critics_norm, actor_norm),
+        }
+        return (
+            Parameters(actor, critics, targets, log_temperature),
+            Optimizer(actor_state, critics_state, temperature_state),
+            metrics,
+        )
+
+    def _target(
+        self, model: Model, params: Parameters, sample: Sample, noise: Float[Array, "N d"]
+    ) -> Float[Array, " N"]:
+        action, log_prob = model.draw(params.actor, sample.next_observation, noise)
+        next_q = model.least_q(params.targets, sample.next_observation, action)
+        temperature = jnp.exp(params.log_temperature)
+        return losses.soft_target(
+            sample.reward, sample.terminated, next_q, log_prob, temperature, self.gamma
+        )
+
+    def _critics_loss(
+        self, model: Model, critics: Critics, sample: Sample, target: Float[Array, " N"]
+    ) -> tuple[Float[Array, ""], Any]:
+        q = jnp.stack([model.q(critic, sample.inputs) for critic in critics])
+        loss = jnp.sum(jnp.mean(losses.value_loss(q, target[None]), axis=-1))
+        return loss, (loss, jnp.mean(q))
+
+    def _actor_loss(
+        self,
+        model: Model,
+        actor: PyTree,
+        critics: Critics,
+        temperature: Float[Array, ""],
+        observation: Float[Array, "N features"],
+        noise: Float[Array, "N d"],
+    ) -> tuple[Float[Array, ""], Any]:
+        action, log_prob = model.draw(actor, observation, noise)
+        q = model.least_q(critics, observation, action)
+        loss = jnp.mean(losses.soft_policy_loss(q, log_prob, temperature))
+        return loss, (loss, log_prob)
+
+    def _temperature_loss(
+        self, model: Model, log_temperature: Float[Array, ""], log_prob: Float[Array, " N"]
+    ) -> Float[Array, ""]:
+        target = self.target_entropy
+        target = -float(sizes(model.spec)[1]) if target is None else target
+        return jnp.mean(losses.temperature_loss(log_temperature, log_prob, target))
+
+    def _model(self, spec: EnvSpec) -> Model:
+        return Model(spec, self.network or MLP(self.hidden_sizes, self.activation))
+
+    def _stored(self, learner: Learner, batch: Transition) -> Buffer:
+        """The buffer with the batch, in the order of time."""
+        space = learner.spec.observation_space
+        middle, half = _bounds(learner.spec, batch.action)
+        parts = (
+            spaces.encode(space, batch.observation),
+            (batch.action - middle) / half,
+            batch.reward[..., None],
+            batch.terminated[..., None].astype(batch.reward.dtype),
+            spaces.encode(space, batch.next_observation),
+        )
+        rows = jnp.concatenate(parts, axis=-1)
+        valid = None if batch.valid is None else batch.valid.reshape(-1)
+        return learner.buffer.insert(rows.reshape(-1, rows.shape[-1]), valid)
+
+
+def _bounds(spec: EnvSpec, action: Action) -> tuple[Array, Array]:
+    """The middle of the box of actions and half its width, like `action`."""
+    space: Any = spec.action_space
+    low, high = space.low.reshape(-1) / 2, space.high.reshape(-1) / 2
+    middle, half = (jnp.asarray(x, action.dtype) for x in (low + high, high - low))
+    return jnp.broadcast_to(middle, action.shape), jnp.broadcast_to(half, action.shape)
+
+
+def _sample(spec: EnvSpec, rows: Float[Array, "N width"]) -> Sample:
+    features, d = sizes(spec)
+    n = features + d
+    return Sample(
+        inputs=rows[:, :n],
+        observation=rows[:, :features],
+        reward=rows[:, n],
+        terminated=rows[:, n + 1],
+        next_observation=rows[:, n + 2 :],
+    )
+
+
+def _adam(
+    params: PyTree,
+    gradient: PyTree,
+    state: Any,
+    learning_rate: float | Float[Array, ""],
+    max_grad_norm: float | Float[Array, ""] = 1e9,
+) -> tuple[PyTree, Any, Float[Array, ""]]:
+    """One step down: new parameters, new state, and the gradient's norm before it is cut.
+
+    Leaf by leaf, not on one flat vector as in `optimizers`: matrices of this size are worth a loop
+    of their own, and copying them together costs more than it saves.
+    """
+    norm = optax.tree.norm(gradient)
+    cut = max_grad_norm / jnp.maximum(norm, max_grad_norm)
+    gradient = jax.tree.map(lambda g: cut * g, gradient)
+    direction, state = optax.scale_by_adam().update(gradient, state)
+    return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), state, norm

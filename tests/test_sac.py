@@ -1,0 +1,384 @@
+"""SAC against its equations, written down in NumPy with scipy's densities, and its replay buffer.
+
+Gradients are held against finite differences of the objectives, in double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from scipy import stats
+
+from actorcritic.algorithms import SAC
+from actorcritic.algorithms.sac import Buffer, Sample
+from actorcritic.networks import Network
+from actorcritic.types import EnvSpec, Transition, UserError
+
+LOW, HIGH = np.float32([-3.0, 1.0]), np.float32([1.0, 9.0])
+SPEC = EnvSpec(
+    "box", gymnasium.spaces.Box(-9.0, 9.0, (3,)), gymnasium.spaces.Box(LOW, HIGH, dtype=np.float32)
+)
+SMALL: dict[str, Any] = {
+    "hidden_sizes": (5,),
+    "batch_size": 7,
+    "buffer_size": 64,
+    "learning_starts": 0,
+}
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def learner_of(algorithm: SAC) -> Any:
+    return jax.jit(lambda key: algorithm.init(key, SPEC))(jax.random.key(0))
+
+
+def experience(steps: int = 4, envs: int = 2, seed: int = 0, **changes: Any) -> Transition:
+    rng = np.random.default_rng(seed)
+    observation, after = rng.normal(size=(2, steps, envs, 3)).astype(np.float32)
+    terminated, truncated = rng.random((2, steps, envs)) < 0.3
+    action = rng.uniform(LOW, HIGH, (steps, envs, 2)).astype(np.float32)
+    reward = rng.normal(size=(steps, envs)).astype(np.float32)
+    batch = Transition(observation, action, reward, terminated, truncated, after)
+    return jax.tree.map(jnp.asarray, batch._replace(**changes))
+
+
+def update(algorithm: SAC, learner: Any, batch: Transition, key: int = 0) -> Any:
+    return jax.jit(SAC.update)(algorithm, learner, batch, jax.random.key(key), jnp.float32(0))
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+
+
+# --------------------------------------------------------------------------- the objectives
+
+
+def forward(trunk: Any, head: Any, x: np.ndarray) -> np.ndarray:
+    for layer in trunk:
+        x = np.tanh(x @ layer.weight + layer.bias)
+    return x @ head.weight + head.bias
+
+
+def least_q(critics: Any, x: np.ndarray, action: np.ndarray) -> np.ndarray:
+    inputs = np.concatenate([x, action], axis=-1)
+    return np.min([forward(*params, inputs)[:, 0] for params in critics], axis=0)
+
+
+def policy(actor: Any, x: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Actions in [-1, 1], and the logarithms of their densities there."""
+    outputs = forward(actor["policy_trunk"], actor["policy_head"], x)
+    mean, log_std = outputs[:, :2], np.clip(outputs[:, 2:], -20, 2)
+    u = mean + np.exp(log_std) * noise
+    log_prob = stats.norm(mean, np.exp(log_std)).logpdf(u) - np.log(1 - np.tanh(u) ** 2)
+    return np.tanh(u), log_prob.sum(axis=-1)
+
+
+def slopes(objective: Any, params: Any) -> Any:
+    """The gradient of `objective` by central differences."""
+    leaves, structure = jax.tree.flatten(params)
+    gradient = [np.zeros_like(leaf) for leaf in leaves]
+    for leaf, slope in zip(leaves, gradient, strict=True):
+        for at in np.ndindex(leaf.shape):
+            kept = leaf[at]
+            values = []
+            for h in (1e-5, -1e-5):
+                leaf[at] = kept + h
+                values.append(objective(jax.tree.unflatten(structure, leaves)))
+            leaf[at] = kept
+            slope[at] = (values[0] - values[1]) / 2e-5
+    return jax.tree.unflatten(structure, gradient)
+
+
+def assert_close(one: Any, other: Any, **tolerance: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, other)
+
+
+class Started:
+    """Parameters, none of them near 0, and a minibatch, in double precision."""
+
+    def __init__(self, **options: Any) -> None:
+        rng = np.random.default_rng(3)
+        self.algorithm = SAC(**SMALL | {"activation": "tanh", "gamma": 0.9, "tau": 0.1, **options})
+        learner = learner_of(self.algorithm)
+
+        def shaken(x: Any) -> Any:
+            real = jnp.issubdtype(x.dtype, jnp.floating)
+            return jnp.asarray(x + rng.normal(size=x.shape) * 0.4) if real else x
+
+        self.params = jax.tree.map(shaken, learner.params)
+        self.optimizer = jax.tree.map(
+            lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            learner.optimizer,
+        )
+        action = rng.uniform(-1, 1, (7, 2))
+        observation, after = rng.normal(size=(2, 7, 3))
+        self.sample = Sample(
+            inputs=np.concatenate([observation, action], axis=-1),
+            observation=observation,
+            reward=rng.normal(size=7),
+            terminated=np.float64([0, 1, 0, 0, 1, 0, 0]),
+            next_observation=after,
+        )
+        self.noise = rng.normal(size=(2, 7, 2))
+
+    def step(self, **changes: Any) -> Any:
+        algorithm = replace(self.algorithm, **changes)
+        model = algorithm._model(SPEC)
+        descend = jax.jit(lambda *arguments: algorithm._descend(model, *arguments))
+        arguments = self.params, self.optimizer, self.sample, self.noise
+        out = descend(*jax.tree.map(jnp.asarray, arguments))
+        return jax.tree.map(np.array, out)
+
+
+# What Adam keeps after one step from nothing is a tenth of the gradient.
+def gradient_in(state: Any) -> Any:
+    return jax.tree.map(lambda m: 10 * m, state.mu)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_gradient_step_follows_the_papers_objectives() -> None:
+    start = Started(critic_learning_rate=0.05)
+    before = jax.tree.map(np.array, start.params)
+    after, optimizer, metrics = start.step()
+    s, (first, second) = start.sample, start.noise
+    temperature = np.exp(before.log_temperature)
+
+    action, log_prob = policy(before.actor, s.next_observation, first)
+    soft_value = least_q(before.targets, s.next_observation, action) - temperature * log_prob
+    target = np.where(s.terminated == 1, s.reward, s.reward + 0.9 * soft_value)
+
+    def critics_objective(critics: Any) -> float:
+        values = [forward(*params, s.inputs)[:, 0] for params in critics]
+        return sum(0.5 * np.mean((q - target) ** 2) for q in values)
+
+    assert_close(
+        gradient_in(optimizer.critics), slopes(critics_objective, before.critics), rtol=1e-6
+    )
+    np.testing.assert_allclose(metrics["value_loss"], critics_objective(before.critics))
+
+    # The actor follows the critics as they have become.
+    def actor_objective(actor: Any) -> float:
+        action, log_prob = policy(actor, s.observation, second)
+        q = least_q(after.critics, s.observation, action)
+        return np.mean(temperature * log_prob - q)
+
+    expected = slopes(actor_objective, before.actor)
+    assert_close(gradient_in(optimizer.actor), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(metrics["policy_loss"], actor_objective(before.actor))
+    assert not same(before.critics, after.critics)
+
+    _, log_prob = policy(before.actor, s.observation, second)
+    np.testing.assert_allclose(metrics["entropy"], -log_prob.mean())
+    np.testing.assert_allclose(metrics["temperature"], temperature)
+    slope = gradient_in(optimizer.log_temperature)
+    np.testing.assert_allclose(slope, -(log_prob.mean() - 2), rtol=1e-9)  # the target is -2
+
+    assert_close(
+        after.targets,
+        jax.tree.map(lambda t, q: 0.9 * t + 0.1 * q, before.targets, after.critics),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.usefixtures("double")
+def test_the_temperature_rises_where_the_entropy_is_too_low() -> None:
+    start = Started()
+    entropy = float(start.step()[2]["entropy"])
+    for target, sign in ((entropy + 0.1, 1), (entropy - 0.1, -1)):
+        after = start.step(target_entropy=target)[0].log_temperature
+        assert np.sign(after - start.params.log_temperature) == sign
+        np.testing.assert_allclose(after, start.params.log_temperature + sign * 3e-4, rtol=1e-6)
+    fixed = start.step(learn_temperature=False)
+    assert fixed[0].log_temperature == start.params.log_temperature
+
+
+@pytest.mark.usefixtures("double")
+def test_each_step_size_moves_its_own_part() -> None:
+    start = Started()
+    plain = start.step()[0]
+    moved = {
+        name: {
+            part
+            for part, a, b in zip(plain._fields, plain, start.step(**{name: 1e-2})[0], strict=True)
+            if not same(a, b)
+        }
+        for name in ("learning_rate", "critic_learning_rate", "temperature_learning_rate")
+    }
+    assert moved == {
+        "learning_rate": {"actor"},
+        "critic_learning_rate": {"actor", "critics", "targets"},  # the actor follows the critics
+        "temperature_learning_rate": {"log_temperature"},
+    }
+
+
+@pytest.mark.usefixtures("double")
+def test_gradients_are_cut_part_by_part() -> None:
+    _, plain, metrics = Started().step()
+    _, cut, others = Started().step(max_grad_norm=1e-3)
+
+    def norm(state: Any) -> float:
+        return np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(gradient_in(state))))
+
+    for part in ("actor", "critics"):
+        assert norm(getattr(plain, part)) > 1e-2
+        np.testing.assert_allclose(norm(getattr(cut, part)), 1e-3)
+    both = np.hypot(norm(plain.actor), norm(plain.critics))
+    np.testing.assert_allclose(metrics["gradient_norm"], both)
+    assert others["gradient_norm"] > 1e-2
+
+
+# --------------------------------------------------------------------------- the replay buffer
+
+
+@hypothesis.given(st.integers(3, 9), st.lists(st.lists(st.booleans(), max_size=3), max_size=12))
+def test_the_buffer_keeps_the_latest_valid_rows(capacity: int, batches: list) -> None:
+    buffer = Buffer(jnp.full((capacity, 2), -1.0), jnp.zeros((), jnp.int32))
+    model: list[float] = []
+    number = 0.0
+    for batch in batches:
+        if not batch:
+            continue
+        rows = number + np.arange(len(batch))
+        number += len(batch)
+        valid = None if all(batch) else jnp.asarray(batch)
+        bad = np.where(batch, rows, np.nan)  # what must never be stored
+        buffer = buffer.insert(jnp.asarray(np.stack([bad, -bad], axis=1), jnp.float32), valid)
+        model += [row for row, kept in zip(rows, batch, strict=True) if kept]
+    assert int(buffer.seen) == len(model)
+    expected = np.full(capacity, -1.0)
+    for k, row in enumerate(model):
+        expected[k % capacity] = row
+    np.testing.assert_array_equal(buffer.rows[:, 0], expected)
+    np.testing.assert_array_equal(buffer.rows[: len(model), 1], -expected[: len(model)])
+    drawn = np.asarray(buffer.draw(jax.random.key(0), (50,)))
+    assert set(drawn) <= set(range(max(1, min(len(model), capacity))))
+
+
+@pytest.mark.parametrize("seen", [5, 13])
+def test_draws_are_uniform_over_what_is_stored(seen: int) -> None:
+    buffer = Buffer(jnp.zeros((8, 1)), jnp.int32(seen))
+    counts = np.bincount(np.asarray(buffer.draw(jax.random.key(0), (100, 80))).ravel())
+    assert len(counts) == min(seen, 8)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_rows_hold_what_happened() -> None:
+    algorithm, batch = SAC(**SMALL), experience()
+    learner, _ = update(algorithm, learner_of(algorithm), batch)
+    rows = np.asarray(learner.buffer.rows)[:8].reshape(4, 2, -1)
+    inside = 2 * (np.asarray(batch.action) - LOW) / (HIGH - LOW) - 1
+    np.testing.assert_array_equal(rows[..., :3], batch.observation)
+    np.testing.assert_allclose(rows[..., 3:5], inside, atol=1e-6)
+    np.testing.assert_array_equal(rows[..., 5], batch.reward)
+    np.testing.assert_array_equal(rows[..., 6], batch.terminated)  # a truncation is no end
+    np.testing.assert_array_equal(rows[..., 7:], batch.next_observation)
+    assert int(learner.buffer.seen) == 8
+
+
+def test_rows_that_are_not_valid_leave_no_trace() -> None:
+    algorithm = SAC(**SMALL)
+    valid = jnp.asarray(np.random.default_rng(1).random((4, 2)) < 0.5)
+    whole = experience()
+    spoilt = jax.tree.map(
+        lambda x: jnp.where(valid.reshape(4, 2, *(1,) * (x.ndim - 2)), x, jnp.full_like(x, 99)),
+        whole,
+    )
+    learned = [
+        update(algorithm, learner_of(algorithm), batch._replace(valid=valid))
+        for batch in (whole, spoilt)
+    ]
+    assert same(*learned)
+    assert int(learned[0][0].buffer.seen) == valid.sum()
+    nothing = whole._replace(valid=jnp.zeros((4, 2), bool))
+    learner, metrics = update(algorithm, learner_of(algorithm), nothing)
+    assert same(learner, learner_of(algorithm))
+    assert set(map(float, metrics.values())) == {0.0}
+
+
+# --------------------------------------------------------------------------- acting and starting
+
+
+def test_actions_fill_the_box_and_the_mean_is_scaled_to_it() -> None:
+    algorithm = SAC(**SMALL | {"learning_starts": 1})
+    learner = learner_of(algorithm)
+    observation = jnp.asarray(np.random.default_rng(0).normal(size=(20_000, 3)), jnp.float32)
+    act = jax.jit(SAC.act, static_argnames="explore")
+    random, extras = act(algorithm, learner, observation, jax.random.key(1))
+    assert extras == ()
+    for k in range(2):  # uniform over the box until the learning starts
+        assert stats.kstest(random[:, k], stats.uniform(LOW[k], HIGH[k] - LOW[k]).cdf)[1] > 1e-3
+    assert abs(np.corrcoef(random.T)[0, 1]) < 0.03
+
+    begun = replace(learner, buffer=learner.buffer._replace(seen=jnp.int32(1)))
+    actor = jax.tree.map(lambda x: np.asarray(x) * 20, learner.params.actor)
+    begun = replace(begun, params=learner.params._replace(actor=actor))
+    # Of σ clamped to e² at most, most draws lie at the bounds; none beyond.
+    drawn = np.asarray(act(algorithm, begun, observation, jax.random.key(1))[0])
+    assert (drawn >= LOW - 1e-6).all()
+    assert (drawn <= HIGH + 1e-6).all()
+    assert (np.ptp(drawn, axis=0) > 0.99 * (HIGH - LOW)).all()
+
+    for state in (begun, replace(begun, buffer=learner.buffer)):  # also before the start
+        best, _ = act(algorithm, state, observation, jax.random.key(1), explore=False)
+        outputs = np.maximum(0, observation @ actor["policy_trunk"][0].weight)
+        outputs = outputs @ actor["policy_head"].weight
+        expected = LOW + (np.tanh(outputs[:, :2]) + 1) / 2 * (HIGH - LOW)
+        np.testing.assert_allclose(best, expected, atol=1e-4)
+
+
+def test_nothing_is_learned_before_learning_starts() -> None:
+    algorithm = SAC(**SMALL | {"learning_starts": 16})
+    learner = start = learner_of(algorithm)
+    for k in range(2):
+        valid = None if k else jnp.asarray(np.arange(8).reshape(4, 2) < 7)
+        learner, metrics = update(algorithm, learner, experience(seed=k, valid=valid))
+        assert same(learner.params, start.params)
+        assert same(learner.optimizer, start.optimizer)
+        assert set(map(float, metrics.values())) == {0.0}
+    learner, metrics = update(algorithm, learner, experience(seed=2))  # 15 were stored, now 23
+    assert not same(learner.params, start.params)
+    assert all(metrics.values())
+
+
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+def test_gradient_steps_follow_each_batch(gradient_steps: int) -> None:
+    algorithm = SAC(**SMALL, gradient_steps=gradient_steps)
+    learner, metrics = update(algorithm, learner_of(algorithm), experience())
+    learner, metrics = update(algorithm, learner, experience(seed=1), key=1)
+    counts = [part.count for part in learner.optimizer]
+    assert counts == [2 * gradient_steps] * 3
+    assert int(learner.buffer.seen) == 16
+    np.testing.assert_allclose(metrics["temperature"], 1.0, atol=1e-2)  # a mean, not a sum
+
+
+def test_a_network_of_ones_own() -> None:
+    network = Network(
+        lambda key, x: jax.random.normal(key, (x.shape[-1], 4)), lambda w, x: jnp.tanh(x @ w)
+    )
+    algorithm = SAC(**SMALL, network=network)
+    learner, metrics = update(algorithm, learner_of(algorithm), experience())
+    assert all(np.isfinite(x) for x in metrics.values())
+    assert learner.params.actor["policy_trunk"].shape == (3, 4)
+    assert learner.params.critics[0][0].shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 65}, {"learning_starts": 65}, {"num_envs": 13, "num_steps": 5}]
+)
+def test_a_buffer_that_is_too_small_is_told(options: dict[str, Any]) -> None:
+    SAC(**SMALL).check()
+    with pytest.raises(UserError, match=r"buffer_size = 64 is too small .*at least 65"):
+        SAC(**SMALL | options).check()
