@@ -331,7 +331,7 @@ TRIED = [(name, probe) for name in ALGORITHMS for probe in PROBES if suits(name,
 
 @pytest.mark.parametrize(("name", "probe"), TRIED)
 def test_probes_are_learned(name, probe):
-    """Exact values and best actions, to 0.05. (Ten seeds each were off by 0.03 at most.)"""
+    """Exact values and best actions, to 0.05. (Ten seeds each were off by less than 0.045.)"""
     environment, observations, values, actions = PROBES[probe]
     options = {
         "num_steps": 6,
@@ -345,8 +345,11 @@ def test_probes_are_learned(name, probe):
         "tau": 0.05,
         "gradient_steps": 2,
     }
-    if probe == "target":  # as σ shrinks, large steps along normalised advantages overshoot
-        options |= {"learning_rate": 3e-3, "normalize_advantage": False}
+    if probe == "target":
+        # As σ shrinks, large steps along normalised advantages overshoot; and while it is large,
+        # clipping at the bounds draws the mean towards them.
+        options |= {"learning_rate": 3e-3, "normalize_advantage": False, "initial_log_std": -1.0}
+        options |= {"initial_temperature": 0.1}  # without entropy, a policy may settle anywhere
     algorithm = make(name, **options)
     session = CompiledSession(algorithm, environment, [0], 24_000 if probe == "target" else 12_000)
     while not session.finished:

@@ -60,7 +60,12 @@ def update(algorithm: SAC, learner: Any, batch: Transition, key: int = 0) -> Any
 
 
 def same(a: Any, b: Any) -> bool:
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+    def equal(x: Any, y: Any) -> bool:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        return np.array_equal(x, y)
+
+    return all(jax.tree.leaves(jax.tree.map(equal, a, b)))
 
 
 # --------------------------------------------------------------------------- the objectives
@@ -304,11 +309,24 @@ def test_rows_that_are_not_valid_leave_no_trace() -> None:
     assert int(learned[0][0].buffer.seen) == valid.sum()
     nothing = whole._replace(valid=jnp.zeros((4, 2), bool))
     learner, metrics = update(algorithm, learner_of(algorithm), nothing)
-    assert same(learner, learner_of(algorithm))
+    untouched = replace(learner_of(algorithm), warm_up=learner.warm_up)  # only that is drawn anew
+    assert same(learner, untouched)
     assert set(map(float, metrics.values())) == {0.0}
 
 
 # --------------------------------------------------------------------------- acting and starting
+
+
+def test_random_actions_are_held_for_a_rollout_and_then_drawn_anew() -> None:
+    algorithm = SAC(**SMALL | {"learning_starts": 1000})
+    learner, observation = learner_of(algorithm), jnp.zeros((5, 3))
+    held = [algorithm.act(learner, observation, jax.random.key(k))[0] for k in range(3)]
+    np.testing.assert_array_equal(held[0], held[1])
+    np.testing.assert_array_equal(held[0], held[2])
+    assert len(np.unique(np.asarray(held[0]))) == 10  # each environment its own
+    learner, _ = update(algorithm, learner, experience())
+    later, _ = algorithm.act(learner, observation, jax.random.key(0))
+    assert not np.any(np.asarray(later) == np.asarray(held[0]))
 
 
 def test_actions_fill_the_box_and_the_mean_is_scaled_to_it() -> None:

@@ -9,6 +9,7 @@ from actorcritic.algorithms import (
     A2C,
     ALGORITHMS,
     PPO,
+    SAC,
     TRPO,
     QActorCritic,
     Reinforce,
@@ -168,6 +169,9 @@ PRESETS |= {
     ("trpo", "Pendulum-v1"): Preset(
         TRPO(num_envs=2, num_steps=1024, gamma=0.9, num_epochs=15), total_steps=100_000
     ),
+    ("td-actor-critic", "Acrobot-v1"): Preset(
+        TDActorCritic(normalize_observation=True), total_steps=500_000
+    ),
     ("reinforce", "Acrobot-v1"): Preset(
         Reinforce(
             num_envs=8, learning_rate=3e-3, normalize_observation=True, normalize_reward=True
@@ -222,6 +226,34 @@ PRESETS |= {
             normalize_reward=True,
         ),
         total_steps=50_000,
+    ),
+    ("sac", "Pendulum-v1"): Preset(
+        SAC(
+            hidden_sizes=(64, 64),
+            learning_rate=1e-3,
+            critic_learning_rate=1e-3,
+            temperature_learning_rate=1e-3,
+            buffer_size=20_000,
+        ),
+        total_steps=20_000,
+    ),
+    ("sac", "MountainCarContinuous-v0"): Preset(
+        SAC(
+            hidden_sizes=(64, 64),
+            num_steps=32,
+            gradient_steps=32,
+            gamma=0.999,
+            tau=0.01,
+            learning_rate=1e-3,
+            critic_learning_rate=1e-3,
+            temperature_learning_rate=1e-3,
+            learning_starts=10_000,
+            buffer_size=50_000,
+        ),
+        total_steps=50_000,
+    ),
+    ("sac", "HalfCheetah-v5"): Preset(
+        SAC(learning_starts=10_000, buffer_size=100_000), total_steps=100_000
     ),
     ("ppo", "Hopper-v5"): Preset(MUJOCO_PPO, total_steps=1_000_000),
     ("ppo", "InvertedPendulum-v5"): Preset(MUJOCO_PPO, total_steps=1_000_000),

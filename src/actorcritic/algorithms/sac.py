@@ -84,7 +84,7 @@ class Optimizer(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "optimizer", "buffer"],
+    data_fields=["params", "optimizer", "buffer", "warm_up"],
     meta_fields=["spec"],
 )
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Learner:
     params: Parameters
     optimizer: Optimizer
     buffer: Buffer
+    warm_up: Key[Array, ""]  # of the random actions before the learning, drawn anew each update
     spec: EnvSpec
 
 
@@ -176,7 +177,8 @@ class SAC:
 
     `gradient_steps` follow each num_envs × num_steps environment steps: the update-to-data ratio
     is gradient_steps / (num_envs × num_steps). Until the buffer holds `learning_starts`
-    transitions, actions are uniformly random and nothing is learned.
+    transitions, actions are uniformly random and nothing is learned; an environment holds such an
+    action for the `num_steps` steps of a rollout, which explores further than one that trembles.
     """
 
     name: ClassVar[str] = "sac"
@@ -224,6 +226,7 @@ class SAC:
             )
 
     def init(self, key: Key[Array, ""], spec: EnvSpec) -> Learner:
+        key, warm_up = jax.random.split(key)
         params = self._model(spec).init(key, self.initial_temperature)
         parts = params.actor, params.critics, params.log_temperature
         features, d = sizes(spec)
@@ -234,6 +237,7 @@ class SAC:
                 jnp.zeros((self.buffer_size, 2 * features + d + 2)),
                 jnp.zeros((), jnp.int32),
             ),
+            warm_up=warm_up,
             spec=spec,
         )
 
@@ -253,7 +257,7 @@ class SAC:
         if explore:
             noise = jax.random.normal(key, action.shape, action.dtype)
             action, _ = model.draw(actor, x, noise)
-            uniform = jax.lax.erf(noise * math.sqrt(0.5))  # in [-1, 1], from the same noise
+            uniform = jax.random.uniform(learner.warm_up, action.shape, minval=-1.0)
             action = jnp.where(learner.buffer.seen < self.learning_starts, uniform, action)
         middle, half = _bounds(spec, action)
         return middle + half * action, ()
@@ -262,7 +266,7 @@ class SAC:
         self, learner: Learner, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
         model, buffer = self._model(learner.spec), self._stored(learner, batch)
-        draw_key, noise_key = jax.random.split(key)
+        draw_key, noise_key, warm_up = jax.random.split(key, 3)
         drawn = buffer.draw(draw_key, (self.gradient_steps, self.batch_size))
         # For the actions in the targets, and for those in the actor's loss.
         d = sizes(learner.spec)[1]
@@ -283,7 +287,10 @@ class SAC:
             0, steps, descend, (learner.params, learner.optimizer, sums)
         )
         metrics = {name: total / self.gradient_steps for name, total in sums.items()}
-        return replace(learner, params=params, optimizer=optimizer, buffer=buffer), metrics
+        learner = replace(
+            learner, params=params, optimizer=optimizer, buffer=buffer, warm_up=warm_up
+        )
+        return learner, metrics
 
     # ------------------------------------------------------------------ its parts
 
