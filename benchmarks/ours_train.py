@@ -10,16 +10,21 @@ from importlib.metadata import version
 from typing import Any
 
 import actorcritic as ac
+from actorcritic.algorithms import ALGORITHMS
 
 
 def main(config: dict[str, Any]) -> None:
-    algorithm = {"A2C": ac.A2C, "PPO": ac.PPO}[config["algorithm"]](**config["hyperparameters"])
+    hyperparameters = config["hyperparameters"]
+    if "hidden_sizes" in hyperparameters:  # JSON knows no tuples
+        hyperparameters["hidden_sizes"] = tuple(hyperparameters["hidden_sizes"])
+    algorithm = ALGORITHMS[config["algorithm"].lower()](**hyperparameters)
     run = ac.train(
         algorithm,
         config["environment"],
         total_steps=config["total_steps"],
         seeds=config["seeds"],
         seed=config["seed"],
+        host=config["host"],
         out=None,
         evaluation_episodes=0,
         quiet=True,

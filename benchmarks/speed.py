@@ -1,4 +1,4 @@
-"""How fast we train, beside Stable-Baselines3 and PureJaxRL on the same machine.
+"""How fast we train, beside Stable-Baselines3, SBX and PureJaxRL on the same machine.
 
     python benchmarks/speed.py --purejaxrl CHECKOUT [--only ROW ...] [--repeats 3] [--quick]
 
@@ -26,7 +26,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-PEERS = {"sb3": "stable_baselines3.txt", "purejaxrl": "purejaxrl.txt"}
+PEERS = {"sb3": "stable_baselines3.txt", "sbx": "sbx.txt", "purejaxrl": "purejaxrl.txt"}
 CPU_ONLY = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 A2C = {
@@ -74,6 +74,20 @@ PPO_4X128 = PPO_HOPPER | {
     "entropy_coefficient": 0.01,
 }
 PPO_64X128 = PPO_4X128 | {"num_envs": 64}
+SAC = {
+    "num_envs": 1,
+    "num_steps": 1,
+    "gradient_steps": 1,
+    "batch_size": 256,
+    "buffer_size": 1_000_000,
+    "learning_starts": 100,
+    "learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "temperature_learning_rate": 3e-4,
+    "gamma": 0.99,
+    "tau": 0.005,
+    "hidden_sizes": [256, 256],
+}
 
 
 @dataclass(frozen=True)
@@ -82,12 +96,13 @@ class Row:
 
     algorithm: str
     hyperparameters: dict[str, Any]
-    peer: str  # "sb3", "purejaxrl", or "ours": four seeds against one
+    peer: str  # "sb3", "sbx", "purejaxrl", or "ours": four seeds against one
     target: float
     steps: int
     peer_steps: int
     environment: str = "CartPole-v1"
     cli: str = ""  # "cold" or "warm": the wall time of a whole process, by this compile cache
+    host: bool = False  # our own compiled environments left aside, Gymnasium's taken
     flops: bool = False  # also report the share of the machine's sgemm peak
 
 
@@ -101,6 +116,8 @@ ROWS = {
     "cli-cold": Row("PPO", PPO_PRESET, "sb3", 4, 100_000, 100_000, cli="cold"),
     "cli-warm": Row("PPO", PPO_PRESET, "sb3", 8, 100_000, 100_000, cli="warm"),
     "host-hopper": Row("PPO", PPO_HOPPER, "sb3", 2, 4 * 2048, 3 * 2048, "Hopper-v5"),
+    "sac": Row("SAC", SAC, "sbx", 3, 10_000, 5_000, "Pendulum-v1"),
+    "sac-host": Row("SAC", SAC, "sbx", 1.2, 10_000, 5_000, "Pendulum-v1", host=True),
 }
 
 
@@ -155,6 +172,7 @@ class Bench:
         config = {
             "algorithm": row.algorithm,
             "environment": row.environment,
+            "host": row.host,
             "hyperparameters": row.hyperparameters,
             "total_steps": rollout * max(3, steps // rollout // (50 if self.options.quick else 1)),
             "seed": 0,
@@ -198,6 +216,9 @@ class Bench:
             config = self.config(row, row.peer_steps)
             python = self.python("purejaxrl")
             return self.rate("purejaxrl", python, script, self.options.purejaxrl, config)
+        if row.peer == "sbx":
+            script = HERE / "peers" / "sbx_train.py"
+            return self.rate("sbx", self.python("sbx"), script, self.config(row, row.peer_steps))
         command = [self.python("sb3"), HERE / "peers" / "sb3_train.py"]
         config = self.config(row, row.peer_steps, threads=self.sb3_threads(row))
         if row.cli:
@@ -323,6 +344,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, default=CACHE / "actorcritic" / "benchmark-peers")
     parser.add_argument("--sb3-python", type=Path, help="use this environment instead")
+    parser.add_argument("--sbx-python", type=Path, help="use this environment instead")
     parser.add_argument("--purejaxrl-python", type=Path, help="use this environment instead")
     parser.add_argument("--purejaxrl", type=Path, metavar="CHECKOUT")
     parser.add_argument("--only", nargs="+", choices=[*ROWS, "sgemm"], default=[*ROWS, "sgemm"])

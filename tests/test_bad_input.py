@@ -160,6 +160,26 @@ def test_numbers_out_of_range(words, messages, refused):
         assert message in err
 
 
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("sac", "CartPole-v1"), ["sac is for actions of Box", "Discrete(2)", "ppo"]),
+        (("q-actor-critic", "Pendulum-v1"), ["is for actions of Discrete", "Box(-2.0", "sac"]),
+        (("trpo", "CartPole-v1", "--shared-network"), ["separate networks"]),
+        (("ppo", "CartPole-v1", "--torso", "cnn"), ['torso="cnn" needs images', "(4,)"]),
+        (("sac", "Pendulum-v1", "--buffer-size", "10"), ["buffer_size = 10 is too small"]),
+        (("sac", "Pendulum-v1", "--tau", "0"), ["tau must lie in (0, 1]"]),
+        (("trpo", "CartPole-v1", "--line-search-shrink", "1"), ["must lie in (0, 1)"]),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, tuple) else None,
+)
+def test_what_an_algorithm_cannot_do(words, messages, refused):
+    err = refused("train", *words)
+    assert is_one_message(err)
+    for message in messages:
+        assert message in err
+
+
 def test_the_same_from_python():
     with pytest.raises(ac.UserError, match="seeds must be a whole number"):
         ac.train(ac.A2C(**TINY), "CartPole-v1", seeds=2.5)

@@ -324,6 +324,8 @@ CASES = {
         ("reinforce", "CartPole-v1", "--total-steps", 20_000, "--seeds", 2),
         (-1, 1),
     ),
+    # A replay buffer, and updates of which only some are reported.
+    "sac": (("sac", "Pendulum-v1", "--total-steps", 3000), (0, 500)),
 }
 
 

@@ -7,8 +7,10 @@ from typing import ClassVar, Literal
 
 import jax
 import pytest
+from gymnasium.spaces import Discrete
 
 from actorcritic.algorithms import ALGORITHMS
+from actorcritic.envs import CartPole, Pendulum
 from actorcritic.hyperparameters import check, hyperparameter, hyperparameters, nearest, replace
 from actorcritic.types import UserError
 
@@ -106,4 +108,5 @@ def test_float_fields_are_leaves_and_the_others_static():
 def test_defaults_of_every_algorithm_are_in_their_own_range(name):
     algorithm = ALGORITHMS[name]()
     check(algorithm)
-    algorithm.check()
+    environment = CartPole() if Discrete in algorithm.action_spaces else Pendulum()
+    algorithm.check(environment.spec)

@@ -13,7 +13,17 @@ import pytest
 from scipy import stats
 
 from actorcritic.distributions import Categorical, Gaussian, MultiCategorical
-from actorcritic.networks import MLP, ActorCritic, Dense, Network, orthogonal
+from actorcritic.networks import (
+    CNN,
+    MLP,
+    ActorCritic,
+    Convolution,
+    Dense,
+    Network,
+    default_network,
+    initial_weight,
+    orthogonal,
+)
 from actorcritic.types import EnvSpec, UserError
 
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (3,))
@@ -107,6 +117,181 @@ def test_mlp_initialisation_has_gain_root_2_and_no_bias():
         assert not np.asarray(layer.bias).any()
 
 
+@pytest.mark.parametrize(
+    ("initialization", "variance"),
+    # Of a convolution, 3 · 3 numbers of each of the 20 inputs and 50 outputs are connected.
+    [("lecun", 1 / 180), ("he", 2 / 180), ("glorot", 2 / (180 + 450)), ("zeros", 0.0)],
+)
+def test_initialisations_have_their_variance(initialization, variance):
+    kernel = initial_weight(jax.random.key(0), (3, 3, 20, 50), 9.0, initialization)
+    assert kernel.shape == (3, 3, 20, 50)
+    assert abs(np.mean(kernel)) < 4 * np.sqrt(variance / kernel.size) + 1e-9
+    np.testing.assert_allclose(np.var(kernel), variance, rtol=0.05)
+
+    factor = {"lecun": 1 / 100, "he": 2 / 100, "glorot": 2 / 400, "zeros": 0.0}[initialization]
+    (layer,) = MLP((300,), "relu", initialization).init(jax.random.key(1), jnp.zeros((1, 100)))
+    np.testing.assert_allclose(np.var(layer.weight), factor, rtol=0.05)
+    assert not np.asarray(layer.bias).any()
+
+
+def test_an_orthogonal_kernel_is_orthogonal_over_its_receptive_field():
+    kernel = np.asarray(initial_weight(jax.random.key(0), (3, 3, 4, 16), 1.5, "orthogonal"))
+    np.testing.assert_allclose(
+        np.einsum("ijcm,ijcn->mn", kernel, kernel), 1.5**2 * np.eye(16), atol=1e-5
+    )
+
+
+def test_without_hidden_layers_policy_and_value_are_linear():
+    network = model(network=MLP(()))
+    params = initialised(network)
+    assert params["policy_trunk"] == params["value_trunk"] == []
+    x, head = observations(), params["policy_head"]
+    logits = np.asarray(x, np.float64) @ np.asarray(head.weight, np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    log_prob = network.policy(params, x).log_prob(jnp.zeros(5, jnp.int32))
+    np.testing.assert_allclose(log_prob, expected[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        network.value(params, x), (x @ params["value_head"].weight)[:, 0], rtol=1e-5
+    )
+
+
+# -------------------------------------------------------------------------------- images
+
+
+def images(*shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(5), shape)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3), (1, 2)])
+def test_a_convolution_is_a_sum_over_3_by_3_neighbourhoods(height, width):
+    kernel, bias = images(3, 3, 2, 4), jnp.arange(4.0)
+    x = images(1, height, width, 2)
+    y = np.asarray(Convolution(kernel, bias)(x))[0]
+    assert y.shape == (-(-height // 2), -(-width // 2), 4)
+    # An odd side is padded by a zero at both ends, an even one only at its far end.
+    padded = np.zeros((height + 3, width + 3, 2))
+    top, left = height % 2, width % 2
+    padded[top : top + height, left : left + width] = x[0]
+    for i, j in np.ndindex(y.shape[:2]):
+        window = padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        expected = np.einsum("ijc,ijcm->m", window, kernel) + bias
+        np.testing.assert_allclose(y[i, j], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features"), [((10, 10, 4), 2 * 2 * 32), ((84, 84, 4), 11 * 11 * 32)]
+)
+def test_cnn_takes_any_leading_axes(shape, features):
+    network = CNN(shape, (7,), "relu")
+    x = images(6, int(np.prod(shape)))
+    params = jax.jit(network.init)(jax.random.key(0), x[:1])
+    assert [c.kernel.shape[2:] for c in params["convolutions"]] == [
+        (4, 16),
+        (16, 32),
+        (32, 32),
+    ]
+    assert params["dense"][0].weight.shape == (features, 7)
+    apply = jax.jit(network.apply)
+    y = apply(params, x)
+    assert y.shape == (6, 7)
+    np.testing.assert_allclose(apply(params, x[0]), y[0], rtol=1e-4, atol=1e-5)
+    several = apply(params, x.reshape(2, 3, -1))
+    np.testing.assert_allclose(several, y.reshape(2, 3, 7), rtol=1e-4, atol=1e-5)
+
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, x) ** 2)))(params)
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isfinite(leaf).all()
+        assert np.asarray(leaf).any()
+
+
+def test_cnn_moves_channels_last_where_they_are_first():
+    last, first = CNN((8, 9, 3), (5,)), CNN((3, 8, 9), (5,))
+    x = images(4, 8, 9, 3)
+    flat, flat_first = x.reshape(4, -1), jnp.moveaxis(x, -1, 1).reshape(4, -1)
+    params = last.init(jax.random.key(0), flat[:1])
+    assert jax.tree.map(jnp.shape, first.init(jax.random.key(0), flat_first[:1])) == jax.tree.map(
+        jnp.shape, params
+    )
+    y = last.apply(params, flat)
+    np.testing.assert_array_equal(first.apply(params, flat_first), y)
+    assert not np.allclose(first.apply(params, flat), y)
+
+
+def test_cnn_scales_bytes():
+    space = gymnasium.spaces.Box(0, 255, (10, 10, 3), np.uint8)
+    network = default_network(space, "auto", (5,), "tanh", "orthogonal")
+    x = jnp.asarray(np.random.default_rng(0).integers(256, size=(2, 300)), jnp.float32)
+    params = network.init(jax.random.key(0), x[:1])
+    unscaled = CNN((10, 10, 3), (5,))
+    np.testing.assert_allclose(
+        network.apply(params, x), unscaled.apply(params, x / 255), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_cnn_learns_where_a_dot_is():
+    """Which quarter of the picture: a linear map of the features, fitted by gradient descent."""
+    rng = np.random.default_rng(0)
+    row, column = rng.integers(10, size=(2, 200))
+    pictures = np.zeros((200, 10, 10, 1), np.float32)
+    pictures[np.arange(200), row, column] = 1.0
+    x = jnp.asarray(pictures.reshape(200, -1))
+    target = jnp.asarray(np.stack([row >= 5, column >= 5], axis=-1), jnp.float32)
+    network = CNN((10, 10, 1), (16,), "relu", channels=(8, 8))
+    params = network.init(jax.random.key(0), x[:1]), jnp.zeros((16, 2))
+
+    def loss(params):
+        return jnp.mean((network.apply(params[0], x) @ params[1] - target) ** 2)
+
+    @jax.jit
+    def descend(params):
+        gradient = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.2 * g, params, gradient)
+
+    before = float(loss(params))
+    for _ in range(300):
+        params = descend(params)
+    assert float(loss(params)) < 0.1 * before
+
+
+@pytest.mark.parametrize("initialization", ["orthogonal", "lecun", "he", "glorot"])
+def test_cnn_is_part_of_an_actor_critic(initialization):
+    space = gymnasium.spaces.Box(0, 255, (10, 10, 4), np.uint8)
+    network = default_network(space, "cnn", (8,), "tanh", initialization)
+    actor_critic = ActorCritic(EnvSpec("test", space, DISCRETE), network)
+    params = initialised(actor_critic)
+    x = 100 + 50 * images(3, 400)
+    assert actor_critic.policy(params, x).entropy().shape == (3,)
+    assert np.isfinite(actor_critic.value(params, x)).all()
+
+
+BYTES = gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)
+FLOATS = gymnasium.spaces.Box(0.0, 1.0, (10, 10, 4))
+
+
+@pytest.mark.parametrize(
+    ("space", "torso", "expected"),
+    [
+        (BYTES, "auto", CNN((84, 84, 4), (9,), "relu", "he", scale=1 / 255)),
+        (BYTES, "cnn", CNN((84, 84, 4), (9,), "relu", "he", scale=1 / 255)),
+        (BYTES, "mlp", MLP((9,), "relu", "he")),
+        (FLOATS, "auto", MLP((9,), "relu", "he")),
+        (FLOATS, "cnn", CNN((10, 10, 4), (9,), "relu", "he")),
+        (gymnasium.spaces.Box(0, 255, (8,), np.uint8), "auto", MLP((9,), "relu", "he")),
+        (gymnasium.spaces.Dict({"image": BYTES}), "auto", MLP((9,), "relu", "he")),
+    ],
+)
+def test_the_space_decides_the_default_network(space, torso, expected):
+    network = default_network(space, torso, (9,), "relu", "he")
+    assert network == expected
+    assert hash(network) == hash(expected)  # part of a compiled program's key
+
+
+@pytest.mark.parametrize("space", [BOX, DISCRETE, gymnasium.spaces.Dict({"image": BYTES})])
+def test_a_cnn_without_images_names_the_space(space):
+    with pytest.raises(UserError, match=re.escape(f"the observation space is {space}")):
+        default_network(space, "cnn", (9,), "relu", "he")
+
+
 # -------------------------------------------------------------------------------- policies
 
 
@@ -187,7 +372,7 @@ def test_a_shared_trunk_is_moved_by_both():
 
 
 def test_without_a_critic_there_is_no_value_head():
-    assert set(initialised(model(critic=False))) == {"policy_trunk", "policy_head"}
+    assert set(initialised(model(critic=None))) == {"policy_trunk", "policy_head"}
 
 
 # ----------------------------------------------------------------------- a user's own network

@@ -93,7 +93,7 @@ def test_actor_and_critic_have_an_optimiser_each():
 
 def test_a_critics_own_step_size_needs_its_own_network():
     with pytest.raises(UserError, match="shared_network"):
-        TDActorCritic(shared_network=True).check()
+        TDActorCritic(shared_network=True).check(DISCRETE)
 
 
 # ------------------------------------------------------------------------------ Q actor-critic

@@ -654,4 +654,4 @@ def test_a_variant_overrides_one_method():
 )
 def test_hyperparameters_that_do_not_fit_each_other_are_named(algorithm, message):
     with pytest.raises(UserError, match=message):
-        algorithm.check()
+        algorithm.check(DISCRETE)

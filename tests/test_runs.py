@@ -19,10 +19,11 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import actorcritic as ac
-from actorcritic import checkpoints, cli
+from actorcritic import checkpoints, cli, configuration
 from actorcritic.algorithms.presets import preset
 from actorcritic.envs import GridWorld, Pendulum
 from actorcritic.hyperparameters import hyperparameters
+from actorcritic.types import EnvSpec
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
 QUICK: dict[str, Any] = {"total_steps": 64, "evaluation_episodes": 0, "quiet": True}
@@ -491,3 +492,49 @@ def test_loading_needs_no_runner_of_environments(three):
     )
     assert (done.returncode, done.stdout) == (0, "(3,)\n"), done.stderr
     assert "Using seed" in done.stderr
+
+
+# ------------------------------------------------------------------------------- small updates
+
+
+def test_tiny_updates_are_reported_once_in_a_while(tmp_path):
+    """One row every 32 steps and the first; every episode is kept all the same."""
+    run = ac.train(
+        ac.TDActorCritic(hidden_sizes=(4,)),
+        "CartPole-v1",
+        total_steps=200,
+        seeds=2,
+        out=tmp_path / "run",
+        evaluation_episodes=2,
+        quiet=True,
+    )
+    for seed in (0, 1):
+        rows = run.metrics.seed == seed
+        assert run.metrics.update[rows].tolist() == [1, 32, 64, 96, 128, 160, 192]
+        lengths = run.episodes.length[run.episodes.seed == seed]
+        assert run.episodes.step[run.episodes.seed == seed].tolist() == np.cumsum(lengths).tolist()
+        assert 150 < lengths.sum() <= 200
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment", "note"),
+    [
+        (ac.A2C(whole_episodes=True), "CartPole-v1", "num_steps = 5 steps are cut"),
+        (ac.A2C(whole_episodes=True, num_steps=500), "CartPole-v1", None),
+        (ac.A2C(), "CartPole-v1", None),
+        (ac.PPO(initial_log_std=2.0), ac.envs.Pendulum(), None),
+    ],
+)
+def test_what_is_seldom_meant_is_noted(algorithm, environment, note, capsys):
+    ac.train(algorithm, environment, total_steps=4000, evaluation_episodes=0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("Note:" in said) == (note is not None)
+    assert note is None or note in said
+
+
+def test_bounds_far_from_where_a_gaussian_starts_are_noted():
+    spec = EnvSpec("far", gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(10, 20, (1,)))
+    (note,) = configuration.notes(ac.PPO(), spec)
+    assert "squash=True" in note
+    assert configuration.notes(ac.PPO(squash=True), spec) == []
+    assert configuration.notes(ac.SAC(), spec) == []

@@ -397,6 +397,6 @@ def test_a_network_of_ones_own() -> None:
     "options", [{"batch_size": 65}, {"learning_starts": 65}, {"num_envs": 13, "num_steps": 5}]
 )
 def test_a_buffer_that_is_too_small_is_told(options: dict[str, Any]) -> None:
-    SAC(**SMALL).check()
+    SAC(**SMALL).check(SPEC)
     with pytest.raises(UserError, match=r"buffer_size = 64 is too small .*at least 65"):
-        SAC(**SMALL | options).check()
+        SAC(**SMALL | options).check(SPEC)

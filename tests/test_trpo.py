@@ -164,4 +164,4 @@ def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
 
 def test_it_wants_separate_networks():
     with pytest.raises(UserError, match="shared_network"):
-        TRPO(shared_network=True).check()
+        TRPO(shared_network=True).check(DISCRETE)

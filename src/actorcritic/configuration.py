@@ -228,8 +228,6 @@ def _others(spec: EnvSpec) -> str:
 def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
     """Everything that can be wrong before the first step."""
     hyperparameters.check(algorithm)
-    if hasattr(algorithm, "check"):
-        algorithm.check()
     spaces.check(world.spec)
     suited = getattr(algorithm, "action_spaces", spaces.ACTION_SPACES)
     if not isinstance(world.spec.action_space, suited):
@@ -237,6 +235,8 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
             f"{algorithm.name} is for actions of {' or '.join(kind.__name__ for kind in suited)}; "
             f"{world.spec.id} has {world.spec.action_space}. {_others(world.spec)}"
         )
+    if hasattr(algorithm, "check"):
+        algorithm.check(world.spec)
     batch = algorithm.num_envs * (1 if algorithm.whole_episodes else algorithm.num_steps)
     if total_steps < batch:
         raise UserError(

@@ -63,6 +63,7 @@ class QActorCritic(PolicyGradient):
 
     name: ClassVar[str] = "q-actor-critic"
     action_spaces: ClassVar[tuple[type, ...]] = (gym_spaces.Discrete,)
+    critic: ClassVar[Literal["state", "action"] | None] = "action"
 
     learning_rate: float = hyperparameter(3e-4, "step size of the actor, α_θ", "(0, 10]")
     critic_learning_rate: float | None = hyperparameter(
@@ -70,10 +71,6 @@ class QActorCritic(PolicyGradient):
     )
     optimizer: optimizers.Kind = hyperparameter("adam", OPTIMIZERS)
     normalize_advantage: bool = hyperparameter(True, STANDARDISE)
-
-    @property
-    def critic(self) -> Literal["state", "action"] | None:
-        return "action"
 
     def advantages(
         self, batch: Transition, reward: Array, value: Array, next_value: Array

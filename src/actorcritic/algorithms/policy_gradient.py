@@ -74,6 +74,7 @@ class PolicyGradient:
 
     name: ClassVar[str]
     action_spaces: ClassVar[tuple[type, ...]] = spaces.ACTION_SPACES
+    critic: ClassVar[Literal["state", "action"] | None] = "state"  # V(s), Q(s, a), or none
     whole_episodes: ClassVar[bool] = False
     num_epochs: ClassVar[int] = 1
     num_minibatches: ClassVar[int] = 1
@@ -134,15 +135,11 @@ class PolicyGradient:
     ) -> Float[Array, " N"]:
         return losses.value_loss(value, rows.target)
 
-    @property
-    def critic(self) -> Literal["state", "action"] | None:
-        """Whether the critic is V(s) or Q(s, a), or there is none."""
-        return "state"
-
     # ------------------------------------------------------------------ the protocol
 
-    def check(self) -> None:
-        """Raise UserError where hyperparameters do not fit each other."""
+    def check(self, spec: EnvSpec) -> None:
+        """Raise UserError where hyperparameters do not fit each other, or the environment."""
+        self._model(spec)
         if self.critic_learning_rate is not None and self.shared_network:
             raise UserError(
                 "critic_learning_rate needs separate networks, but shared_network is on: its trunk "

@@ -44,6 +44,7 @@ MINATAR_PPO = PPO(
     num_minibatches=8,
     learning_rate=5e-3,
     learning_rate_schedule="linear",
+    clip_value=True,
     entropy_coefficient=0.01,
     activation="relu",
 )

@@ -29,7 +29,7 @@ class Reinforce(PolicyGradient):
     normalize_advantage: bool = hyperparameter(True, STANDARDISE)
 
     @property
-    def critic(self) -> Literal["state", "action"] | None:
+    def critic(self) -> Literal["state", "action"] | None:  # type: ignore[override]
         return "state" if self.baseline else None
 
     def advantages(

@@ -214,7 +214,7 @@ class SAC:
 
     # ------------------------------------------------------------------ the protocol
 
-    def check(self) -> None:
+    def check(self, spec: EnvSpec) -> None:
         """Raise UserError where hyperparameters do not fit each other."""
         batch = self.num_envs * self.num_steps
         least = max(batch, self.batch_size, self.learning_starts)

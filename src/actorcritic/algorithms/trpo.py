@@ -25,7 +25,7 @@ from actorcritic.algorithms.policy_gradient import (
 )
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.networks import ActorCritic
-from actorcritic.types import Metrics, UserError
+from actorcritic.types import EnvSpec, Metrics, UserError
 
 
 @hyperparameters
@@ -56,8 +56,8 @@ class TRPO(A2C):
     num_minibatches: int = hyperparameter(16, "parts of a pass, a step each", "[1, 1e6]")  # type: ignore[misc]
     max_grad_norm: float = hyperparameter(1e9, "largest norm of the critic's gradient", "(0, 1e9]")
 
-    def check(self) -> None:
-        super().check()
+    def check(self, spec: EnvSpec) -> None:
+        super().check(spec)
         if self.shared_network:
             raise UserError(
                 "trpo needs separate networks: with shared_network a step of the critic would move "

@@ -22,7 +22,7 @@ from jaxtyping import Array, Int, Key
 from actorcritic import spaces
 from actorcritic.envs.host import HostEnvironment, Leaves, Stepper, leaves, row_of, write, zeros
 from actorcritic.runners.compiled import longest_batch
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, is_reported, tabulate
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, tabulate, updates_per_row
 from actorcritic.types import EnvSpec, Transition, UserError
 
 RESUME_NOTE = (
@@ -216,14 +216,16 @@ class HostSession:
         start, before = time.perf_counter(), self.steps
         rows: list[tuple[int, int, int, np.ndarray]] = []
         episodes: list[tuple[int, int, float, int]] = []
+        every = updates_per_row(self._algorithm)
         while not self.finished:
             s = int(np.argmax(self.steps < self.total_steps))
             metrics, ended = self._train_once(s)
             state = self._states[s]
-            if is_reported(self._algorithm, int(state.updates)):
-                rows.append((self.seeds[s], int(state.updates), int(state.steps), metrics))
+            made = int(state.updates)
+            if made % every == 0 or made == 1:
+                rows.append((self.seeds[s], made, int(state.steps), metrics))
             episodes.extend((self.seeds[s], *row) for row in ended)
-            if time.perf_counter() - start >= seconds:
+            if made % every == 0 and time.perf_counter() - start >= seconds:
                 break
         elapsed = time.perf_counter() - start
         seed, update, step = (np.array([row[k] for row in rows], np.int64) for k in range(3))

@@ -25,7 +25,13 @@ from actorcritic.runners.compiled import (
     longest_batch,
     train_chunk,
 )
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, is_reported, tabulate
+from actorcritic.runners.session import (
+    EpisodeTable,
+    MetricTable,
+    Report,
+    tabulate,
+    updates_per_row,
+)
 from actorcritic.types import Algorithm, Environment
 
 # For programs that run once: less time in the compiler, more in the program.
@@ -109,7 +115,8 @@ class CompiledSession:
             )
             log_spread = Log(P(), P(None, None, None, "rows"), P())  # type: ignore[arg-type]
         batch = algorithm.num_envs * longest_batch(algorithm, environment.spec)
-        self._capacity = max(1, min(4096, LOG_ROWS // batch))
+        self._every = updates_per_row(algorithm)
+        self._capacity = max(1, min(4096, LOG_ROWS // batch) // self._every) * self._every
 
         def train(
             algorithm: Algorithm, states: TrainState, most: Array, total: Array
@@ -194,7 +201,7 @@ class CompiledSession:
         self.compile()
         before, updates = self.steps, np.asarray(self._state.updates)
         # The first stretch is short: it tells how long an update takes.
-        budget = max(1, int(self._rate * seconds))
+        budget = max(1, int(self._rate * seconds / self._every)) * self._every
         most = jnp.int32(min(budget, self._capacity))
         start = time.perf_counter()
         self._started, log = self._program(
@@ -214,7 +221,7 @@ class CompiledSession:
             n = int(made[s])
             after = log.steps[s, :n].astype(np.int64)
             numbers = updates[s] + 1 + np.arange(n)
-            kept = np.flatnonzero(is_reported(self._algorithm, numbers))
+            kept = np.flatnonzero((numbers % self._every == 0) | (numbers == 1))
             values = log.metrics.values[s, kept]
             columns = np.full(len(kept), seed), numbers[kept], after[kept]
             metrics.append(MetricTable(*columns, log.metrics.names, values))

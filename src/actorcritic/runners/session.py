@@ -53,10 +53,11 @@ class MetricTable(NamedTuple):
 STEPS_PER_ROW = 32
 
 
-def is_reported(algorithm: Any, update: Any) -> Any:
-    """Of which updates (counted from 1) metrics are reported: all, but where they are tiny."""
-    every = -(-STEPS_PER_ROW // (algorithm.num_envs * algorithm.num_steps))
-    return (update % every == 0) | (update == 1) | algorithm.whole_episodes
+def updates_per_row(algorithm: Any) -> int:
+    """Every how manieth update is reported: each, but of the tiniest. Stretches end with one."""
+    if algorithm.whole_episodes:
+        return 1
+    return -(-STEPS_PER_ROW // (algorithm.num_envs * algorithm.num_steps))
 
 
 class Report(NamedTuple):
