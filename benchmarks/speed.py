@@ -74,6 +74,7 @@ PPO_4X128 = PPO_HOPPER | {
     "entropy_coefficient": 0.01,
 }
 PPO_64X128 = PPO_4X128 | {"num_envs": 64}
+PPO_MINATAR = PPO_64X128 | {"num_minibatches": 8, "learning_rate": 5e-3, "activation": "relu"}
 SAC = {
     "num_envs": 1,
     "num_steps": 1,
@@ -116,6 +117,10 @@ ROWS = {
     "cli-cold": Row("PPO", PPO_PRESET, "sb3", 4, 100_000, 100_000, cli="cold"),
     "cli-warm": Row("PPO", PPO_PRESET, "sb3", 8, 100_000, 100_000, cli="warm"),
     "host-hopper": Row("PPO", PPO_HOPPER, "sb3", 2, 4 * 2048, 3 * 2048, "Hopper-v5"),
+    # Both sides need gymnax: ours in the environment that runs this script.
+    "minatar": Row(
+        "PPO", PPO_MINATAR, "purejaxrl", 1.3, 1_000_000, 1_000_000, "gymnax:Breakout-MinAtar"
+    ),
     "sac": Row("SAC", SAC, "sbx", 3, 10_000, 5_000, "Pendulum-v1"),
     "sac-host": Row("SAC", SAC, "sbx", 1.2, 10_000, 5_000, "Pendulum-v1", host=True),
 }

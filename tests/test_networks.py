@@ -204,28 +204,35 @@ def test_cnn_takes_any_leading_axes(shape, features):
         assert np.asarray(leaf).any()
 
 
+def test_cnn_by_hand():
+    network = CNN((4, 6, 2), (), "relu", channels=(3,))
+    x = images(2, 48)
+    params = network.init(jax.random.key(0), x[:1])
+    (convolution,) = params["convolutions"]
+    expected = np.maximum(convolution(x.reshape(2, 4, 6, 2)), 0).reshape(2, -1)
+    np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-5)
+
+
 def test_cnn_moves_channels_last_where_they_are_first():
     last, first = CNN((8, 9, 3), (5,)), CNN((3, 8, 9), (5,))
     x = images(4, 8, 9, 3)
     flat, flat_first = x.reshape(4, -1), jnp.moveaxis(x, -1, 1).reshape(4, -1)
-    params = last.init(jax.random.key(0), flat[:1])
-    assert jax.tree.map(jnp.shape, first.init(jax.random.key(0), flat_first[:1])) == jax.tree.map(
-        jnp.shape, params
-    )
-    y = last.apply(params, flat)
-    np.testing.assert_array_equal(first.apply(params, flat_first), y)
-    assert not np.allclose(first.apply(params, flat), y)
+    params = jax.jit(last.init)(jax.random.key(0), flat[:1])
+    shapes = jax.eval_shape(first.init, jax.random.key(0), flat_first[:1])
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
+    y, apply_first = jax.jit(last.apply)(params, flat), jax.jit(first.apply)
+    np.testing.assert_allclose(apply_first(params, flat_first), y, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(apply_first(params, flat), y, atol=1e-2)
 
 
 def test_cnn_scales_bytes():
     space = gymnasium.spaces.Box(0, 255, (10, 10, 3), np.uint8)
     network = default_network(space, "auto", (5,), "tanh", "orthogonal")
     x = jnp.asarray(np.random.default_rng(0).integers(256, size=(2, 300)), jnp.float32)
-    params = network.init(jax.random.key(0), x[:1])
-    unscaled = CNN((10, 10, 3), (5,))
-    np.testing.assert_allclose(
-        network.apply(params, x), unscaled.apply(params, x / 255), rtol=1e-5, atol=1e-6
-    )
+    params = jax.jit(network.init)(jax.random.key(0), x[:1])
+    unscaled = jax.jit(CNN((10, 10, 3), (5,)).apply)(params, x / 255)
+    scaled = jax.jit(network.apply)(params, x)
+    np.testing.assert_allclose(scaled, unscaled, rtol=1e-5, atol=1e-6)
 
 
 def test_cnn_learns_where_a_dot_is():

@@ -45,8 +45,8 @@ def main(checkout: Path, config: dict[str, Any]) -> None:
         "ENT_COEF": hyper["entropy_coefficient"],
         "VF_COEF": hyper["value_coefficient"],
         "MAX_GRAD_NORM": hyper["max_grad_norm"],
-        "ACTIVATION": "tanh",
-        "ENV_NAME": config["environment"],
+        "ACTIVATION": hyper.get("activation", "tanh"),
+        "ENV_NAME": config["environment"].removeprefix("gymnax:"),
         "ANNEAL_LR": hyper["learning_rate_schedule"] == "linear",
         "DEBUG": False,
     }
