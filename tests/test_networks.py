@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import gymnasium
@@ -132,6 +133,13 @@ def test_initialisations_have_their_variance(initialization, variance):
     (layer,) = MLP((300,), "relu", initialization).init(jax.random.key(1), jnp.zeros((1, 100)))
     np.testing.assert_allclose(np.var(layer.weight), factor, rtol=0.05)
     assert not np.asarray(layer.bias).any()
+
+
+@pytest.mark.parametrize("network", [MLP((8, 8)), CNN((4, 4, 3), (8,), channels=(2, 2))])
+def test_the_initialisation_is_that_of_every_layer(network):
+    network = replace(network, initialization="zeros")
+    params = network.init(jax.random.key(0), jnp.zeros((1, 48)))
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(params))
 
 
 def test_an_orthogonal_kernel_is_orthogonal_over_its_receptive_field():
@@ -402,3 +410,12 @@ def test_a_network_with_the_wrong_output_is_named():
     flat = Network(init=lambda key, x: {}, apply=lambda params, x: x.reshape(-1))
     with pytest.raises(UserError, match=r"shape \(1, 3\) into \(3,\).*expected features \[1, n\]"):
         model(network=flat).init(jax.random.key(0))
+
+
+def test_bytes_are_scaled_once():
+    image = spaces.Box(0, 255, (10, 10, 3), np.uint8)
+    scales = [
+        default_network(image, "auto", (4,), "relu", "orthogonal", normalized).scale
+        for normalized in (False, True)
+    ]
+    assert scales == [1 / 255, 1.0]

@@ -206,8 +206,12 @@ def default_network(
     hidden_sizes: tuple[int, ...],
     activation: str,
     initialization: Initialization,
+    normalized: bool = False,
 ) -> MLP | CNN:
-    """The network of a user who gives none: "auto" is a CNN for images of bytes, else an MLP."""
+    """The network of a user who gives none: "auto" is a CNN for images of bytes, else an MLP.
+
+    Bytes are scaled to [0, 1], unless observations are `normalized` before.
+    """
     shape = space.shape if isinstance(space, spaces.Box) and len(space.shape) == 3 else None
     if torso == "cnn" and shape is None:
         raise UserError(
@@ -217,7 +221,8 @@ def default_network(
     is_bytes = space.dtype == np.uint8
     if shape is None or torso == "mlp" or (torso == "auto" and not is_bytes):
         return MLP(hidden_sizes, activation, initialization)
-    return CNN(shape, hidden_sizes, activation, initialization, scale=1 / 255 if is_bytes else 1.0)
+    scale = 1 / 255 if is_bytes and not normalized else 1.0
+    return CNN(shape, hidden_sizes, activation, initialization, scale=scale)
 
 
 @dataclass(frozen=True)
@@ -226,9 +231,10 @@ class ActorCritic:
 
     The critic is V(s), or with `critic="action"` Q(s, ·) of discrete actions; None leaves it out.
     Separate networks, or one shared trunk with two heads. The heads are linear: orthogonal with
-    gain 0.01 for the policy, so that it starts near uniform, and 1 for the critic. A Gaussian's
-    log σ is a learned vector, or with `state_dependent_std` a second half of the policy head,
-    clamped to [-20, 2]. With `squash`, continuous actions are a tanh-squashed Gaussian's.
+    gain 0.01 for the policy, so that it starts near uniform, and 1 for the critic (other
+    initialisations have no gain). A Gaussian's log σ is a learned vector, or with
+    `state_dependent_std` a second half of the policy head, clamped to [-20, 2]. With `squash`,
+    continuous actions are a tanh-squashed Gaussian's.
     """
 
     spec: EnvSpec

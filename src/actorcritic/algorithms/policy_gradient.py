@@ -218,6 +218,7 @@ class PolicyGradient:
             self.hidden_sizes,
             self.activation,
             self.initialization,
+            self.normalize_observation,
         )
         return ActorCritic(
             spec,
