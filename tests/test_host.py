@@ -28,6 +28,7 @@ from actorcritic.algorithms.sac import SAC
 from actorcritic.envs import AsGymnasium, CartPole, GridWorld, Pendulum
 from actorcritic.envs.host import HostEnvironment, Workers
 from actorcritic.hyperparameters import hyperparameters
+from actorcritic.runners import session as session_module
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
@@ -44,6 +45,12 @@ GYMNASIUM_MODES = dict(
     )
 )
 SMALL: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
+
+
+@pytest.fixture(autouse=True)
+def every_update_is_a_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is tiny, as the updates here are."""
+    monkeypatch.setattr(session_module, "STEPS_PER_ROW", 1)
 
 
 def finish(session: Any) -> list[Report]:

@@ -413,7 +413,7 @@ def test_a_network_with_the_wrong_output_is_named():
 
 
 def test_bytes_are_scaled_once():
-    image = spaces.Box(0, 255, (10, 10, 3), np.uint8)
+    image = gymnasium.spaces.Box(0, 255, (10, 10, 3), np.uint8)
     scales = [
         default_network(image, "auto", (4,), "relu", "orthogonal", normalized).scale
         for normalized in (False, True)
