@@ -68,7 +68,7 @@ BARS = {
     ("trpo", "Pendulum-v1"): Bar(-180, ZOO.format("-174.6", "100k")),
     ("sac", "Pendulum-v1"): Bar(-160, ZOO.format("-157.0", "20k")),
     ("ppo", "LunarLander-v3"): Bar(230, ZOO.format("242.1", "1M, v2"), seeds=3),
-    ("sac", "LunarLanderContinuous-v3"): Bar(None, ZOO.format("260.4", "500k, v2"), seeds=3),
+    ("ppo", "LunarLanderContinuous-v3"): Bar(None, ZOO.format("270.9", "1M, v2"), seeds=3),
     ("ppo", "InvertedPendulum-v5"): Bar(960, "CleanRL 963 ± 22 (1M, v4, training returns)", 3),
     ("ppo", "Hopper-v5"): Bar(2300, "CleanRL 2383 ± 272 (1M, v4, training returns)", seeds=3),
     ("trpo", "Swimmer-v5"): Bar(330, "SB3 contrib 353 (100k, v3)", seeds=3),

@@ -263,6 +263,7 @@ def test_a_training_that_diverges(tmp_path):
     run = tmp_path / "run"
     done = command(
         "train", "a2c", "Pendulum-v1", "--total-steps", 4000, "--learning-rate", 10,
+        "--critic-learning-rate", 10, "--optimizer", "sgd", "--no-normalize-reward",
         "--max-grad-norm", 1e9, "--out", run,
     )  # fmt: skip
     assert done.returncode == 1

@@ -1,7 +1,7 @@
 """Runs: train, keep everything in a folder, stop, resume, evaluate, load.
 
     run.json          the resolved configuration: enough to build the same run again
-    metrics.csv       one row an update (of tiny ones, one row every 32 steps)
+    metrics.csv       one row an update (of tiny ones, one row every 8 steps)
     episodes.csv      one row a finished training episode
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two

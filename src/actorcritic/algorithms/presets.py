@@ -38,6 +38,18 @@ MUJOCO_PPO = PPO(
     normalize_reward=True,
 )
 
+# Much as SB3's zoo trains the lander.
+LUNAR_LANDER_PPO = PPO(
+    num_envs=16,
+    num_steps=1024,
+    gae_lambda=0.98,
+    gamma=0.999,
+    num_epochs=4,
+    num_minibatches=256,
+    entropy_coefficient=0.01,
+    learning_rate=3e-4,
+)
+
 # What PureJaxRL trains MinAtar's games with.
 MINATAR_PPO = PPO(
     num_envs=64,
@@ -93,22 +105,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         total_steps=100_000,
     ),
-    ("ppo", "LunarLander-v3"): Preset(
-        PPO(
-            num_envs=16,
-            num_steps=1024,
-            gae_lambda=0.98,
-            gamma=0.999,
-            num_epochs=4,
-            num_minibatches=256,
-            entropy_coefficient=0.01,
-            learning_rate=3e-4,
-        ),
-        total_steps=1_000_000,
-    ),
-}
-
-PRESETS |= {
+    ("ppo", "LunarLander-v3"): Preset(LUNAR_LANDER_PPO, total_steps=1_000_000),
+    ("ppo", "LunarLanderContinuous-v3"): Preset(LUNAR_LANDER_PPO, total_steps=1_000_000),
     ("q-actor-critic", "CartPole-v1"): Preset(QActorCritic(), total_steps=500_000),
     ("td-actor-critic", "CartPole-v1"): Preset(TDActorCritic(), total_steps=200_000),
     ("trpo", "CartPole-v1"): Preset(
@@ -270,8 +268,7 @@ PRESETS |= {
         ),
         total_steps=100_000,
     ),
-}
-PRESETS |= {
+} | {
     ("ppo", f"gymnax:{game}-MinAtar"): Preset(MINATAR_PPO, total_steps=10_000_000)
     for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")
 }

@@ -50,7 +50,7 @@ class MetricTable(NamedTuple):
 
 # Environment steps between two rows of metrics, at least: a learner that updates at every step
 # would otherwise report far more than anyone can read or a disk should hold.
-STEPS_PER_ROW = 32
+STEPS_PER_ROW = 8
 
 
 def updates_per_row(algorithm: Any) -> int:
