@@ -17,6 +17,7 @@ from actorcritic import spaces
 from actorcritic.envs.host import HostEnvironment
 from actorcritic.envs.masks import joined
 from actorcritic.runners.compiled import reset, take_step
+from actorcritic.runners.session import COMPILE_FAST
 from actorcritic.types import Algorithm, Environment, EnvSpec, Observation, UserError
 
 MAX_STEPS = 10_000  # of an evaluation episode, where the environment states no time limit
@@ -158,7 +159,9 @@ class CompiledEvaluation:
         keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(learners), np.uint32))
         play = partial(_play, environment=environment, episodes=episodes, explore=explore)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners)
-        self._program = jax.jit(play).lower(algorithm, shapes, keys).compile()
+        self._program = (
+            jax.jit(play, compiler_options=COMPILE_FAST).lower(algorithm, shapes, keys).compile()
+        )
 
     def __call__(self, learners: Any, seeds: Sequence[int]) -> Evaluation:
         """Each learner has its own entry of `seeds` for the randomness of its episodes."""

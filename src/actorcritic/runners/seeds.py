@@ -26,6 +26,7 @@ from actorcritic.runners.compiled import (
     train_chunk,
 )
 from actorcritic.runners.session import (
+    COMPILE_FAST,
     EpisodeTable,
     MetricTable,
     Report,
@@ -33,9 +34,6 @@ from actorcritic.runners.session import (
     updates_per_row,
 )
 from actorcritic.types import Algorithm, Environment
-
-# For programs that run once: less time in the compiler, more in the program.
-COMPILE_FAST = {"xla_backend_optimization_level": 0}
 
 # Rows that the log of one chunk has room for.
 LOG_ROWS = 65_536
@@ -144,6 +142,12 @@ class CompiledSession:
             ),
             donate_argnums=1,
         )
+        # For whoever asks for the state: training goes on in the memory of what it was given. One
+        # program, because a copy of each leaf would be compiled by itself.
+        self._copy = jax.jit(
+            lambda state: jax.tree.map(lambda x: jnp.copy(x[: len(seeds)]), state),
+            compiler_options=COMPILE_FAST,
+        )
         self._program: Any = None
         self._started: TrainState | None = None
         self._rate = 0.0  # updates per second of one seed
@@ -168,8 +172,7 @@ class CompiledSession:
 
     @property
     def state(self) -> TrainState:
-        # A copy: training goes on in the memory of what it was given.
-        return jax.tree.map(lambda x: x[: len(self.seeds)].copy(), self._state)
+        return self._copy(self._state)
 
     @state.setter
     def state(self, state: TrainState) -> None:

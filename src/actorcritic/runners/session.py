@@ -48,6 +48,9 @@ class MetricTable(NamedTuple):
         return self.values[:, self.names.index(name)]
 
 
+# For programs that run once: less time in the compiler, more in the program.
+COMPILE_FAST = {"xla_backend_optimization_level": 0}
+
 # Environment steps between two rows of metrics, at least: a learner that updates at every step
 # would otherwise report far more than anyone can read or a disk should hold.
 STEPS_PER_ROW = 8
