@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with any colour vision; without yellow, too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_DOTS = 5_000  # in a panel: more say no more, and take long to draw
-WINDOW = 100  # episodes that are averaged, as in the field's tables
+MOST_AVERAGED = 100  # episodes, as in the field's tables; a tenth of them where there are fewer
 _INK, _FAINT, _GRID = "#222222", "#666666", "#E4E4E4"
 
 
@@ -31,7 +31,7 @@ def learning_curve(
 ) -> Path:
     """Draw return and episode length against environment steps, for one or several runs.
 
-    Dots are episodes, thin lines the mean over each seed's last 100 episodes, the bold line the
+    Dots are episodes, thin lines a moving mean over each seed's episodes, the bold line the
     interquartile mean across seeds with its 95 % bootstrap interval as a band. `threshold` is a
     return to mark, such as the one from which the task counts as solved. `path` ends in .png or
     .svg, and is returned.
@@ -122,7 +122,7 @@ def _panel(
             alpha=0.28 if len(runs) == 1 else 0.16,
             rasterized=True,  # one image in an SVG, in place of thousands of circles
         )
-        curve = smoothed_curve(table, column, WINDOW)
+        curve = smoothed_curve(table, column, _window(runs))
         if curve.seeds.shape[0] > 1:
             axes.plot(curve.step, curve.seeds.T, color=colour, lw=0.7, alpha=0.4, zorder=3)
         axes.fill_between(
@@ -190,6 +190,13 @@ def _thinned(index: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(index, most, replace=False))
 
 
+def _window(runs: Sequence[tuple[str, EpisodeTable]]) -> int:
+    """How many episodes a curve averages, the same for all: of few, a tenth, or it shows none."""
+    counts = [np.unique(table.seed, return_counts=True)[1] for _, table in runs]
+    fewest = min((int(c.min()) for c in counts if len(c)), default=0)
+    return min(MOST_AVERAGED, max(1, fewest // 10))
+
+
 def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
     """What dots, lines and bands are, as far as the picture has them."""
     seeds = [len(np.unique(table.seed)) for _, table in runs if len(table.seed)]
@@ -201,9 +208,9 @@ def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
     if any(len(table.step) > MAX_DOTS // len(runs) for _, table in runs):
         dots += " (a sample)"
     if most == 1:
-        return f"{dots} · line: mean of the last {WINDOW} episodes, one seed"
+        return f"{dots} · line: mean of {_window(runs)} episodes, one seed"
     band = " · band: 95 % interval" if most >= 3 else ""
     return (
-        f"{dots} · thin: seeds, mean of {WINDOW} episodes · "
+        f"{dots} · thin: seeds, mean of {_window(runs)} episodes · "
         f"bold: interquartile mean of {across}{band}"
     )

@@ -259,7 +259,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("trpo", "Swimmer-v5"): Preset(
         TRPO(
             num_envs=2,
-            num_steps=1024,
+            num_steps=512,
+            gae_lambda=0.98,
+            max_kl=0.02,
             gamma=0.9999,
             num_epochs=20,
             cg_iterations=25,
