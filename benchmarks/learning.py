@@ -39,7 +39,8 @@ INTRODUCTION = """# What the presets reach
 Measured by `python benchmarks/learning.py`, which trains every preset anew: interquartile mean over
 seeds of 100 deterministic episodes each, with its 95 % bootstrap interval over seeds. The seeds are
 0, 1, 2, …; presets were tuned on others (100 and on). With 3 seeds the interval says little: it
-covers the truth about three times in four. "At least" is the figure that we hold ourselves to,
+covers the truth about three times in four. With 2 it is over their episodes only, and says nothing
+of other seeds. "At least" is the figure that we hold ourselves to,
 "published" another library's result and its steps, mostly of one seed. The last column is the wall
 time of the whole row, all its seeds, with compilation, on 2 CPU cores that other work shared at
 times: those of the robots and of MinAtar took several times as long as they need.

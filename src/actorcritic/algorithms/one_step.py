@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float
 
-from actorcritic import estimators, optimizers, spaces
-from actorcritic.algorithms.policy_gradient import OPTIMIZERS, STANDARDISE, Learner, PolicyGradient
+from actorcritic import estimators, spaces
+from actorcritic.algorithms.policy_gradient import STANDARDISE, Learner, PolicyGradient
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.types import Transition
 
@@ -41,9 +41,6 @@ class TDActorCritic(PolicyGradient):
     )
     value_coefficient: float = hyperparameter(1.0, "weight of the value loss", "[0, 1e3]")
     max_grad_norm: float = hyperparameter(1e9, "largest norm of the whole gradient", "(0, 1e9]")
-    hidden_sizes: tuple[int, ...] = hyperparameter(
-        (64, 64), "widths of the hidden layers; none: actor and critic are linear"
-    )
 
     def advantages(
         self, batch: Transition, reward: Array, value: Array, next_value: Array
@@ -69,7 +66,6 @@ class QActorCritic(PolicyGradient):
     critic_learning_rate: float | None = hyperparameter(
         2e-3, "step size of the critic, α_w; none: learning_rate", "(0, 10]"
     )
-    optimizer: optimizers.Kind = hyperparameter("adam", OPTIMIZERS)
     normalize_advantage: bool = hyperparameter(True, STANDARDISE)
 
     def advantages(

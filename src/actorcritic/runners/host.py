@@ -22,7 +22,14 @@ from jaxtyping import Array, Int, Key
 from actorcritic import spaces
 from actorcritic.envs.host import HostEnvironment, Leaves, Stepper, leaves, row_of, write, zeros
 from actorcritic.runners.compiled import longest_batch
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, tabulate, updates_per_row
+from actorcritic.runners.session import (
+    EpisodeTable,
+    MetricTable,
+    Report,
+    is_reported,
+    tabulate,
+    updates_per_row,
+)
 from actorcritic.types import EnvSpec, Transition, UserError
 
 RESUME_NOTE = (
@@ -222,7 +229,7 @@ class HostSession:
             metrics, ended = self._train_once(s)
             state = self._states[s]
             made = int(state.updates)
-            if made % every == 0 or made == 1:
+            if is_reported(made, every):
                 rows.append((self.seeds[s], made, int(state.steps), metrics))
             episodes.extend((self.seeds[s], *row) for row in ended)
             if made % every == 0 and time.perf_counter() - start >= seconds:

@@ -30,6 +30,7 @@ from actorcritic.runners.session import (
     EpisodeTable,
     MetricTable,
     Report,
+    is_reported,
     tabulate,
     updates_per_row,
 )
@@ -224,7 +225,7 @@ class CompiledSession:
             n = int(made[s])
             after = log.steps[s, :n].astype(np.int64)
             numbers = updates[s] + 1 + np.arange(n)
-            kept = np.flatnonzero((numbers % self._every == 0) | (numbers == 1))
+            kept = np.flatnonzero(is_reported(numbers, self._every))
             values = log.metrics.values[s, kept]
             columns = np.full(len(kept), seed), numbers[kept], after[kept]
             metrics.append(MetricTable(*columns, log.metrics.names, values))

@@ -63,6 +63,11 @@ def updates_per_row(algorithm: Any) -> int:
     return -(-STEPS_PER_ROW // (algorithm.num_envs * algorithm.num_steps))
 
 
+def is_reported(update: Any, every: int) -> Any:
+    """Of updates counted from 1 (one, or an array of them): the first, and every so manieth."""
+    return (update % every == 0) | (update == 1)
+
+
 class Report(NamedTuple):
     """What a stretch of training gave."""
 
