@@ -12,7 +12,8 @@ from actorcritic.algorithms import (
 )
 from actorcritic.networks import CNN, MLP, Network
 from actorcritic.runners.evaluate import Policy
-from actorcritic.runs import Evaluated, Run, load, open_run, resume, train
+from actorcritic.runs import Evaluated, Run, load, open_run
+from actorcritic.training import resume, train
 from actorcritic.types import (
     Algorithm,
     Environment,

@@ -28,7 +28,7 @@ class TrainingDisplay:
     def __init__(self, title: str, total_steps: int, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._title, self._total = title, total_steps
-        self._first = self._done = 0
+        self._earlier = self._done = 0
         self._seconds = 0.0
         self._returns = np.zeros(0)
         self._last_line = time.monotonic()
@@ -56,20 +56,20 @@ class TrainingDisplay:
         if self.console.is_terminal:  # elsewhere, stopping would print an empty line
             self._bar.stop()
 
-    def update(self, steps: int, report: Report) -> None:
-        """`steps` made by all seeds together so far."""
-        self._done, self._seconds = steps, self._seconds + report.seconds
+    def advance(self, steps: int, report: Report | None = None) -> None:
+        """So many more steps, of all seeds together; without a report, made in an earlier life."""
+        self._done += steps
+        if report is None:
+            self._earlier += steps
+            self._bar.update(self._task, completed=self._done)
+            return
+        self._seconds += report.seconds
         self._returns = np.concatenate([self._returns, report.episodes.returns])[-100:]
         numbers = self._numbers()
-        self._bar.update(self._task, completed=steps, numbers=numbers)
+        self._bar.update(self._task, completed=self._done, numbers=numbers)
         if not self.console.is_terminal and time.monotonic() - self._last_line > LINES_EVERY:
             self._last_line = time.monotonic()
-            self.console.print(f"{self._title}: {steps:,} of {self._total:,} steps, {numbers}")
-
-    def start_at(self, steps: int) -> None:
-        """A resumed training has made some steps already."""
-        self._first = self._done = steps
-        self._bar.update(self._task, completed=steps)
+            self.console.print(f"{self._title}: {self._done:,} of {self._total:,} steps, {numbers}")
 
     def say_what(self, activity: str) -> None:
         """What goes on beside training, shown in the place of its numbers."""
@@ -79,7 +79,7 @@ class TrainingDisplay:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def _numbers(self) -> str:
-        rate = (self._done - self._first) / max(self._seconds, 1e-9)
+        rate = (self._done - self._earlier) / max(self._seconds, 1e-9)
         left = duration((self._total - self._done) / rate) if rate else "?"
         reached = f"return {self._returns.mean():.1f}, " if len(self._returns) else ""
         return f"{reached}{rate:,.0f} steps/s, {left} left"

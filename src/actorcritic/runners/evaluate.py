@@ -148,25 +148,25 @@ class CompiledEvaluation:
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithms: Any,
         environment: Environment,
         learners: Any,
         episodes: int,
         explore: bool = False,
     ) -> None:
-        """`learners`: leaves lead with [S]; their shapes (`jax.ShapeDtypeStruct`) are enough."""
-        self._algorithm, self._device = algorithm, jax.devices()[0]
+        """The leaves of both lead with [S]; of learners, `jax.ShapeDtypeStruct`s are enough."""
+        self._algorithms, self._device = algorithms, jax.devices()[0]
         keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(learners), np.uint32))
         play = partial(_play, environment=environment, episodes=episodes, explore=explore)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners)
         self._program = (
-            jax.jit(play, compiler_options=COMPILE_FAST).lower(algorithm, shapes, keys).compile()
+            jax.jit(play, compiler_options=COMPILE_FAST).lower(algorithms, shapes, keys).compile()
         )
 
     def __call__(self, learners: Any, seeds: Sequence[int]) -> Evaluation:
         """Each learner has its own entry of `seeds` for the randomness of its episodes."""
         keys = jax.vmap(jax.random.key)(np.asarray(seeds))
-        arguments = jax.device_put((self._algorithm, learners, keys), self._device)
+        arguments = jax.device_put((self._algorithms, learners, keys), self._device)
         return Evaluation(*map(np.asarray, self._program(*arguments)))
 
 
@@ -175,7 +175,7 @@ def _count(learners: Any) -> int:
 
 
 def _play(
-    algorithm: Algorithm,
+    algorithms: Any,
     learners: Any,
     keys: Key[Array, " S"],
     environment: Environment,
@@ -184,8 +184,8 @@ def _play(
 ) -> Evaluation:
     limit = environment.spec.max_episode_steps or MAX_STEPS
 
-    def of_one(learner_and_key: tuple[Any, Array]) -> Evaluation:
-        learner, key = learner_and_key
+    def of_one(each: tuple[Algorithm, Any, Array]) -> Evaluation:
+        algorithm, learner, key = each
         start_key, act_key = jax.random.split(key)
 
         def body(carry: tuple[Array, Any, Array]) -> tuple[Array, Any, Array]:
@@ -210,7 +210,7 @@ def _play(
         _, now, _ = jax.lax.while_loop(more, body, start)
         return Evaluation(now.episode_return, now.episode_length)  # type: ignore[arg-type]
 
-    return jax.lax.map(of_one, (learners, keys))
+    return jax.lax.map(of_one, (algorithms, learners, keys))
 
 
 def evaluate_host(

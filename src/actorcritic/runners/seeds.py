@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -70,15 +69,33 @@ def layout(algorithm: Any, num_seeds: int, devices: int) -> tuple[str, int]:
     return "seeds", 1
 
 
+def stacked(algorithms: Sequence[Any]) -> Any:
+    """Algorithms that differ in floats only as one, whose leaves lead with [S]."""
+    return jax.tree.map(lambda *x: np.asarray(x, np.float32), *algorithms)
+
+
 class CompiledSession:
-    """All seeds of a run as one program. `state` is a TrainState whose leaves lead with [S]."""
+    """All seeds of a run as one program. `state` is a TrainState whose leaves lead with [S].
+
+    Given one algorithm for each entry of `seeds`, which may then repeat, it trains several runs
+    beside each other; their hyperparameters may differ where they are floats. `rows` is what
+    reports call each entry: its seed, where nothing else is given.
+    """
 
     def __init__(
-        self, algorithm: Any, environment: Environment, seeds: Sequence[int], total_steps: int
+        self,
+        algorithm: Any,
+        environment: Environment,
+        seeds: Sequence[int],
+        total_steps: int,
+        rows: Sequence[int] | None = None,
     ) -> None:
         use_all_cores()
         self.seeds, self.total_steps = tuple(seeds), total_steps
-        self._algorithm = algorithm
+        self._rows = self.seeds if rows is None else tuple(rows)
+        algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
+        algorithms *= len(seeds) // len(algorithms)
+        self._algorithm = algorithm = algorithms[0]
         mode, count = layout(algorithm, len(seeds), jax.device_count())
         self._mesh = jax.make_mesh(
             (count,),
@@ -90,17 +107,22 @@ class CompiledSession:
         # no time, because the devices run side by side.
         padding = -len(seeds) % count if mode == "seeds" else 0
         self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *[seeds[0]] * padding]))
+        algorithms += algorithms[:1] * padding
+        self._algorithms = stacked(algorithms)
 
-        def init(algorithm: Algorithm, keys: Array) -> TrainState:
-            return jax.lax.map(partial(begin, algorithm, environment), keys)
+        def init(algorithms: Algorithm, keys: Array) -> TrainState:
+            return jax.lax.map(
+                lambda each: begin(each[0], environment, each[1]), (algorithms, keys)
+            )
 
-        shapes = jax.eval_shape(init, algorithm, self._keys)
+        shapes = jax.eval_shape(init, self._algorithms, self._keys)
         if mode == "seeds":
-            self._each = algorithm
+            each, spread = self._algorithms, P("seeds")
             log_spread: Any = P("seeds")
             self._spread = jax.tree.map(lambda _: P("seeds"), shapes)
         else:
-            self._each = replace(algorithm, axis="rows", num_envs=algorithm.num_envs // count)
+            part = replace(algorithm, axis="rows", num_envs=algorithm.num_envs // count)
+            each, spread = stacked([part]), P()
             # A leaf that has a dimension of environments is spread along it, the rest is copied.
             self._spread = jax.tree.map(
                 lambda whole, part: P(
@@ -110,22 +132,24 @@ class CompiledSession:
                     )
                 ),
                 shapes,
-                jax.eval_shape(init, self._each, self._keys),
+                jax.eval_shape(init, each, self._keys),
             )
             log_spread = Log(P(), P(None, None, None, "rows"), P())  # type: ignore[arg-type]
+        self._each = jax.device_put(each, NamedSharding(self._mesh, spread))
         batch = algorithm.num_envs * longest_batch(algorithm, environment.spec)
         self._every = updates_per_row(algorithm)
         self._capacity = max(1, min(4096, LOG_ROWS // batch) // self._every) * self._every
 
         def train(
-            algorithm: Algorithm, states: TrainState, most: Array, total: Array
+            algorithms: Algorithm, states: TrainState, most: Array, total: Array
         ) -> tuple[TrainState, Log]:
-            chunk = partial(
-                train_chunk, algorithm, environment, self._capacity, most=most, total_steps=total
-            )
+            def chunk(pair: tuple[Algorithm, TrainState]) -> tuple[TrainState, Log]:
+                return train_chunk(pair[0], environment, self._capacity, pair[1], most, total)
+
             # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
             on_cpu = jax.default_backend() == "cpu"
-            return jax.lax.map(chunk, states) if on_cpu else jax.vmap(chunk)(states)
+            pairs = algorithms, states
+            return jax.lax.map(chunk, pairs) if on_cpu else jax.vmap(chunk)(pairs)
 
         self._init = jax.jit(init, out_shardings=self._shardings(), compiler_options=COMPILE_FAST)
         self._shapes = jax.tree.map(
@@ -137,7 +161,7 @@ class CompiledSession:
             jax.shard_map(
                 train,
                 mesh=self._mesh,
-                in_specs=(P(), self._spread, P(), P()),
+                in_specs=(spread, self._spread, P(), P()),
                 out_specs=(self._spread, log_spread),
                 check_vma=False,
             ),
@@ -161,7 +185,7 @@ class CompiledSession:
     @property
     def _state(self) -> TrainState:
         if self._started is None:
-            self._started = self._init(self._algorithm, self._keys)
+            self._started = self._init(self._algorithms, self._keys)
         return self._started
 
     @property
@@ -221,13 +245,13 @@ class CompiledSession:
         self, log: Any, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
     ) -> Report:
         metrics, episodes = [], []
-        for s, seed in enumerate(self.seeds):
+        for s, row in enumerate(self._rows):
             n = int(made[s])
             after = log.steps[s, :n].astype(np.int64)
             numbers = updates[s] + 1 + np.arange(n)
             kept = np.flatnonzero(is_reported(numbers, self._every))
             values = log.metrics.values[s, kept]
-            columns = np.full(len(kept), seed), numbers[kept], after[kept]
+            columns = np.full(len(kept), row), numbers[kept], after[kept]
             metrics.append(MetricTable(*columns, log.metrics.names, values))
             update, t, b = np.nonzero(log.episodes.lengths[s, :n])
             start = np.concatenate([before[s : s + 1], after])[update]
@@ -235,7 +259,7 @@ class CompiledSession:
             if self._algorithm.whole_episodes:  # where parallel steps are not told apart
                 step = after[update]
             returns, lengths = (x[s, update, t, b] for x in log.episodes)
-            episodes.append(EpisodeTable(np.full(len(step), seed), step, returns, lengths))
+            episodes.append(EpisodeTable(np.full(len(step), row), step, returns, lengths))
         gained = int((self.steps - before).sum())
         return tabulate(MetricTable.join(metrics), EpisodeTable.join(episodes), gained, seconds)
 
