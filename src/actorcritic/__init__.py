@@ -10,6 +10,8 @@ from actorcritic.algorithms import (
     Reinforce,
     TDActorCritic,
 )
+from actorcritic.comparison import Comparison
+from actorcritic.experiments import Sweep, ablate, compare, report, sweep
 from actorcritic.networks import CNN, MLP, Network
 from actorcritic.runners.evaluate import Policy
 from actorcritic.runs import Evaluated, Run, load, open_run
@@ -33,6 +35,7 @@ __all__ = [
     "SAC",
     "TRPO",
     "Algorithm",
+    "Comparison",
     "EnvSpec",
     "Environment",
     "Evaluated",
@@ -42,12 +45,17 @@ __all__ = [
     "Reinforce",
     "Run",
     "Step",
+    "Sweep",
     "TDActorCritic",
     "Transition",
     "UserError",
+    "ablate",
+    "compare",
     "envs",
     "load",
     "open_run",
+    "report",
     "resume",
+    "sweep",
     "train",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ actorcritic: actor-critic reinforcement learning
   actorcritic evaluate RUN [--episodes N] [--stochastic]
   actorcritic play RUN [--out clip.gif]     a window where there is a screen, else a file
   actorcritic plot RUN… [--out curve.png]
+  actorcritic compare VARIANT… --env ENV [--seeds K] [--total-steps N]
+  actorcritic ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]
+  actorcritic sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]
+  actorcritic study [NAME] [--quick]        a study of the field's questions; without NAME, a list
+  actorcritic report RUN_OR_STUDY… [--out report.html]
   actorcritic list [algorithms|environments|presets]
 
 Start with:  actorcritic train ppo CartPole-v1
@@ -51,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"actorcritic: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("actorcritic: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"actorcritic: {stop or 'interrupted.'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -117,6 +123,64 @@ class _PlayOptions:
 @dataclasses.dataclass(frozen=True)
 class _PlotOptions:
     out: Annotated[Path, "the picture; .png or .svg"] = Path("curve.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class _ExperimentOptions:
+    seeds: Annotated[int, "how many seeds each variant is trained on"] = 10
+    seed: Annotated[int, "the first seed"] = 0
+    total_steps: Annotated[
+        int | None, "environment steps of each seed (default: the largest of the presets')"
+    ] = None
+    out: Annotated[Path | None, "study folder (default: a new one below runs/)"] = None
+    host: Annotated[bool, "step the environment through Gymnasium, not inside the program"] = False
+    env_option: Annotated[tuple[str, ...], "settings of the environment, as gravity=0.0"] = ()
+    episodes: Annotated[int, "episodes of the final evaluation of each seed"] = 100
+    quiet: Annotated[bool, "show no progress"] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _CompareOptions(_ExperimentOptions):
+    env: Annotated[str | None, "the environment all are trained on"] = None
+    threshold: Annotated[
+        tuple[float, ...], "returns whose first reaching is told (default: Gymnasium's)"
+    ] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _AblateOptions(_ExperimentOptions):
+    vary: Annotated[tuple[str, ...], "a setting and its values, as gae_lambda=0,0.95,1"] = ()
+    grid: Annotated[bool, "train every combination"] = False
+    one_at_a_time: Annotated[bool, "change one setting at a time (what happens anyway)"] = False
+    threshold: Annotated[
+        tuple[float, ...], "returns whose first reaching is told (default: Gymnasium's)"
+    ] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _SweepOptions(_ExperimentOptions):
+    seeds: Annotated[int, "how many seeds each trial is trained on"] = 3
+    space: Annotated[
+        tuple[str, ...], "a setting and where to look, as learning_rate=log:1e-4:1e-2"
+    ] = ()
+    trials: Annotated[int, "how many points of the space to try"] = 32
+    method: Annotated[Literal["sobol", "random", "optuna"], "how points are chosen"] = "sobol"
+    confirm_seeds: Annotated[int, "fresh seeds on which the winner is trained again"] = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class _StudyOptions:
+    quick: Annotated[bool, "a small version that shows that it works, and proves nothing"] = False
+    out: Annotated[Path | None, "study folder (default: a new one below runs/)"] = None
+    quiet: Annotated[bool, "show no progress"] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReportOptions:
+    out: Annotated[Path, "the page; .html"] = Path("report.html")
+    threshold: Annotated[
+        tuple[float, ...], "returns whose first reaching is told (default: Gymnasium's)"
+    ] = ()
 
 
 def _parse(command: str, options: type, rest: list[str]) -> Any:
@@ -289,17 +353,190 @@ def _play(rest: list[str]) -> int:
 
 
 def _plot(rest: list[str]) -> int:
-    from actorcritic.types import UserError
-
-    count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
-    paths, rest = rest[:count], rest[count:]
-    options = _parse("plot RUN…", _PlotOptions, rest)
-    if not paths:
-        raise UserError("Usage: actorcritic plot RUN… [--out curve.png]")
+    paths, options = _many("plot RUN… [--out curve.png]", _PlotOptions, rest)
 
     from actorcritic import runs
 
     print(f"Wrote {runs.plot(paths, options.out)}")
+    return 0
+
+
+def _many(usage: str, options: type, rest: list[str]) -> tuple[list[str], Any]:
+    """The words before the first option, at least one, and the options."""
+    from actorcritic.types import UserError
+
+    count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
+    parsed = _parse(usage.partition(" [")[0], options, rest[count:])
+    if not count:
+        raise UserError(f"Usage: actorcritic {usage}")
+    return rest[:count], parsed
+
+
+def _gathered(rest: list[str], option: str) -> list[str]:
+    """An option that may be repeated, once, with all its values."""
+    at = [k for k, word in enumerate(rest) if word == option]
+    if len(at) < 2:
+        return rest
+    values, kept, k = [], [], 0
+    while k < len(rest):
+        if rest[k] != option:
+            kept.append(rest[k])
+            k += 1
+            continue
+        k += 1
+        while k < len(rest) and not rest[k].startswith("-"):
+            values.append(rest[k])
+            k += 1
+    return [*kept, option, *values]
+
+
+def _shared(options: Any, stem: str, words: list[str]) -> dict[str, Any]:
+    """What every experiment is called with."""
+    out = options.out or _new_folder(stem)
+    command = ["actorcritic", *words]
+    if options.out is None:  # so that the command, repeated, goes on in this folder
+        command += ["--out", str(out)]
+    return {
+        "seeds": options.seeds,
+        "seed": options.seed,
+        "total_steps": options.total_steps,
+        "out": out,
+        "host": options.host,
+        "env_options": _key_values(options.env_option),
+        "evaluation_episodes": options.episodes,
+        "quiet": options.quiet,
+        "command": shlex.join(command),
+    }
+
+
+def _tell(result: Any, out: Path) -> int:
+    """What an experiment found, and where the page is."""
+    print(f"{result}\n\nReport: {out / 'report.html'}   pictures: {out / 'report-pictures'}")
+    return 0
+
+
+def _going_on(command: str, call: Callable[[], Any]) -> Any:
+    """Call; stopped at Ctrl-C, say how to go on."""
+    from actorcritic.experiments import Stopped
+
+    try:
+        return call()
+    except Stopped as stop:
+        raise Stopped(f"{stop} Go on with: {command}") from None
+
+
+def _compare(rest: list[str]) -> int:
+    from actorcritic.types import UserError
+
+    usage = "compare VARIANT… --env ENV [--seeds K] [--total-steps N]"
+    variants, options = _many(usage, _CompareOptions, rest)
+    if options.env is None:
+        raise UserError(f"compare needs an environment. Usage: actorcritic {usage}")
+    shared = _shared(options, f"compare-{options.env}", ["compare", *rest])
+
+    import actorcritic as ac
+
+    result = _going_on(
+        shared["command"],
+        lambda: ac.compare(variants, options.env, thresholds=options.threshold or None, **shared),
+    )
+    return _tell(result, shared["out"])
+
+
+def _ablate(rest: list[str]) -> int:
+    from actorcritic import hyperparameters
+    from actorcritic.algorithms.presets import algorithm_named
+    from actorcritic.types import UserError
+
+    usage = "ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]"
+    (name, env), options = _two(usage, _AblateOptions, _gathered(rest, "--vary"))
+    if options.grid and options.one_at_a_time:
+        raise UserError("Of --grid and --one-at-a-time only one can be meant.")
+    cls, vary = algorithm_named(name.partition(":")[0]), {}
+    for text in options.vary:
+        setting, separator, values = text.partition("=")
+        if not separator or not values:
+            raise UserError(f"--vary takes SETTING=A,B,…, as gae_lambda=0,0.95,1; got '{text}'.")
+        vary[setting] = [hyperparameters.parse(cls, setting, v) for v in values.split(",")]
+    shared = _shared(options, f"ablate-{name}-{env}", ["ablate", *rest])
+
+    import actorcritic as ac
+
+    thresholds = options.threshold or None
+    result = _going_on(
+        shared["command"],
+        lambda: ac.ablate(name, env, vary=vary, grid=options.grid, thresholds=thresholds, **shared),
+    )
+    return _tell(result, shared["out"])
+
+
+def _sweep(rest: list[str]) -> int:
+    from actorcritic import search
+    from actorcritic.algorithms.presets import algorithm_named
+
+    usage = "sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]"
+    (name, env), options = _two(usage, _SweepOptions, _gathered(rest, "--space"))
+    cls = algorithm_named(name.partition(":")[0])
+    space = dict(search.parse(cls, text) for text in options.space)
+    shared = _shared(options, f"sweep-{name}-{env}", ["sweep", *rest])
+
+    import actorcritic as ac
+
+    result = _going_on(
+        shared["command"],
+        lambda: ac.sweep(
+            name,
+            env,
+            space=space,
+            trials=options.trials,
+            method=options.method,
+            confirm_seeds=options.confirm_seeds,
+            **shared,
+        ),
+    )
+    return _tell(result, shared["out"])
+
+
+def _two(usage: str, options: type, rest: list[str]) -> tuple[list[str], Any]:
+    """An algorithm and an environment, and the options."""
+    if rest[:1] in (["-h"], ["--help"]):
+        words: list[str] = []
+    else:
+        words, rest = _named(rest, 2, usage)
+    return words, _parse(" ".join(usage.split()[:3]), options, rest)
+
+
+def _study(rest: list[str]) -> int:
+    from actorcritic import studies
+
+    if not rest:
+        for name, study in studies.STUDIES.items():
+            print(f"  {name}  {study.title}")
+        print("\nRun one with: actorcritic study S1 [--quick]")
+        return 0
+    (name,), rest = _named(rest, 1, "study [NAME] [--quick] [--out DIR]")
+    options = _parse("study NAME", _StudyOptions, rest)
+    out = options.out or _new_folder(f"study-{name}")
+    quick = " --quick" * options.quick
+    command = shlex.join(["actorcritic", "study", name]) + f"{quick} --out {shlex.quote(str(out))}"
+    result = _going_on(
+        command,
+        lambda: studies.study(
+            name, quick=options.quick, out=out, quiet=options.quiet, command=command
+        ),
+    )
+    return _tell(result, out)
+
+
+def _report(rest: list[str]) -> int:
+    usage = "report RUN_OR_STUDY… [--out report.html]"
+    paths, options = _many(usage, _ReportOptions, rest)
+
+    import actorcritic as ac
+
+    command = shlex.join(["actorcritic", "report", *rest])
+    thresholds = options.threshold or None
+    print(f"Wrote {ac.report(paths, options.out, thresholds=thresholds, command=command)}")
     return 0
 
 
@@ -358,5 +595,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "play": _play,
     "plot": _plot,
+    "compare": _compare,
+    "ablate": _ablate,
+    "sweep": _sweep,
+    "study": _study,
+    "report": _report,
     "list": _list,
 }

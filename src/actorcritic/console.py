@@ -71,6 +71,11 @@ class TrainingDisplay:
             self._last_line = time.monotonic()
             self.console.print(f"{self._title}: {self._done:,} of {self._total:,} steps, {numbers}")
 
+    def now(self, title: str) -> None:
+        """What of a larger whole is trained from here on."""
+        self._title, self._returns = title, np.zeros(0)
+        self._bar.update(self._task, description=title)
+
     def say_what(self, activity: str) -> None:
         """What goes on beside training, shown in the place of its numbers."""
         self._bar.update(self._task, numbers=activity)

@@ -54,6 +54,31 @@ def replace(settings: Any, **changes: Any) -> Any:
     return dataclasses.replace(settings, **changes)
 
 
+def parse(cls: type, name: str, text: str) -> Any:
+    """The value that `text` stands for in a field: 0.5, 64x64, true, none, or one of its names."""
+    replace(cls(), **{name: None})  # names the nearest where there is no such field
+    kind = get_type_hints(cls)[name]
+    options = get_args(kind) or (kind,)
+    word = text.strip().lower()
+    if word == "none" and type(None) in options:
+        return None
+    if bool in options and word in ("true", "false"):
+        return word == "true"
+    try:
+        if get_origin(kind) is tuple:
+            return tuple(int(part) for part in word.split("x")) if word != "none" else ()
+        if float in options:
+            return float(word)
+        if int in options:
+            return int(word)
+    except ValueError:
+        expected = "a number" if float in options else "a whole number"
+        if get_origin(kind) is tuple:
+            expected = "whole numbers, as 64x64"
+        raise UserError(f"{cls.__name__}.{name} must be {expected}; got '{text}'.") from None
+    return text  # `check` knows what a name may be
+
+
 def _inside(value: float, interval: str) -> bool:
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low

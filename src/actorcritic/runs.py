@@ -190,9 +190,19 @@ def open_run(
         )
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
     if restore:
-        restore_learners(run)
-        run.reports = read_tables(out)
+        restore_from(out, run)
     return run
+
+
+def restore_from(out: Path, run: Run) -> None:
+    """Fill a run with what its folder holds: learners, tables, evaluation, warnings."""
+    restore_learners(run)
+    run.reports, run.warnings = read_tables(out), _read_warnings(out)
+
+
+def _read_warnings(out: Path) -> list[str]:
+    path = out / WARNINGS
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) -> Policy:
@@ -225,9 +235,8 @@ def read_run(path: str | Path) -> Run:
     name = _NameOnly(data["algorithm"]["name"])
     seeds, total_steps = tuple(data["seeds"]), data["total_steps"]
     run = Run(name, world, seeds, total_steps, out, stored=data)  # type: ignore[arg-type]
-    run.reports, run.final_evaluation = read_tables(out), read_evaluation(out)
-    if (out / WARNINGS).exists():
-        run.warnings = (out / WARNINGS).read_text(encoding="utf-8").splitlines()
+    run.reports, run.warnings = read_tables(out), _read_warnings(out)
+    run.final_evaluation = read_evaluation(out)
     if checkpoints.newest(out / "checkpoints") is not None:
         _, about = checkpoints.load(out / "checkpoints", (), warn, partial=True)
         run.finished = min(about["steps"]) >= total_steps

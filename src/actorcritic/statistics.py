@@ -1,12 +1,13 @@
 """Honest statistics of few seeds: the interquartile mean and bootstrap intervals.
 
 After Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical
-precipice". Every random draw comes from a generator that the caller can name.
+precipice". Every random draw comes from a generator that the caller can name. Scores are [S]
+(seeds) or [S, M] (seeds, tasks); of several tasks, each has its seeds drawn by themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,11 @@ from actorcritic.runners.session import EpisodeTable
 from actorcritic.types import UserError
 
 Statistic = Callable[..., Any]  # of an array and an `axis`, as np.mean is
+Writer = Callable[[float], str]
+
+RESAMPLES = 2000
+FEWEST_SEEDS = 3  # with fewer there is no interval over seeds
+MOST_AVERAGED = 100  # episodes, as in the field's tables; a tenth of them where there are fewer
 
 
 def iqm(x: Float[np.ndarray, "..."], axis: int | None = None) -> Any:
@@ -143,21 +149,214 @@ def smoothed_curve(
     Each seed's means are interpolated onto a grid from the first to the last end of an episode;
     after its last episode, a seed keeps the mean it has. A table without episodes gives S = G = 0.
     """
-    values = np.asarray(getattr(table, column), np.float64)
     seeds = np.unique(table.seed)
     if not len(seeds):
         return Curve(np.zeros(0), np.zeros((0, 0)), *(np.zeros(0) for _ in range(3)))
     grid = np.linspace(table.step.min(), table.step.max(), points)
     curves = np.empty((len(seeds), points))
     for row, seed in zip(curves, seeds, strict=True):
-        mine = np.flatnonzero(table.seed == seed)
-        mine = mine[np.argsort(table.step[mine], kind="stable")]
-        row[:] = np.interp(grid, table.step[mine], rolling_mean(values[mine], window), left=np.nan)
+        step, mine = _episodes_of(table, seed, column)
+        row[:] = np.interp(grid, step, rolling_mean(mine, window), left=np.nan)
     low = high = np.full(points, np.nan)
     if len(seeds) >= 3:
         rng = np.random.default_rng(0) if rng is None else rng
         low, high = interval(curves, resamples=1000, rng=rng)
     return Curve(grid, curves, iqm(curves, axis=0), low, high)
+
+
+# ---------------------------------------------------------------------------- scores of seeds
+
+
+class Estimate(NamedTuple):
+    """A number of S seeds, and its 95 % bootstrap interval over seeds."""
+
+    value: Any  # a float; of a profile, an array
+    low: Any  # NaN with fewer than three seeds
+    high: Any
+
+    def __str__(self) -> str:
+        return self.text(figures(*self))
+
+    def text(self, write: Writer) -> str:
+        """Such as "481.2 [470.3, 490.0]", each number as `write` has it (`figures`, `counts`)."""
+        if not np.isfinite(self.low):  # no interval, or nothing but infinity
+            return write(self.value)
+        return f"{write(self.value)} [{write(self.low)}, {write(self.high)}]"
+
+
+def figures(*numbers: float) -> Writer:
+    """How to write numbers alike: four figures in the largest, as many decimals in each."""
+    largest = max((abs(x) for x in numbers if np.isfinite(x)), default=0.0)
+    decimals = 3 - int(np.floor(np.log10(largest))) if largest > 0 else 1
+    decimals = min(max(decimals, 0), 6)
+    return lambda x: f"{x:z,.{decimals}f}"
+
+
+def counts(most: float) -> Writer:
+    """How to write whole numbers, of which those that are infinite passed `most` unreached."""
+    return lambda x: f"more than {most:,.0f}" if np.isinf(x) else f"{x:,.0f}"
+
+
+def aggregate(
+    scores: Float[np.ndarray, "S *M"],
+    statistic: Statistic = iqm,
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """A statistic of all scores together, as rliable aggregates, with its interval.
+
+    The bootstrap is stratified: within each task, seeds are drawn with replacement.
+    """
+    return _estimate(lambda x: statistic(_flat(x), axis=-1), [scores], rng, resamples)
+
+
+def difference(
+    x: Float[np.ndarray, "S *M"],
+    y: Float[np.ndarray, "K *M"],
+    statistic: Statistic = iqm,
+    *,
+    rng: np.random.Generator,
+    paired: bool,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """`statistic(x) - statistic(y)`. `paired`: row for row the same seeds, drawn together."""
+
+    def subtracted(x: np.ndarray, y: np.ndarray) -> Any:
+        return statistic(_flat(x), axis=-1) - statistic(_flat(y), axis=-1)
+
+    return _estimate(subtracted, [x, y], rng, resamples, paired)
+
+
+def probability_of_improvement(
+    x: Float[np.ndarray, "S *M"],
+    y: Float[np.ndarray, "K *M"],
+    *,
+    rng: np.random.Generator,
+    paired: bool,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """P(X > Y) + P(X = Y) / 2 over all pairs of a seed of each; of tasks, the mean.
+
+    It is the Mann-Whitney statistic over S·K. `paired` does not change it, but the interval: then
+    rows are the same seeds and are drawn together. Where each x is above each y the interval is
+    [1, 1]: nothing in the data speaks for less, which with few seeds is not to be certain.
+    """
+
+    def above(x: np.ndarray, y: np.ndarray) -> Any:
+        x, y = x[..., :, None, :], y[..., None, :, :]
+        return ((x > y) + 0.5 * (x == y)).mean((-3, -2, -1))
+
+    pairs = max(1, len(x) * len(y) * np.asarray(x)[0].size)
+    return _estimate(above, [x, y], rng, resamples, paired, numbers=pairs)
+
+
+def performance_profile(
+    scores: Float[np.ndarray, "S *M"],
+    thresholds: Sequence[float] | Float[np.ndarray, " T"],
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """The fraction of scores above (>, not at) each of T thresholds: three curves [T].
+
+    As rliable's run-score distribution. The band holds at each threshold by itself, not for the
+    whole curve at once.
+    """
+
+    def above(x: np.ndarray) -> Any:
+        return np.stack([(x > t).mean((-2, -1)) for t in thresholds], -1)
+
+    return _estimate(above, [scores], rng, resamples)
+
+
+class Spread(NamedTuple):
+    """How far seeds differ."""
+
+    deviation: float  # standard deviation with n - 1; NaN of one seed
+    interquartile: float  # range between the quartiles
+
+
+def spread(scores: Float[np.ndarray, " S"]) -> Spread:
+    """Standard deviation and interquartile range between seeds."""
+    scores = np.asarray(scores, np.float64)
+    if len(scores) < 2:
+        return Spread(np.nan, np.nan)
+    low, high = np.quantile(scores, [0.25, 0.75])
+    return Spread(float(scores.std(ddof=1)), float(high - low))
+
+
+def censored_median(
+    x: Float[np.ndarray, " S"], *, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Estimate:
+    """The median of values some of which are infinite: what was not reached, and when is unknown.
+
+    It is the least value that half of the seeds do not exceed (`inverted_cdf`, as Kaplan and
+    Meier's median), and the ends of its interval are quantiles of the same kind: nothing is
+    interpolated, so that infinity stays what it is.
+    """
+
+    def median(x: np.ndarray) -> Any:
+        return np.quantile(x[..., 0], 0.5, axis=-1, method="inverted_cdf")
+
+    return _estimate(median, [x], rng, resamples, method="inverted_cdf")
+
+
+# ---------------------------------------------------------------------------- learning curves
+
+
+def area_under_curve(
+    table: EpisodeTable, seeds: Sequence[int], total_steps: int, window: int
+) -> Float[np.ndarray, " S"]:
+    """The mean height of each seed's smoothed return over environment steps 0 to `total_steps`.
+
+    The curve runs straight from the end of an episode to that of the next, through the mean of the
+    last `window` returns (of as many as there are). Before the first end it has the first
+    episode's return, after the last one the last mean; what ended past `total_steps` is cut
+    off. NaN of a seed without an episode.
+    """
+    areas = np.full(len(seeds), np.nan)
+    for i, seed in enumerate(seeds):
+        step, returns = _episodes_of(table, seed)
+        if len(step):
+            mean = rolling_mean(returns, window)
+            inside = int(np.searchsorted(step, total_steps))
+            last = np.interp(total_steps, step[: inside + 1], mean[: inside + 1])
+            x = np.concatenate([[0], step[:inside], [total_steps]])
+            y = np.concatenate([mean[:1], mean[:inside], [last]])
+            areas[i] = np.trapezoid(y, x) / total_steps
+    return areas
+
+
+class Reached(NamedTuple):
+    """When each seed first reached a threshold; infinite where it never did."""
+
+    steps: Float[np.ndarray, " S"]  # environment steps of that seed
+    episodes: Float[np.ndarray, " S"]
+
+
+def steps_until(
+    table: EpisodeTable, seeds: Sequence[int], threshold: float, window: int
+) -> Reached:
+    """Steps and episodes until the mean of a seed's last `window` returns is `threshold` or more.
+
+    The window has to be full: no seed is there before its `window`-th episode.
+    """
+    reached = Reached(np.full(len(seeds), np.inf), np.full(len(seeds), np.inf))
+    for i, seed in enumerate(seeds):
+        step, returns = _episodes_of(table, seed)
+        there = np.flatnonzero(rolling_mean(returns, window)[window - 1 :] >= threshold)
+        if len(there):
+            reached.episodes[i] = there[0] + window
+            reached.steps[i] = step[there[0] + window - 1]
+    return reached
+
+
+def smoothing_window(tables: Sequence[EpisodeTable]) -> int:
+    """How many episodes a curve averages, the same for all: of few, a tenth, or it shows none."""
+    ended = [np.unique(table.seed, return_counts=True)[1] for table in tables]
+    fewest = min((int(n.min()) for n in ended if len(n)), default=0)
+    return min(MOST_AVERAGED, max(1, fewest // 10))
 
 
 # ---------------------------------------------------------------------------- parts
@@ -206,7 +405,56 @@ def _count(n: int, what: str) -> str:
 
 
 def _alike(*numbers: float) -> list[str]:
-    """Numbers with four figures in the largest, and as many decimals in each."""
-    largest = max((abs(x) for x in numbers if np.isfinite(x)), default=0.0)
-    decimals = 3 - int(np.floor(np.log10(largest))) if largest > 0 else 1
-    return [f"{x:,.{min(max(decimals, 0), 6)}f}" for x in numbers]
+    return list(map(figures(*numbers), numbers))
+
+
+def _episodes_of(
+    table: EpisodeTable, seed: int, column: str = "returns"
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Steps and returns (or another column) of one seed's episodes, in the order they ended."""
+    mine = np.flatnonzero(table.seed == seed)
+    mine = mine[np.argsort(table.step[mine], kind="stable")]
+    values = getattr(table, column)[mine]
+    return table.step[mine].astype(np.float64), values.astype(np.float64)
+
+
+def _flat(x: Float[np.ndarray, "*R S M"]) -> Float[np.ndarray, "*R SM"]:
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _estimate(
+    statistic: Callable[..., Any],
+    scores: Sequence[Float[np.ndarray, "S *M"]],
+    rng: np.random.Generator,
+    resamples: int,
+    paired: bool = False,
+    method: Any = "linear",
+    numbers: int | None = None,
+) -> Estimate:
+    """A statistic of arrays [..., S, M], each seed drawn with replacement within its task.
+
+    `numbers` is the size of the largest array that the statistic makes of one draw.
+    """
+    arrays = [np.asarray(x, np.float64) for x in scores]
+    shapes = [x.shape for x in arrays]
+    if any(0 in shape for shape in shapes):
+        raise UserError(f"An estimate needs at least one seed and one task; got shapes {shapes}.")
+    if len({shape if paired else shape[1:] for shape in shapes}) > 1:
+        raise UserError(
+            f"Scores to compare need the same tasks{' and the same seeds' * paired}; got shapes "
+            f"{shapes}."
+        )
+    arrays = [x[:, None] if x.ndim == 1 else x for x in arrays]
+    value = statistic(*arrays)
+    if min(map(len, arrays)) < FEWEST_SEEDS:
+        return Estimate(value, *2 * (np.full(np.shape(value), np.nan)[()],))
+    drawn = []
+    for count in _blocks(resamples, numbers or max(x.size for x in arrays)):
+        sample, index = [], None
+        for x in arrays:
+            if index is None or not paired:
+                index = rng.integers(len(x), size=(count, *x.shape))
+            sample.append(np.take_along_axis(x[None], index, axis=1))
+        drawn.append(statistic(*sample))
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975], axis=0, method=method)
+    return Estimate(value, low, high)

@@ -1,0 +1,822 @@
+"""The analysis of finished runs: scores, differences, speed of learning, and a verdict in words.
+
+It trains nothing and opens nothing. It knows of a run what its folder tells (`Run.configuration`,
+episodes, final evaluation), so that a run can be compared without its environment or any code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float
+
+from actorcritic import pages, plots, statistics
+from actorcritic.envs import COMPILED
+from actorcritic.report import Section, Table
+from actorcritic.runners.session import EpisodeTable
+from actorcritic.runs import Evaluated, Run
+from actorcritic.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
+from actorcritic.types import UserError
+
+LAST_EPISODES = 100  # of the training, where nothing was evaluated
+ENOUGH_SEEDS = 8  # with fewer, bootstrap intervals are too narrow (see `statistics.interval`)
+NONE = "–"  # in a cell
+
+
+class Variant(NamedTuple):
+    """What the seeds of one variant scored."""
+
+    iqm: Estimate
+    mean: float
+    median: float
+    spread: statistics.Spread
+    worst_seed: int
+    worst_score: float
+    area: Estimate  # under the learning curve, as IQM; NaN where a seed finished no episode
+    steps_per_second: float  # NaN where it is not known
+
+
+class Against(NamedTuple):
+    """One variant less another, of the IQM of their scores."""
+
+    difference: Estimate
+    probability: Estimate  # of improvement
+    word: str
+
+
+class Until(NamedTuple):
+    """How long the seeds of one variant took to a threshold."""
+
+    threshold: float
+    label: str
+    reached: int  # so many of the seeds
+    steps: Estimate
+    episodes: Estimate
+    most_steps: int  # what a seed that did not reach it had made, at the least
+    most_episodes: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several variants of a training on one task; the first is the reference.
+
+    Seeds are paired where all variants have the same ones: they are then drawn together, so that
+    what a seed has in common for all takes no part in a difference. Every interval draws from a
+    generator of its own with a fixed seed: the same runs give the same numbers.
+    """
+
+    title: str
+    runs: dict[str, Run]
+    thresholds: tuple[float, ...]
+    command: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        runs: Sequence[Run] | Mapping[str, Run],
+        *,
+        title: str | None = None,
+        thresholds: Sequence[float] | None = None,
+        command: str | None = None,
+    ) -> Comparison:
+        """Compare finished runs of one environment; UserError says what cannot be compared.
+
+        A mapping names the variants. Otherwise they are named by their `Run.variant`, or by the
+        algorithm and the hyperparameters that differ, and runs of the very same configuration
+        with different seeds become one variant. Without `thresholds`, Gymnasium's
+        `reward_threshold` of the environment is taken, where it has one.
+        """
+        every = list(runs.values()) if isinstance(runs, Mapping) else list(runs)
+        about = [_About.of(run) for run in every]
+        _check(about)
+        if isinstance(runs, Mapping):
+            named = {str(label): run for label, run in runs.items()}
+        else:
+            variants = _merged(about)
+            named = dict(zip(_labels(variants), (v.run for v in variants), strict=True))
+        if thresholds is None:
+            thresholds = about[0].reward_threshold
+        if title is None:
+            names = dict.fromkeys(run.algorithm.name for run in every)
+            title = f"{', '.join(names)} on {about[0].environment_name}"
+        comparison = cls(title, named, _numbers(thresholds), command)
+        comparison.scores  # noqa: B018 — whatever is wrong with them, it is said at once
+        return comparison
+
+    # ------------------------------------------------------------------------ scores
+
+    @property
+    def reference(self) -> str:
+        return next(iter(self.runs))
+
+    @cached_property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        return {label: tuple(sorted(run.seeds)) for label, run in self.runs.items()}
+
+    @property
+    def paired(self) -> bool:
+        """Whether all variants have the same seeds."""
+        return len(self.runs) > 1 and len(set(self.seeds.values())) == 1
+
+    @property
+    def score(self) -> str:
+        """What a seed's score is."""
+        run = self.runs[self.reference]
+        done = run.final_evaluation
+        if done is not None:
+            kind = "deterministic" if done.deterministic else "stochastic"
+            what = f"{done.returns.shape[1]:,} {kind} episodes"
+            return f"mean return of {what} after {run.total_steps:,} steps"
+        fewest = min(
+            int((run.episodes.seed == seed).sum())
+            for run in self.runs.values()
+            for seed in run.seeds
+        )
+        at_most = "at most " * (fewest < LAST_EPISODES)
+        return (
+            f"mean return of the last {at_most}{LAST_EPISODES} training episodes of "
+            f"{run.total_steps:,} steps"
+        )
+
+    @cached_property
+    def scores(self) -> dict[str, Float[np.ndarray, " S"]]:
+        """The score of each seed, in the order of `seeds`."""
+        return {
+            label: np.array([_score(run, seed, label) for seed in self.seeds[label]])
+            for label, run in self.runs.items()
+        }
+
+    @cached_property
+    def window(self) -> int:
+        """How many episodes are averaged where a learning curve is smoothed."""
+        return statistics.smoothing_window(list(self._episodes.values()))
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        found = {}
+        for label, run in self.runs.items():
+            scores = self.scores[label]
+            worst = int(np.argmin(scores))
+            found[label] = Variant(
+                iqm=statistics.aggregate(scores, rng=_rng()),
+                mean=float(scores.mean()),
+                median=float(np.median(scores)),
+                spread=statistics.spread(scores),
+                worst_seed=self.seeds[label][worst],
+                worst_score=float(scores[worst]),
+                area=statistics.aggregate(self.areas[label], rng=_rng()),
+                steps_per_second=_speed(run),
+            )
+        return found
+
+    @cached_property
+    def areas(self) -> dict[str, Float[np.ndarray, " S"]]:
+        """The area under each seed's learning curve, as its mean height."""
+        return {
+            label: statistics.area_under_curve(
+                self._episodes[label], self.seeds[label], run.total_steps, self.window
+            )
+            for label, run in self.runs.items()
+        }
+
+    def against(self, label: str, other: str) -> Against:
+        """How one variant's scores differ from another's."""
+        x, y = self.scores[label], self.scores[other]
+        difference = statistics.difference(x, y, rng=_rng(), paired=self.paired)
+        probability = statistics.probability_of_improvement(x, y, rng=_rng(), paired=self.paired)
+        if np.isnan(difference.low):
+            word = "too few seeds"
+        elif (np.concatenate([x, y]) == x[0]).all():
+            word = "the same"
+        elif difference.low > 0:
+            word = "higher"
+        else:
+            word = "lower" if difference.high < 0 else "cannot be told apart"
+        return Against(difference, probability, word)
+
+    @cached_property
+    def until(self) -> list[Until]:
+        """For each threshold and variant, when its seeds reached it in training."""
+        return [
+            self._until(threshold, label) for threshold in self.thresholds for label in self.runs
+        ]
+
+    def _until(self, threshold: float, label: str) -> Until:
+        table, run = self._episodes[label], self.runs[label]
+        seeds = self.seeds[label]
+        found = statistics.steps_until(table, seeds, threshold, self.window)
+        ended = np.array([(table.seed == seed).sum() for seed in seeds])
+        never = np.isinf(found.steps)
+        return Until(
+            threshold,
+            label,
+            int((~never).sum()),
+            statistics.censored_median(found.steps, rng=_rng()),
+            statistics.censored_median(found.episodes, rng=_rng()),
+            run.total_steps,
+            int(ended[never].min()) if never.any() else 0,
+        )
+
+    @cached_property
+    def _episodes(self) -> dict[str, EpisodeTable]:
+        return {label: run.episodes for label, run in self.runs.items()}
+
+    # ------------------------------------------------------------------------ in words
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: which variant scored highest, by how much, and how sure that is.
+
+        One variant is called better only where the intervals of its differences from every other
+        one exclude 0.
+        """
+        few = [label for label, seeds in self.seeds.items() if len(seeds) < FEWEST_SEEDS]
+        if few:
+            return (
+                f"No verdict: {_and(few)} {'has' if len(few) == 1 else 'have'} fewer than three "
+                "seeds, which do not show how far seeds differ. Train three or more, better ten."
+            )
+        number, counts = len(self.runs), sorted({len(seeds) for seeds in self.seeds.values()})
+        seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+        write = self._figures
+        iqm = {label: variant.iqm for label, variant in self.variants.items()}
+        if number == 1:
+            label = self.reference
+            return f"{label} scored an IQM of {iqm[label].text(write)} with {seeds}."
+        scores = np.concatenate(list(self.scores.values()))
+        if (scores == scores[0]).all():
+            both = "Both" if number == 2 else f"All {number}"
+            return f"{both} variants reached the same score, {write(scores[0])}, with all {seeds}."
+
+        best, *others = sorted(self.runs, key=lambda label: -iqm[label].value)
+        compared = {label: self.against(best, label) for label in others}
+        near = [label for label in others if compared[label].word != "higher"]
+        rival = (near or others)[0]
+        of = f"of {number} variants, " * (number > 2)
+
+        def than(label: str) -> str:
+            roles = ["the reference"] * (label == self.reference)
+            roles += ["the runner-up"] * (label == others[0] and number > 2)
+            return (
+                f"{compared[label].difference.text(write)} above {label}"
+                f"{f' ({_and(roles)})' if roles else ''}, probability of improvement "
+                f"{compared[label].probability.text(_two)}"
+            )
+
+        said = than(rival)
+        if self.reference not in (best, rival):
+            said += f"; {than(self.reference)}"
+        if near:
+            text = (
+                f"{of}{_and([best, *near])} cannot be told apart with {seeds}: {best} has the "
+                f"highest IQM, {iqm[best].text(write)}, {said}"
+            )
+        else:
+            text = f"{of}{best} scored highest with {seeds}: IQM {iqm[best].text(write)}, {said}"
+            if counts[0] < ENOUGH_SEEDS:
+                text += f" (intervals of fewer than {ENOUGH_SEEDS} seeds are too narrow)"
+        return (text[0].upper() + text[1:] if of else text) + "."
+
+    def __str__(self) -> str:
+        table = self._scores_table()
+        text = _aligned([table.columns, *table.rows])
+        return f"{self.title}\nScore: {self.score}.\n\n{text}\n\n{self.verdict}"
+
+    # ------------------------------------------------------------------------ tables
+
+    def tables(self) -> list[Table]:
+        """Everything as text. Which tables there are depends on what is known."""
+        tables = [self._scores_table()]
+        if len(self.runs) > 1:
+            tables.append(self._against_table())
+        if any(np.isfinite(areas).any() for areas in self.areas.values()):
+            tables.append(self._areas_table())
+        if self.thresholds:
+            tables.append(self._until_table())
+        if any(np.isfinite(variant.steps_per_second) for variant in self.variants.values()):
+            tables.append(self._speed_table())
+        return tables
+
+    def _scores_table(self) -> Table:
+        write = self._figures
+        rows = [
+            (
+                label,
+                v.iqm.text(write),
+                write(v.mean),
+                write(v.median),
+                _or_none(v.spread.deviation, write),
+                _or_none(v.spread.interquartile, write),
+                f"{write(v.worst_score)} (seed {v.worst_seed})",
+                str(len(self.seeds[label])),
+            )
+            for label, v in self.variants.items()
+        ]
+        columns = ("variant", "IQM", "mean", "median", "SD", "IQR", "worst seed", "seeds")
+        note = (
+            "SD and IQR: standard deviation and interquartile range between seeds. "
+            f"{self.how_many} {self._how_scored} {self._how_sure}"
+        )
+        return Table("scores", "Scores", columns, tuple(rows), note)
+
+    def _against_table(self) -> Table:
+        found = {label: self.against(label, self.reference) for label in list(self.runs)[1:]}
+        write = figures(*(x for a in found.values() for x in a.difference))
+        rows = [
+            (label, a.difference.text(write), a.probability.text(_two), a.word)
+            for label, a in found.items()
+        ]
+        columns = ("variant", "difference of IQM", "probability of improvement", "score is")
+        together = (
+            "Seeds are the same for all, and are drawn together. "
+            if self.paired
+            else "Seeds are not the same for all, and are drawn apart. "
+        )
+        many = (
+            f"{len(rows)} comparisons, none adjusted for the others: of such intervals one in "
+            "twenty excludes 0 by chance. "
+        )
+        note = (
+            f"Against {self.reference}. Probability of improvement: of a seed scoring above one of "
+            f"the reference, a tie as half, over all pairs. {together}{many * (len(rows) > 1)}"
+            f"{self.how_many} {self._how_scored} {self._how_sure}"
+        )
+        title = f"Against the reference, {self.reference}"
+        return Table("against-reference", title, columns, tuple(rows), note)
+
+    def _areas_table(self) -> Table:
+        estimates = {label: variant.area for label, variant in self.variants.items()}
+        write = figures(*(x for e in estimates.values() for x in e))
+        rows = []
+        for label, estimate in estimates.items():
+            deviation = statistics.spread(self.areas[label]).deviation
+            known = NONE if np.isnan(estimate.value) else estimate.text(write)
+            rows.append((label, known, _or_none(deviation, write)))
+        total = self.runs[self.reference].total_steps
+        note = (
+            "The mean height of a seed's learning curve over environment steps 0 to "
+            f"{total:,}: the mean of its last {self.window} training returns, before the first "
+            "episode's end that episode's return. It is of the training, not of the score. "
+            f"{self.how_many} {self._how_sure}"
+        )
+        columns = ("variant", "IQM", "SD")
+        return Table("area-under-curve", "Area under the learning curve", columns, (*rows,), note)
+
+    def _until_table(self) -> Table:
+        rows = []
+        for u in self.until:
+            seeds = len(self.seeds[u.label])
+            steps = u.steps.text(statistics.counts(u.most_steps))
+            episodes = u.episodes.text(statistics.counts(u.most_episodes))
+            rows.append((f"{u.threshold:g}", u.label, f"{u.reached} of {seeds}", steps, episodes))
+        columns = ("threshold", "variant", "reached", "steps", "episodes")
+        note = (
+            f"When the mean of a seed's last {self.window} training returns was first the "
+            "threshold or more: the median over seeds, by which half of them were there. A seed "
+            "that never was counts as later than all that were, and is not left out; 'more than' "
+            "so many steps or episodes says that training ended before. "
+            f"{self.how_many} {self._how_sure}"
+        )
+        title = "Steps and episodes until a threshold"
+        return Table("until-threshold", title, columns, tuple(rows), note)
+
+    def _speed_table(self) -> Table:
+        rows = []
+        for label, variant in self.variants.items():
+            speed = _or_none(variant.steps_per_second, lambda x: f"{x:,.0f}")
+            rows.append((label, speed, str(len(self.seeds[label]))))
+        note = (
+            "Environment steps a second of all seeds together while training, without compiling. "
+            "Comparable only between trainings of as many seeds on the same idle machine. "
+            f"{self.how_many}"
+        )
+        columns = ("variant", "steps per second", "seeds")
+        return Table("speed", "Speed of training", columns, tuple(rows), note)
+
+    @cached_property
+    def _figures(self) -> statistics.Writer:
+        """How scores are written, the same in all places."""
+        return figures(*(x for scores in self.scores.values() for x in scores))
+
+    @property
+    def how_many(self) -> str:
+        """How many seeds there are, and which."""
+        if len(set(self.seeds.values())) == 1:
+            return f"{_seeds(self.seeds[self.reference])}{' each' * (len(self.runs) > 1)}."
+        return "; ".join(f"{label}: {_seeds(seeds)}" for label, seeds in self.seeds.items()) + "."
+
+    @property
+    def _how_scored(self) -> str:
+        return f"Score: {self.score}."
+
+    @property
+    def _how_sure(self) -> str:
+        counts = {label: len(seeds) for label, seeds in self.seeds.items()}
+        few = [label for label, n in counts.items() if n < FEWEST_SEEDS]
+        none = "fewer than three seeds: no intervals"
+        if len(few) == len(counts):
+            return f"{none.capitalize()}."
+        text = f"Intervals: 95 %, percentile bootstrap over seeds, {RESAMPLES:,} draws"
+        if min(n for n in counts.values() if n >= FEWEST_SEEDS) < ENOUGH_SEEDS:
+            text += f"; of fewer than {ENOUGH_SEEDS} seeds they are too narrow"
+        return f"{text}. {_and(few)}: {none}." if few else f"{text}."
+
+    # ------------------------------------------------------------------------ pages
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw returns and episode lengths of all variants; the ending of `path` says PNG or SVG."""
+        curves = list(self._episodes.items())
+        figure = plots.returns_and_lengths(curves, self.title, self.thresholds)
+        return plots.save(figure, Path(path))
+
+    def sections(self) -> list[Section]:
+        """The parts of its page."""
+        return [pages.section(self)]
+
+    def report(self, path: str | Path) -> Path:
+        """Write everything as one HTML page, with pictures and numbers beside it."""
+        return pages.publish(path, self.title, self.sections(), [self], self.data(), self.command)
+
+    # ------------------------------------------------------------------------ numbers
+
+    def data(self) -> dict[str, Any]:
+        """The same numbers for a file: plain JSON, null in place of NaN and infinity."""
+        variants = {
+            label: {
+                "seeds": list(self.seeds[label]),
+                "scores": self.scores[label],
+                "iqm": v.iqm._asdict(),
+                "mean": v.mean,
+                "median": v.median,
+                "standard_deviation": v.spread.deviation,
+                "interquartile_range": v.spread.interquartile,
+                "worst_seed": v.worst_seed,
+                "worst_score": v.worst_score,
+                "areas": self.areas[label],
+                "area_under_curve": v.area._asdict(),
+                "steps_per_second": v.steps_per_second,
+                "configuration": self.runs[label].configuration(),
+            }
+            for label, v in self.variants.items()
+        }
+        against = {
+            label: {
+                "difference": found.difference._asdict(),
+                "probability_of_improvement": found.probability._asdict(),
+                "score_is": found.word,
+            }
+            for label in list(self.runs)[1:]
+            for found in [self.against(label, self.reference)]
+        }
+        until = [
+            {
+                "threshold": u.threshold,
+                "variant": u.label,
+                "reached": u.reached,
+                "seeds": len(self.seeds[u.label]),
+                "steps": u.steps._asdict(),
+                "episodes": u.episodes._asdict(),
+            }
+            for u in self.until
+        ]
+        run = self.runs[self.reference]
+        return _plain(
+            {
+                "title": self.title,
+                "command": self.command,
+                "environment": run.spec.id,
+                "total_steps": run.total_steps,
+                "score": self.score,
+                "reference": self.reference,
+                "paired": self.paired,
+                "window": self.window,
+                "interval": f"95 %, percentile bootstrap over seeds, {RESAMPLES} draws",
+                "verdict": self.verdict,
+                "variants": variants,
+                "against_reference": against,
+                "until_threshold": until,
+            }
+        )
+
+
+# ---------------------------------------------------------------------------- what fits together
+
+
+class _About(NamedTuple):
+    """What decides whether runs can be compared and are called the same; worked out once a run."""
+
+    run: Run
+    environment: dict[str, Any]  # the task; how it is stepped (compiled, in workers) does not count
+    settings: dict[str, Any]  # what the training is besides its task and its seeds
+    own: list[str]  # what of the algorithm is the user's own, and not among the settings
+
+    @classmethod
+    def of(cls, run: Run) -> _About:
+        if not isinstance(run, Run):
+            raise UserError(
+                f"Runs can be compared, not {run!r}. Read a run's folder first: "
+                "actorcritic.runs.read_run(folder)"
+            )
+        data = run.configuration()
+        algorithm, world = data["algorithm"], data["environment"]
+        options = dict(world["options"])
+        if not world["host"] and world["make"] in COMPILED:
+            # Compiled environments name all their options, those of the host only the ones given.
+            usual = dataclasses.asdict(COMPILED[world["make"]]())  # type: ignore[call-overload]
+            options = {name: value for name, value in options.items() if usual.get(name) != value}
+        task = ("id", "observation_space", "action_space", "max_episode_steps")
+        how = ("host", "vectorization", "autoreset")
+        return cls(
+            run,
+            _as_json({name: world[name] for name in task} | {"options": options}),
+            _as_json(algorithm["hyperparameters"] | {name: world.get(name) for name in how}),
+            algorithm["own"],
+        )
+
+    @property
+    def environment_name(self) -> str:
+        options = ", ".join(f"{k}={v}" for k, v in self.environment["options"].items())
+        return f"{self.environment['id']} ({options})" if options else self.environment["id"]
+
+    @property
+    def reward_threshold(self) -> tuple[float, ...]:
+        """Gymnasium's, which holds for the environment without options."""
+        entry = gymnasium.registry.get(self.environment["id"])
+        known = entry.reward_threshold if entry is not None else None
+        return () if known is None or self.environment["options"] else (known,)
+
+
+def _check(every: Sequence[_About]) -> None:
+    """Everything that keeps runs from being compared, apart from the scores themselves."""
+    runs = [about.run for about in every]
+    if not runs:
+        raise UserError("There is nothing to compare. Name at least one finished run.")
+    for run in runs:
+        if not run.finished:
+            where = f" Finish it: actorcritic resume {run.out}" if run.out is not None else ""
+            raise UserError(
+                f"{_name(run)} is not finished, or still being trained; only finished runs can be "
+                f"compared.{where}"
+            )
+        if len(set(run.seeds)) < len(run.seeds):
+            raise UserError(
+                f"{_name(run)} has a seed twice: {list(run.seeds)}. The same seed is the same "
+                "result, not more evidence; leave the repeated one out."
+            )
+        done = run.final_evaluation
+        if done is not None and sorted(done.seeds) != sorted(run.seeds):
+            raise UserError(
+                f"{_name(run)} was evaluated with seeds {list(done.seeds)} but trained with "
+                f"{list(run.seeds)}. Train it again, or restore its evaluation.json."
+            )
+    for about in every[1:]:
+        if not _same_environment(every[0], about):
+            names = every[0].environment_name, about.environment_name
+            same = " (the same name, but other spaces or options)" * (names[0] == names[1])
+            raise UserError(
+                f"These runs are of different environments, {' and '.join(names)}{same}. Compare "
+                "runs of one environment."
+            )
+        _check_definition(runs[0], about.run)
+    for i, one in enumerate(every):
+        for other in every[:i]:
+            shared = sorted({*one.run.seeds} & {*other.run.seeds})
+            if shared and _same_training(one, other):
+                raise UserError(
+                    f"{_name(other.run)} and {_name(one.run)} are of the same configuration and "
+                    f"share the seeds {shared}: the same results twice, not more evidence. Leave "
+                    "one out, or train other seeds."
+                )
+
+
+def _check_definition(first: Run, run: Run) -> None:
+    """Scores are comparable only where they are defined alike."""
+
+    def differ(what: str, one: str, other: str, advice: str) -> UserError:
+        return UserError(
+            f"The scores of {_name(first)} and {_name(run)} are not defined alike: {what} "
+            f"{one} and {other}. {advice}"
+        )
+
+    if first.total_steps != run.total_steps:
+        steps = f"{first.total_steps:,}", f"{run.total_steps:,}"
+        raise differ("total_steps are", *steps, "Train both for as many.")
+    a, b = first.final_evaluation, run.final_evaluation
+    if a is None or b is None:
+        if a is not b:
+            words = ["not evaluated" if done is None else "evaluated" for done in (a, b)]
+            raise differ("they were", words[0], words[1], "Evaluate all at the end, or none.")
+        return
+    if a.deterministic != b.deterministic:
+        words = ["deterministic" if done.deterministic else "stochastic" for done in (a, b)]
+        raise differ("their evaluations are", words[0], words[1], "Evaluate both alike.")
+    if a.returns.shape[1] != b.returns.shape[1]:
+        words = [f"{done.returns.shape[1]:,} episodes" for done in (a, b)]
+        raise differ("their evaluations have", words[0], words[1], "Evaluate as many of each.")
+
+
+def _name(run: Run) -> str:
+    return str(run.out) if run.out is not None else run.label
+
+
+def _same_environment(a: _About, b: _About) -> bool:
+    if a.environment != b.environment:
+        return False
+    # run.json has no options of a compiled environment of the user's own; the object itself does.
+    one, other = a.run.environment, b.run.environment
+    in_memory = a.run.stored is None and b.run.stored is None
+    if in_memory and type(one) is type(other) and dataclasses.is_dataclass(one):
+        return one == other
+    return True
+
+
+def _same_training(a: _About, b: _About) -> bool:
+    """Whether two runs differ in nothing but their seeds; where it cannot be known, they do."""
+    same_name = a.run.algorithm.name == b.run.algorithm.name
+    if not same_name or a.own != b.own or a.settings != b.settings:
+        return False
+    if not a.own:
+        return True
+    if a.run.stored is None and b.run.stored is None:
+        return bool(a.run.algorithm == b.run.algorithm)
+    return a.run.variant == b.run.variant != ""
+
+
+def _merged(every: Sequence[_About]) -> list[_About]:
+    """Runs of one configuration (and not named differently) as one run of all their seeds."""
+    groups: list[list[_About]] = []
+    for about in every:
+        for group in groups:
+            if group[0].run.variant == about.run.variant and _same_training(group[0], about):
+                group.append(about)
+                break
+        else:
+            groups.append([about])
+    return [group[0]._replace(run=_together([about.run for about in group])) for group in groups]
+
+
+def _together(runs: Sequence[Run]) -> Run:
+    """One run with the seeds of all; its learners and folder are in the parts."""
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    seeds = tuple(seed for run in runs for seed in run.seeds)
+    done = [run.final_evaluation for run in runs if run.final_evaluation is not None]
+    evaluation = None
+    if done:
+        evaluation = Evaluated(
+            tuple(seed for part in done for seed in part.seeds),
+            np.concatenate([part.returns for part in done]),
+            np.concatenate([part.lengths for part in done]),
+            done[0].deterministic,
+        )
+    seconds = [len(run.seeds) * run.total_steps / _speed(run) for run in runs]
+    return dataclasses.replace(
+        first,
+        seeds=seeds,
+        out=None,
+        learners=None,
+        steps_per_second=len(seeds) * first.total_steps / sum(seconds),
+        final_evaluation=evaluation,
+        warnings=[warning for run in runs for warning in run.warnings],
+        reports=[report for run in runs for report in run.reports],
+        stored=None if first.stored is None else first.stored | {"seeds": list(seeds)},
+    )
+
+
+def _labels(every: Sequence[_About]) -> list[str]:
+    """A name for each: the algorithm, and where several share it, what differs among them."""
+    labels = []
+    for run, _, mine, _ in every:
+        name = run.variant or run.algorithm.name
+        if not run.variant:
+            alike = [
+                a.settings for a in every if not a.run.variant and a.run.algorithm.name == name
+            ]
+            names = dict.fromkeys(key for settings in alike for key in settings)
+            differing = [k for k in names if any(s.get(k) != alike[0].get(k) for s in alike)]
+            name = " ".join([name, *(f"{k}={_value(mine.get(k))}" for k in differing)])
+        labels.append(name)
+    # What differs may be an object of the user's, which has no name; a folder has one.
+    folders = [about.run.out for about in every]
+    labels = [
+        f"{label} ({out.name})" if labels.count(label) > 1 and out is not None else label
+        for label, out in zip(labels, folders, strict=True)
+    ]
+    if len(set(labels)) < len(labels):
+        raise UserError(
+            f"Several variants would be called {max(labels, key=labels.count)!r}. Name them: "
+            "Comparison.of({'one': run, 'other': run})."
+        )
+    return labels
+
+
+# ---------------------------------------------------------------------------- parts
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _score(run: Run, seed: int, label: str) -> float:
+    done = run.final_evaluation
+    if done is not None:
+        returns = done.returns[done.seeds.index(seed)]
+    else:
+        table = run.episodes
+        returns = table.returns[table.seed == seed][-LAST_EPISODES:]
+    if not len(returns):
+        raise UserError(
+            f"Seed {seed} of {label} has no score: it was not evaluated and finished no training "
+            "episode. Train for longer, or evaluate at the end."
+        )
+    if not np.isfinite(returns).all():
+        raise UserError(
+            f"Seed {seed} of {label} has returns that are not finite, so it has no score. Look at "
+            "what the environment's rewards are."
+        )
+    return float(np.mean(returns, dtype=np.float64))
+
+
+def _speed(run: Run) -> float:
+    """Steps a second: as measured, or from the metrics, which a run from a folder has."""
+    metrics = run.metrics
+    if np.isfinite(run.steps_per_second) or "steps_per_second" not in metrics.names:
+        return run.steps_per_second
+    rates = metrics.column("steps_per_second").astype(np.float64)
+    # A row has the rate of its stretch. The first stretch warms up; rows are of about as many steps.
+    kept = rates[rates != rates[0]] if len(rates) else rates
+    kept = kept if len(kept) else rates
+    kept = kept[np.isfinite(kept) & (kept > 0)]
+    return float(len(kept) / (1 / kept).sum()) if len(kept) else float("nan")
+
+
+def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:
+    for threshold in thresholds:
+        number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+        if not number or not np.isfinite(threshold):
+            raise UserError(f"A threshold must be a finite number, a return; got {threshold!r}.")
+    return tuple(float(threshold) for threshold in thresholds)
+
+
+def _as_json(data: Any) -> Any:
+    """As it would be after a trip through run.json: tuples are lists there."""
+    return json.loads(json.dumps(data, default=str))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(name): _plain(value) for name, value in data.items()}
+    if isinstance(data, list | tuple | np.ndarray):
+        return [_plain(value) for value in data]
+    if isinstance(data, np.generic):
+        data = data.item()
+    if isinstance(data, float) and not np.isfinite(data):
+        return None
+    return data
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "×".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _two(x: float) -> str:
+    return f"{x:.2f}"
+
+
+def _or_none(x: float, write: statistics.Writer) -> str:
+    return write(x) if np.isfinite(x) else NONE
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Such as "10 seeds (0–9)"."""
+    count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    whole = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+    which = f"{seeds[0]}–{seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return f"{count} ({which})"
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> str:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,310 @@
+"""One HTML page of pictures and tables. It knows pages, not reinforcement learning.
+
+The page is one file without anything outside it: it opens from a disk, from a phone, from a mail.
+Its pictures are the figures of `plots`, each drawn once: in the page as SVG whose ink follows the
+reader's light or dark setting, beside the page as PNG and SVG files for papers and slides.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from actorcritic import plots
+from actorcritic.checkpoints import save_text
+from actorcritic.types import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MOST_VALUES = 120  # of a series that can be looked up: finer than a pointer can tell
+
+
+class Table(NamedTuple):
+    """Cells as they are to be read. A column whose every cell is a number is set to the right."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+class Picture(NamedTuple):
+    """A figure of `plots`. Readers who cannot see it are given its title and note."""
+
+    name: str  # of its files
+    title: str
+    figure: Figure
+    note: str = ""
+
+
+class Animation(NamedTuple):
+    """A GIF, such as `plots.value_animation` gives."""
+
+    name: str
+    title: str
+    gif: bytes
+    note: str = ""
+
+
+class Section(NamedTuple):
+    title: str
+    verdict: str  # in one sentence
+    remarks: tuple[str, ...] = ()
+    pictures: tuple[Picture | Animation, ...] = ()
+    tables: tuple[Table, ...] = ()
+    details: tuple[Table, ...] = ()  # folded away until asked for
+
+
+def write(
+    path: Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    command: str | None,
+    versions: Mapping[str, str],
+    summary: Sequence[str] = (),
+) -> Path:
+    """Write the page, and its pictures beside it in the folder `<stem>-pictures`.
+
+    `summary` says what was compared, `command` how to make the page again. The page appears as
+    its last file and whole, or not at all.
+    """
+    import jinja2
+
+    path = Path(path)
+    if path.suffix.lower() != ".html":
+        raise UserError(f"A report's file must end in .html; got {path}.")
+    folder = path.with_name(f"{path.stem}-pictures")
+    _make_folder(folder if any(section.pictures for section in sections) else path.parent)
+    names: set[str] = set()
+    shown = [
+        {
+            **section._asdict(),
+            "pictures": [
+                _shown(picture, folder / _file_name(f"{section.title}-{picture.name}", names))
+                for picture in section.pictures
+            ],
+            "tables": [_cells(table) for table in section.tables],
+            "details": [_cells(table) for table in section.details],
+        }
+        for section in sections
+    ]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("actorcritic").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
+        title=title,
+        summary=summary,
+        sections=shown,
+        command=command,
+        versions=versions,
+        folder=folder.name if any(section.pictures for section in sections) else None,
+    )
+    save_text(path, page)
+    return path
+
+
+# ---------------------------------------------------------------------------- tables
+
+# What may be among the digits and signs of a number: an exponent, a unit, an interval's "to".
+_IN_NUMBERS = re.compile(r"(?<=\d)e[+-]?\d+|(?<=\d)[kMG]\b|\bto\b|\bnan\b|\binf\b", re.IGNORECASE)
+
+
+def _cells(table: Table) -> dict[str, Any]:
+    """A table for the template, with which of its columns are numbers."""
+    for row in table.rows:
+        if len(row) != len(table.columns):
+            raise ValueError(f"table {table.name!r}: the row {row} does not fit {table.columns}")
+    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    numeric = [any(map(_has_digit, c)) and all(map(_is_number, c)) for c in columns]
+    return {**table._asdict(), "numeric": numeric}
+
+
+def _has_digit(cell: str) -> bool:
+    return any(character.isdigit() for character in cell)
+
+
+def _is_number(cell: str) -> bool:
+    return not any(character.isalpha() for character in _IN_NUMBERS.sub("", cell))
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def _file_name(text: str, taken: set[str]) -> str:
+    """The text as a name for files and elements, on any system and no other's."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].rstrip("-") or "picture"
+    name, i = plain, 1
+    while name in taken:
+        name, i = f"{plain}-{i + 1}", i + 1
+    taken.add(name)
+    return name
+
+
+def _shown(picture: Picture | Animation, stem: Path) -> dict[str, Any]:
+    """A picture for the template; its files are written, as `stem` and an ending."""
+    from markupsafe import Markup
+
+    shown: dict[str, Any] = {"id": stem.name, "title": picture.title, "note": picture.note}
+    if isinstance(picture, Animation):
+        plots.write(stem.with_suffix(".gif"), picture.gif)
+        return shown | {"gif": _uri(picture.gif, "gif"), "still": _uri(_still(picture.gif), "png")}
+    for ending in (".png", ".svg"):
+        plots.save(picture.figure, stem.with_suffix(ending))
+    svg = _inline(picture.figure, stem.name)
+    # A label may hold tags: written so, it cannot end the element that it stands in.
+    hover = json.dumps(_hover(picture.figure), allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        hover = hover.replace(character, f"\\u{ord(character):04x}")
+    return shown | {
+        "svg": Markup(svg),
+        "width": picture.figure.get_figwidth(),
+        "hover": Markup(hover) if hover != "[]" else None,
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Could not make the folder {folder}: {error.strerror}. Choose a place that can be "
+            "written to."
+        ) from error
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _still(gif: bytes) -> bytes:
+    """The last frame, for paper and for readers who asked their system for less motion."""
+    from PIL import Image
+
+    picture = io.BytesIO()
+    with Image.open(io.BytesIO(gif)) as image:
+        image.seek(getattr(image, "n_frames", 1) - 1)
+        image.convert("RGB").save(picture, "PNG")
+    return picture.getvalue()
+
+
+# Colours of the figures that follow the page's: light or dark.
+_VARIABLES = {
+    plots.INK.lower(): "var(--ink)",
+    plots.FAINT.lower(): "var(--faint)",
+    plots.GRID.lower(): "var(--grid)",
+    plots.RULE.lower(): "var(--rule)",
+    plots.PAPER.lower(): "var(--paper)",
+    plots.COLOURS[0].lower(): "var(--blue)",  # the one that is too dark for a dark page
+}
+_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+_FONT = re.compile(r"(font(?:-size)?:[^;]*?)([\d.]+)px")
+_LONG_DECIMAL = re.compile(r"-?\d+\.\d{3,}")
+
+
+def _inline(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for the page: its own ids, the page's ink and font."""
+    root = ElementTree.fromstring(plots.svg(figure, text=True, transparent=True))
+    for parent in list(root.iter()):
+        parent.tag = parent.tag.rpartition("}")[2]  # HTML knows SVG without its namespaces
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                parent.remove(child)  # the style would be the whole page's
+        attributes = {
+            key.rpartition("}")[2]: _attribute(key.rpartition("}")[2], value, name)
+            for key, value in parent.attrib.items()
+        }
+        parent.attrib.clear()
+        parent.attrib.update(attributes)
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    """An attribute of Matplotlib's SVG as the page has it."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return f"#{name}-{value[1:]}" if value.startswith("#") else value
+    value = value.replace("url(#", f"url(#{name}-")
+    if key == "style":
+        value = _COLOUR.sub(lambda found: _VARIABLES.get(found[0], found[0]), value)
+        # Smaller on a phone, text is set larger: the page says how much.
+        value = _FONT.sub(r"\1calc(\2px * var(--type))", value)
+    if key in ("d", "transform", "x", "y", "points"):
+        value = _LONG_DECIMAL.sub(lambda found: f"{float(found[0]):.2f}", value)
+    return " ".join(value.split())
+
+
+# ---------------------------------------------------------------------------- values to look up
+
+
+def _hover(figure: Figure) -> list[dict[str, Any]]:
+    """For the panels that have series: where they are, in parts of the picture, and the values.
+
+    Called once the figure has been drawn: only then are its panels where they will be.
+    """
+    panels = []
+    for axes in figure.axes:
+        series = plots.hover_of(axes)
+        if not series:
+            continue
+        box = axes.get_position()
+        panels.append(
+            {
+                "box": [_rounded(v, 5) for v in (box.x0, 1 - box.y1, box.width, box.height)],
+                "limits": [_rounded(v, 8) for v in axes.get_xlim()],
+                "log": axes.get_xscale() == "log",
+                "name": next((a.get_xlabel() for a in _same_x(axes) if a.get_xlabel()), ""),
+                "series": [_values(one) for one in series],
+            }
+        )
+    return panels
+
+
+def _same_x(axes: Axes) -> list[Axes]:
+    """The panel and those that share its horizontal axis: only the lowest ones name it."""
+    return [axes, *axes.get_shared_x_axes().get_siblings(axes)]
+
+
+def _values(series: plots.Series) -> dict[str, Any]:
+    x = np.asarray(series.x, np.float64)
+    y = np.asarray(series.y, np.float64)
+    kept = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    if len(kept) > MOST_VALUES:
+        kept = kept[np.linspace(0, len(kept) - 1, MOST_VALUES).round().astype(int)]
+    colour = str(series.colour)
+    values: dict[str, Any] = {
+        "label": series.label,
+        "colour": _VARIABLES.get(colour.lower(), colour),
+    }
+    for key in ("x", "y", "low", "high"):
+        column = getattr(series, key)
+        if column is not None:
+            numbers = np.asarray(column, np.float64)[kept]
+            if np.isfinite(numbers).any():
+                values[key] = [_rounded(v, 5 if key == "x" else 4) for v in numbers]
+    return values
+
+
+def _rounded(value: float, figures: int) -> float | int | None:
+    """A number as short as JSON can hold it; None in place of what JSON has no word for."""
+    if not np.isfinite(value):
+        return None
+    short = float(f"{value:.{figures}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
