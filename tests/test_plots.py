@@ -1,5 +1,6 @@
-"""Learning curves: files that open, and that show what they were given."""
+"""Pictures: files that open, and that show what they were given."""
 
+import io
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from actorcritic import plots
-from actorcritic.runners.session import EpisodeTable
+from actorcritic.plots import Field, Map, Scores, Series
+from actorcritic.runners.session import EpisodeTable, MetricTable
 from actorcritic.types import UserError
 
 EMPTY = EpisodeTable.join([])
@@ -129,6 +131,221 @@ def test_large_tables_stay_small_pictures(tmp_path):
 )
 def test_short(x, text):
     assert plots.short(x) == text
+
+
+def texts(figure) -> set[str]:
+    """The texts of a figure, as its SVG has them."""
+    return notes(plots.svg(figure).decode())
+
+
+def image(figure) -> np.ndarray:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return np.asarray(Image.open(file).convert("RGB"), int)
+
+
+def count(figure, colour: str) -> int:
+    """How many of its pixels have about that colour."""
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(image(figure) - wanted).sum(-1) < 12).sum())
+
+
+def test_several_thresholds_and_no_title():
+    figure = plots.returns_and_lengths([("A2C", episodes(3, 40))], thresholds=(1.0, 2.5))
+    assert {"threshold 1", "threshold 2.5", "Return"} <= texts(figure)
+    assert "" not in texts(figure)
+    upper, lower = figure.axes
+    (returns,), (lengths,) = plots.hover_of(upper), plots.hover_of(lower)
+    assert returns.label == "A2C"
+    assert returns.colour == plots.COLOURS[0]
+    assert (returns.low <= returns.y).all()
+    assert (lengths.y == 50).all()
+
+
+def test_many_variants_have_a_colour_each():
+    assert plots.colours(7) == list(plots.COLOURS)
+    many = plots.colours(20)
+    assert len(set(many)) == 20
+    # Sequential: ever lighter.
+    light = [sum(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in many]
+    assert light == sorted(light)
+    runs = [(f"a variant with a longer name, {i}", episodes(2, 20)) for i in range(20)]
+    figure = plots.returns_and_lengths(runs, "Title")
+    assert {label for label, _ in runs} <= texts(figure)
+    for axes in figure.axes:  # the names have not crushed the panels
+        assert axes.get_position().height * figure.get_figheight() > 1.5
+    top = figure.legends[0].get_window_extent().y0
+    assert figure.axes[0].get_window_extent().y1 < top
+
+
+def metrics(seeds: int, names: tuple[str, ...], level: float = 1.0, rows: int = 60) -> MetricTable:
+    return MetricTable.join(
+        [
+            MetricTable(
+                np.full(rows, s),
+                np.arange(1, rows + 1),
+                10 * np.arange(1, rows + 1),
+                names,
+                np.full((rows, len(names)), level + s),
+            )
+            for s in range(seeds)
+        ]
+    )
+
+
+def test_diagnostics():
+    ppo = metrics(5, ("value_loss", "return", "entropy", "steps_per_second", "my_metric"))
+    ppo.values[7, 2] = np.nan
+    a2c = metrics(2, ("entropy", "gradient_norm"), 10.0)
+    figure = plots.diagnostics([("PPO", ppo), ("A2C", a2c)])
+    names = [axes.get_title("left") for axes in figure.axes]
+    assert names == ["entropy", "value loss", "gradient norm", "my metric"]
+    entropy, value_loss, *_ = map(plots.hover_of, figure.axes)
+    assert [one.label for one in entropy] == ["PPO", "A2C"]
+    assert entropy[0].y == pytest.approx(3)  # the interquartile mean of 1 to 5
+    assert entropy[1].y == pytest.approx(10.5)
+    assert [one.label for one in value_loss] == ["PPO"]
+    assert [one.colour for one in entropy] == list(plots.COLOURS[:2])
+    assert {"PPO", "A2C"} <= texts(figure)
+
+
+def test_diagnostics_are_few_and_an_untrained_critic_flattens_nothing():
+    names = ("explained_variance", *(f"metric_{i}" for i in range(20)))
+    table = metrics(1, names)
+    table.values[:, 0] = np.where(np.arange(60) < 5, -500.0, 0.5)
+    figure = plots.diagnostics([("PPO", table)])
+    assert len(figure.axes) == 9
+    assert figure.axes[0].get_ylim() == (-1.05, 1.05)
+    assert figure.legends == []
+
+
+@pytest.mark.parametrize("runs", [[], [("A2C", MetricTable.join([]))]])
+def test_no_diagnostics(runs):
+    assert "no metrics were reported" in texts(plots.diagnostics(runs))
+
+
+def test_score_intervals():
+    rows = [Scores("PPO", np.array([1.0, 2, 3]), 2.0, 1.5, 2.5), Scores("A2C", np.ones(2), 1.0)]
+    figure = plots.score_intervals(rows, "mean return")
+    assert {"PPO", "A2C", "mean return"} <= texts(figure)
+    (axes,) = figure.axes
+    drawn = [line.get_xdata() for line in axes.lines]
+    # Dots, interval and value of the first; the second has no interval.
+    assert list(map(len, drawn)) == [3, 2, 1, 2, 1]
+    assert list(drawn[1]) == [1.5, 2.5]
+    heights = axes.lines[3].get_ydata()
+    assert len(set(heights)) == 2  # equal scores are seen to be two
+    assert np.abs(heights - 1).max() < 0.3
+    # The first is above.
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
+def test_profile():
+    tau = np.linspace(0, 10, 11)
+    above = np.linspace(1, 0, 11)
+    figure = plots.profile([Series("PPO", tau, above, above - 0.1, above + 0.1)])
+    (axes,) = figure.axes
+    assert axes.get_ylim() == (-0.02, 1.02)
+    assert (plots.hover_of(axes)[0].y == above).all()
+    assert {"fraction of seeds above τ", "score τ"} <= texts(figure)
+
+
+def test_lines_and_their_bands():
+    x = np.array([1.0, 10, 100, 1000])
+    band = Series("a $b$ c", x, 1 / x, 0.5 / x, 2 / x)
+    figure = plots.lines([band, Series("d", x, x, colour="#123456")], "n", "error", log_x=True)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert axes.get_yscale() == "linear"
+    assert {"a $b$ c", "d", "n", "error", "100", "1k"} <= texts(figure)
+    assert len(axes.collections) == 1
+    assert [one.colour for one in plots.hover_of(axes)] == [plots.COLOURS[0], "#123456"]
+    assert count(figure, "#123456") > 100
+    small = plots.lines([Series("one", x, 1e-4 / x)], "n", "error", log_y=True)
+    assert "1e−05" in texts(small)
+    assert small.legends == []
+
+
+def test_sweep_scatter():
+    values, scores = [1e-4, 1e-3, 1e-2], np.array([1.0, 2.0, np.nan])
+    figure = plots.sweep_scatter("learning_rate", values, scores, log=True, best=1)
+    assert {"learning_rate", "best", "×: no score", "score", "0.001"} <= texts(figure)
+    assert count(figure, plots.COLOURS[1]) > 50
+    (trials,) = plots.hover_of(figure.axes[0])
+    assert list(trials.y) == [1, 2]
+    plain = plots.sweep_scatter("gamma", [0.9, 0.99], np.ones(2))
+    assert not {"best", "×: no score"} & texts(plain)
+
+
+@pytest.mark.parametrize("values", [["tanh", "relu", "tanh"], [True, False, True], [None, 1, None]])
+def test_sweep_over_names(values):
+    figure = plots.sweep_scatter("kind", values, np.arange(3.0))
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == [str(v) for v in values[:2]]
+    assert list(axes.lines[0].get_xdata()) == [0, 1, 0]
+    plots.sweep_scatter("kind", values, np.full(3, np.nan), best=0)
+
+
+def test_action_against_state():
+    x, y = np.linspace(-1, 1, 5), np.linspace(-8, 8, 3)
+    fields = [Field(f"λ = {i}", np.full((3, 5), float(i))) for i in range(2)]
+    fields[1].values[0, 0] = 2.0  # the lowest y, the lowest x
+    figure = plots.action_against_state(fields, x, y, xlabel="angle", ylabel="velocity")
+    assert {"λ = 0", "λ = 1", "angle", "velocity", "action"} <= texts(figure)
+    first, second = figure.axes[:2]
+    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 2)
+    assert first.images[0].get_extent() == [-1.25, 1.25, -12, 12]
+    # Blue is low and red is high; the only high cell is at the lower left.
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba()).astype(int)
+    box = second.get_window_extent()
+    bottom, left = len(pixels) - int(box.y0), int(box.x0)
+    red, _, blue, _ = pixels[bottom - 10, left + 10]
+    assert red > 2 * blue
+
+
+def test_value_maps():
+    values = np.array([[0.0, 1.0], [np.nan, -0.5], [0.25, 0.5]])
+    figure = plots.value_maps([Map("exact", values), Map("learned", values + 1)], label="V")
+    assert {"exact", "learned", "V", "0.00", "1.00", "−0.50", "0.25", "2.00"} <= texts(figure)
+    assert "nan" not in " ".join(texts(figure))
+    assert count(figure, plots.WALL) > 1000
+    meshes = [axes.collections[0] for axes in figure.axes[:2]]
+    assert {mesh.get_clim() for mesh in meshes} == {(-0.5, 2)}
+    # x to the right and y upwards: 1.00 is in the upper left.
+    places = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
+    assert places["1.00"] == (0.5, 1.5)
+    assert places["0.25"] == (2.5, 0.5)
+    assert len(figure.axes[0].texts) == 5
+
+
+def test_numbers_stay_in_their_cells():
+    figure = plots.value_maps([Map("large", np.full((9, 9), -12.34))] * 2)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    cell = axes.get_window_extent().width / 9
+    assert all(text.get_window_extent().width < cell for text in axes.texts)
+
+
+def test_value_animation():
+    frames = [[Map(f"update {i}", np.full((3, 2), i / 99))] for i in range(100)]
+    gif = plots.value_animation(frames)
+    picture = Image.open(io.BytesIO(gif))
+    assert picture.format == "GIF"
+    assert picture.n_frames == 60
+    assert picture.info["loop"] == 0
+    assert len(gif) < 1e6
+    shown = []
+    for i in (0, 59):
+        picture.seek(i)
+        shown.append(np.asarray(picture.convert("RGB"), int))
+    assert picture.info["duration"] == 2000
+    # From viridis' dark violet to its yellow, on white.
+    place = (shown[0].shape[0] // 2 + 30, 30)  # in the lower left cell
+    assert np.abs(shown[0][place] - [68, 1, 84]).sum() < 12
+    assert np.abs(shown[1][place] - [253, 231, 37]).sum() < 12
+    assert (shown[0][0, 0] == 255).all()
+    assert plots.value_animation(frames) == gif
 
 
 def test_other_files(tmp_path):

@@ -8,7 +8,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from actorcritic.runners.session import EpisodeTable
-from actorcritic.statistics import Summary, interval, iqm, rolling_mean, smoothed_curve, summary
+from actorcritic.statistics import (
+    Estimate,
+    Summary,
+    aggregate,
+    area_under_curve,
+    censored_median,
+    counts,
+    difference,
+    interval,
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+    rolling_mean,
+    smoothed_curve,
+    smoothing_window,
+    spread,
+    steps_until,
+    summary,
+)
 from actorcritic.types import UserError
 
 FINITE = st.floats(-1e6, 1e6)
@@ -200,6 +218,240 @@ def test_summary_of_diverged_runs_is_nan():
     assert np.isnan([summary(returns).iqm, summary(returns).low]).all()
 
 
+# ---------------------------------------------------------------------------- scores of seeds
+
+SCORES = hnp.arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 4)), elements=FINITE)
+# Few different values, so that there are ties.
+TIED = hnp.arrays(np.float64, st.integers(1, 9), elements=st.integers(0, 3).map(float))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(481.23, 470.3, 490.0), "481.2 [470.3, 490.0]"),
+        (Estimate(0.5, 0.25, 1.0), "0.500 [0.250, 1.000]"),
+        (Estimate(12345.6, -3.0, 20000.0), "12,346 [-3, 20,000]"),
+        (Estimate(-0.0001, -50.0, 50.0), "0.00 [-50.00, 50.00]"),
+        (Estimate(500.0, np.nan, np.nan), "500.0"),
+        (Estimate(0.0, 0.0, 0.0), "0.0 [0.0, 0.0]"),
+    ],
+)
+def test_an_estimate_in_words(estimate, text):
+    assert str(estimate) == text
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(20.0, 10.0, np.inf), "20 [10, more than 5,000]"),
+        (Estimate(np.inf, 1234.0, np.inf), "more than 5,000 [1,234, more than 5,000]"),
+        (Estimate(np.inf, np.inf, np.inf), "more than 5,000"),
+        (Estimate(np.inf, np.nan, np.nan), "more than 5,000"),
+    ],
+)
+def test_counts_say_that_a_budget_ran_out(estimate, text):
+    assert estimate.text(counts(5000)) == text
+
+
+@given(SCORES)
+def test_aggregate_is_of_all_scores_together(x):
+    estimate = aggregate(x, rng=rng(), resamples=50)
+    np.testing.assert_allclose(
+        estimate.value, scipy.stats.trim_mean(x, 0.25, axis=None), rtol=1e-12, atol=1e-6
+    )
+    if len(x) < 3:
+        assert np.isnan([estimate.low, estimate.high]).all()
+    else:
+        assert x.min() - 1e-6 <= estimate.low <= estimate.high <= x.max() + 1e-6
+
+
+def test_aggregate_of_one_task_is_the_interval():
+    x = rng(2).exponential(size=10)
+    low, high = interval(x, rng=rng(), resamples=20_000)
+    estimate = aggregate(x, rng=rng(1), resamples=20_000)
+    assert estimate.value == iqm(x)
+    np.testing.assert_allclose(estimate[1:], (low, high), rtol=0.03)
+
+
+def test_the_bootstrap_is_stratified():
+    # Tasks whose scores do not vary: drawn within tasks they give one value, drawn from all not.
+    constant = np.tile([0.0, 100.0, 300.0], (8, 1))
+    assert aggregate(constant, np.mean, rng=rng()) == (400 / 3,) * 3
+    # Two equal columns: drawn apart, their errors cancel; drawn together they would not.
+    column = rng(3).normal(size=12)
+    estimate = aggregate(np.stack([column, column], 1), np.mean, rng=rng(), resamples=20_000)
+    error = column.std() / np.sqrt(12) / np.sqrt(2)
+    np.testing.assert_allclose((estimate.high - estimate.low) / 2, 1.96 * error, rtol=0.05)
+
+
+@given(TIED, TIED)
+def test_probability_of_improvement_by_definition(x, y):
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in x for b in y]
+    found = probability_of_improvement(x, y, rng=rng(), paired=False, resamples=50)
+    assert found.value == pytest.approx(np.mean(pairs))
+    theirs = scipy.stats.mannwhitneyu(x, y).statistic / (len(x) * len(y))
+    assert found.value == pytest.approx(theirs)
+    other = probability_of_improvement(y, x, rng=rng(), paired=False, resamples=50)
+    assert found.value + other.value == pytest.approx(1.0)
+    if min(len(x), len(y)) < 3:
+        assert np.isnan(found.low)
+    else:
+        assert 0 <= found.low <= found.high <= 1
+
+
+def test_probability_of_improvement_is_the_mean_over_tasks():
+    x = np.array([[2.0, 0.0], [3.0, 1.0], [4.0, 2.0]])
+    y = np.array([[0.0, 5.0], [1.0, 5.0], [1.0, 1.0]])
+    # Task 1: every pair; task 2: 1/9 above (2 > 1) and one tie of nine (1 = 1).
+    found = probability_of_improvement(x, y, rng=rng(), paired=False)
+    assert found.value == pytest.approx((1 + 1.5 / 9) / 2)
+
+
+def test_probability_of_improvement_has_the_error_of_theory():
+    # Of one distribution, U/(nm) has variance (n + m + 1) / (12 n m) (Mann and Whitney 1947).
+    random, n = rng(5), 30
+    widths = [
+        (e.high - e.low) / 2
+        for _ in range(20)
+        for e in [
+            probability_of_improvement(
+                random.normal(size=n), random.normal(size=n), rng=random, paired=False
+            )
+        ]
+    ]
+    expected = 1.96 * np.sqrt((2 * n + 1) / (12 * n * n))
+    assert np.mean(widths) == pytest.approx(expected, rel=0.08)
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(3, 8)), elements=st.floats(-100, 100)))
+def test_a_paired_constant_difference_is_certain(x):
+    found = difference(x + 4.0, x, rng=rng(), paired=True, resamples=100)
+    np.testing.assert_allclose(found, 4.0, atol=1e-9)
+
+
+def test_pairing_is_what_narrows_the_interval():
+    x = rng().normal(0, 10, size=12)
+    y = x - 1 + rng(1).normal(0, 0.1, size=12)
+    together = difference(x, y, rng=rng(), paired=True)
+    apart = difference(x, y, rng=rng(), paired=False)
+    assert together.value == apart.value == iqm(x) - iqm(y)
+    assert together.low > 0  # seen only with pairs
+    assert apart.low < 0 < apart.high
+
+
+def test_an_unpaired_difference_has_the_error_of_theory():
+    x, y = rng().normal(3, 1, size=40), rng(1).normal(0, 2, size=60)
+    found = difference(x, y, np.mean, rng=rng(), paired=False, resamples=10_000)
+    error = np.sqrt(x.var() / 40 + y.var() / 60)
+    np.testing.assert_allclose((found.high - found.low) / 2, 1.96 * error, rtol=0.05)
+    np.testing.assert_allclose((found.high + found.low) / 2, x.mean() - y.mean(), atol=0.2 * error)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_coverage_of_a_difference(paired):
+    """A 95 % interval of ten seeds each holds the true difference about that often."""
+    random, hits = rng(4), []
+    for _ in range(300):
+        common = random.normal(size=10) * 5 if paired else 0.0
+        x, y = common + random.normal(1, 1, size=10), common + random.normal(0, 1, size=10)
+        found = difference(x, y, np.mean, rng=random, paired=paired, resamples=400)
+        hits.append(found.low <= 1 <= found.high)
+    assert 0.87 < np.mean(hits) < 0.98
+
+
+@given(SCORES, st.lists(FINITE, min_size=1, max_size=5))
+def test_a_profile_by_definition(x, thresholds):
+    thresholds = sorted([*thresholds, float(x.flat[0])])  # one that is a score exactly
+    found = performance_profile(x, thresholds, rng=rng(), resamples=50)
+    expected = [np.mean([score > t for score in x.flat]) for t in thresholds]
+    np.testing.assert_allclose(found.value, expected)
+    assert (np.diff(found.value) <= 0).all()
+    assert found.low.shape == found.high.shape == (len(thresholds),)
+    if len(x) >= 3:
+        assert (found.low <= found.high).all()
+        assert (np.diff(found.low) <= 0).all()
+
+
+def test_the_band_of_a_profile_is_binomial():
+    x = np.arange(40.0)
+    found = performance_profile(x, [9.5], rng=rng(), resamples=20_000)
+    low, high = scipy.stats.binom.ppf([0.025, 0.975], 40, 0.75) / 40
+    np.testing.assert_allclose([found.value[0], found.low[0], found.high[0]], [0.75, low, high])
+
+
+def test_spread():
+    x = rng().normal(size=9)
+    found = spread(x)
+    assert found.deviation == pytest.approx(scipy.stats.tstd(x))
+    assert found.interquartile == pytest.approx(scipy.stats.iqr(x))
+    assert np.isnan(spread(x[:1])).all()
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 9), elements=st.integers(1, 6).map(float)), st.data())
+def test_a_censored_median_needs_no_number_for_what_is_unknown(x, data):
+    never = data.draw(hnp.arrays(bool, len(x)))
+    x = np.where(never, np.inf, x)
+    found = censored_median(x, rng=rng(), resamples=100)
+    # The least of the values that at least half of them do not exceed.
+    assert found.value == min(v for v in x if (x <= v).mean() >= 0.5)
+    if len(x) >= 3:
+        assert set(found) <= set(x)
+        assert found.low <= found.value <= found.high
+    huge = censored_median(np.where(never, 1e9, x), rng=rng(), resamples=100)
+    np.testing.assert_array_equal(np.where(np.array(huge) == 1e9, np.inf, huge), found)
+
+
+def test_a_censored_median_by_hand():
+    assert censored_median(np.array([5.0, np.inf, 3.0, np.inf]), rng=rng()).value == 5
+    assert censored_median(np.array([5.0, np.inf, np.inf]), rng=rng()).value == np.inf
+    assert censored_median(np.full(5, np.inf), rng=rng()) == (np.inf,) * 3
+    assert np.isnan(censored_median(np.array([1.0, 2.0]), rng=rng()).low)
+
+
+ESTIMATES = {
+    "aggregate": lambda x, y, rng: aggregate(x, rng=rng),
+    "difference": lambda x, y, rng: difference(x, y, rng=rng, paired=False),
+    "paired": lambda x, y, rng: difference(x, y, rng=rng, paired=True),
+    "probability": lambda x, y, rng: probability_of_improvement(x, y, rng=rng, paired=False),
+    "profile": lambda x, y, rng: tuple(
+        map(tuple, performance_profile(x, [-1, 0, 1], rng=rng, resamples=20))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimates_repeat_with_their_generator_only_and_in_any_blocks(name, monkeypatch):
+    x, y = rng().normal(size=(9, 2)), rng(1).normal(size=(9, 2))
+    one = ESTIMATES[name](x, y, rng(5))
+    assert ESTIMATES[name](x, y, rng(5)) == one
+    assert any(ESTIMATES[name](x, y, rng(seed)) != one for seed in (6, 7, 8))
+    monkeypatch.setattr("actorcritic.statistics._BLOCK", 777)
+    again = ESTIMATES[name](x, y, rng(5))
+    # Drawn in turns, x and y have other draws in other blocks; alone or paired the same.
+    if name in ("difference", "probability"):
+        np.testing.assert_allclose(again, one, atol=0.1)
+    else:
+        assert again == one
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "paired", "message"),
+    [
+        (np.zeros((0, 2)), np.zeros((3, 2)), False, "at least one seed"),
+        (np.zeros((3, 2)), np.zeros((3, 1)), False, "the same tasks; got"),
+        (np.zeros(3), np.zeros(4), True, "the same tasks and the same seeds; got"),
+    ],
+)
+def test_scores_that_cannot_be_compared(x, y, paired, message):
+    with pytest.raises(UserError, match=message):
+        difference(x, y, rng=rng(), paired=paired)
+
+
+def test_an_estimate_of_diverged_seeds_is_nan():
+    x = np.array([1.0, 2.0, np.nan, 3.0, 4.0])
+    assert np.isnan(aggregate(x, rng=rng())).all()
+
+
 # ---------------------------------------------------------------------------- curves
 
 
@@ -249,3 +501,67 @@ def test_smoothed_curve_of_little():
     assert len(empty.step) == len(empty.iqm) == len(empty.low) == 0
     single = smoothed_curve(table(([7], [3.0])))
     np.testing.assert_array_equal(single.iqm, 3.0)
+
+
+def by_definition(episodes: EpisodeTable, seed: int, total: int, window: int) -> float:
+    """The area, step by step: a fine sum under the curve that the documentation describes."""
+    mine = np.flatnonzero(episodes.seed == seed)
+    mean = [episodes.returns[mine[max(0, i - window + 1) : i + 1]].mean() for i in range(len(mine))]
+    x = (np.arange(200 * total) + 0.5) / 200
+    return float(np.interp(x, episodes.step[mine], mean).mean())
+
+
+@st.composite
+def learning(draw):
+    """Episodes of one seed; several may end at the same step, or after the last one counted."""
+    lengths = draw(st.lists(st.integers(0, 5), min_size=1, max_size=12))
+    end = np.cumsum([lengths[0] + 1, *lengths[1:]]).tolist()
+    return end, draw(st.lists(st.floats(-10, 10), min_size=len(end), max_size=len(end)))
+
+
+@given(learning(), st.integers(1, 40), st.integers(1, 5))
+def test_area_under_the_curve_by_definition(episodes, total, window):
+    found = area_under_curve(table(episodes), [0], total, window)
+    # A jump (two ends at one step) or a bend is within one step of the fine sum.
+    assert found[0] == pytest.approx(by_definition(table(episodes), 0, total, window), abs=0.05)
+
+
+def test_area_under_the_curve_by_hand():
+    episodes = table(([10, 20, 40], [1, 3, 8]), ([20, 30], [2, 4]))
+    # Up to 10: 1. To 20: from 1 to 2. To 30, half way from 2 to 5.5: 3.75.
+    first = (10 * 1 + 10 * 1.5 + 10 * (2 + 3.75) / 2) / 30
+    second = (20 * 2 + 10 * 2.5) / 30
+    found = area_under_curve(episodes, [1, 0, 7], 30, 2)
+    np.testing.assert_allclose(found, [second, first, np.nan])
+    # After its last episode a seed keeps its mean.
+    np.testing.assert_allclose(area_under_curve(episodes, [1], 60, 2), [(65 + 30 * 3) / 60])
+
+
+@given(st.lists(st.floats(-10, 10), max_size=30), st.floats(-10, 10), st.integers(1, 8))
+def test_steps_until_by_definition(returns, threshold, window):
+    end = list(range(3, 3 * len(returns) + 3, 3))
+    found = steps_until(table((end, returns)), [0], threshold, window)
+    first = np.inf
+    for count in range(window, len(returns) + 1):
+        if np.mean(returns[count - window : count]) >= threshold:
+            first = count
+            break
+    np.testing.assert_array_equal(found.episodes, [first])
+    np.testing.assert_array_equal(found.steps, [3 * first])
+
+
+def test_steps_until_needs_a_full_window_and_knows_its_seeds():
+    episodes = table(([10, 20, 30, 40], [9, 0, 3, 5]), ([15, 25], [9, 9]), ([5], [9]))
+    mixed = EpisodeTable(*(column[[4, 2, 0, 6, 1, 5, 3]] for column in episodes))
+    found = steps_until(mixed, [2, 1, 0, 8], 4, 2)
+    np.testing.assert_array_equal(found.steps, [np.inf, 25, 20, np.inf])
+    np.testing.assert_array_equal(found.episodes, [np.inf, 2, 2, np.inf])
+
+
+def test_the_smoothing_window_is_a_tenth_of_the_fewest_episodes():
+    def of(n: int) -> EpisodeTable:
+        return table((list(range(1, n + 1)), [0.0] * n), (list(range(1, 3001)), [0.0] * 3000))
+
+    assert [smoothing_window([of(n)]) for n in (1, 19, 20, 299, 2000)] == [1, 1, 2, 29, 100]
+    assert smoothing_window([of(2000), of(50)]) == 5
+    assert smoothing_window([EpisodeTable.join([])]) == 1

@@ -122,6 +122,11 @@ class Comparison:
         return {label: tuple(sorted(run.seeds)) for label, run in self.runs.items()}
 
     @property
+    def environment(self) -> str:
+        """Its id, and the options that are not as usual."""
+        return _About.of(self.runs[self.reference]).environment_name
+
+    @property
     def paired(self) -> bool:
         """Whether all variants have the same seeds."""
         return len(self.runs) > 1 and len(set(self.seeds.values())) == 1
@@ -432,7 +437,7 @@ class Comparison:
     # ------------------------------------------------------------------------ pages
 
     def plot(self, path: str | Path) -> Path:
-        """Draw returns and episode lengths of all variants; the ending of `path` says PNG or SVG."""
+        """Draw returns and episode lengths of all; the ending of `path` says PNG or SVG."""
         curves = list(self._episodes.items())
         figure = plots.returns_and_lengths(curves, self.title, self.thresholds)
         return plots.save(figure, Path(path))
@@ -752,7 +757,7 @@ def _speed(run: Run) -> float:
     if np.isfinite(run.steps_per_second) or "steps_per_second" not in metrics.names:
         return run.steps_per_second
     rates = metrics.column("steps_per_second").astype(np.float64)
-    # A row has the rate of its stretch. The first stretch warms up; rows are of about as many steps.
+    # A row has the rate of its stretch, the first of which warms up; rows are of like many steps.
     kept = rates[rates != rates[0]] if len(rates) else rates
     kept = kept if len(kept) else rates
     kept = kept[np.isfinite(kept) & (kept > 0)]
@@ -786,7 +791,7 @@ def _plain(data: Any) -> Any:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value).removesuffix(".0")
     return "×".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

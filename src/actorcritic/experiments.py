@@ -629,19 +629,18 @@ def sweep(
     runs: dict[str, Run] = {}
 
     def score(points: Sequence[dict[str, Any]]) -> list[float]:
-        batch = planned(
-            {
-                f"trial {len(runs) + k + 1:02d}": hyperparameters.replace(plain, **point)
-                for k, point in enumerate(points)
-            },
-            setting,
-            steps,
-            folder and folder / "trials",
-        )
+        # A point that comes again, of a small space, is not trained again.
+        settled = [hyperparameters.replace(plain, **point) for point in points]
+        known = {run.algorithm: label for label, run in runs.items()}
+        new = [each for each in dict.fromkeys(settled) if each not in known]
+        labels = [f"trial {len(runs) + k + 1:02d}" for k in range(len(new))]
+        variants = dict(zip(labels, new, strict=True))
+        batch = planned(variants, setting, steps, folder and folder / "trials")
         train_all(batch, setting, title)
         runs.update(batch)
-        found = Comparison.of(batch, thresholds=()).variants
-        return [variant.iqm.value for variant in found.values()]
+        known |= {run.algorithm: label for label, run in batch.items()}
+        found = Comparison.of(runs, thresholds=()).variants
+        return [found[known[each]].iqm.value for each in settled]
 
     with study_folder(folder, Study("sweep", title, command, [], about)):
         if method == "optuna":
@@ -651,7 +650,9 @@ def sweep(
         tried = Comparison.of(runs, thresholds=()).variants
         best = max(runs, key=lambda name: tried[name].iqm.value)
         fresh = replace(setting, seeds=tuple(range(seed + seeds, seed + seeds + confirm_seeds)))
-        settled = {label: plain, f"{best} (winner)": runs[best].algorithm}
+        settled = {label: plain}
+        if runs[best].algorithm != plain:
+            settled[f"{best} (winner)"] = runs[best].algorithm
         confirmed = planned(settled, fresh, steps, folder and folder / "confirmation")
         train_all(confirmed, fresh, f"{title}, confirmation")
         study = Study(

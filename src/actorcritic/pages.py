@@ -128,13 +128,10 @@ def publish(
     summary = []
     for one in comparisons:
         run = one.runs[one.reference]
-        environment = run.configuration()["environment"]
-        options = ", ".join(f"{k} = {v}" for k, v in environment["options"].items())
-        where = f"{environment['id']}{f' ({options})' if options else ''}"
         count = len(one.runs)
         variants = ", ".join(one.runs) if count <= MOST_IN_A_PICTURE else f"{count} variants"
         summary.append(
-            f"{variants} on {where}: {one.how_many}; {run.total_steps:,} environment steps each."
+            f"{variants} on {one.environment}: {run.total_steps:,} environment steps; {one.how_many}"
         )
     described = [run.configuration() for one in comparisons for run in one.runs.values()]
     versions: dict[str, str] = {}

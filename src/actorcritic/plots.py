@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actorcritic.runners.session import EpisodeTable, MetricTable
-from actorcritic.statistics import iqm, rolling_mean, smoothed_curve
+from actorcritic.statistics import iqm, rolling_mean, smoothed_curve, smoothing_window
 from actorcritic.types import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ INK, FAINT, RULE, GRID, PAPER = "#222222", "#666666", "#BBBBBB", "#E4E4E4", "#FF
 WALL = "#8C8C8C"
 
 MAX_DOTS = 5_000  # in a panel: more say no more, and take long to draw
-MOST_AVERAGED = 100  # episodes, as in the field's tables; a tenth of them where there are fewer
 MAX_FRAMES = 60
 WIDTH = 7.2  # inches
 ROW = 0.22  # inches, of a legend
@@ -726,7 +725,7 @@ def _panel(
             alpha=0.28 if len(runs) == 1 else 0.16,
             rasterized=True,  # one image in an SVG, in place of thousands of circles
         )
-        curve = smoothed_curve(table, column, _window(runs))
+        curve = smoothed_curve(table, column, smoothing_window([table for _, table in runs]))
         if curve.seeds.shape[0] > 1:
             axes.plot(
                 curve.step[::2], curve.seeds.T[::2], color=colour, lw=0.7, alpha=0.4, zorder=3
@@ -793,13 +792,6 @@ def _thinned(index: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(index, most, replace=False))
 
 
-def _window(runs: Sequence[tuple[str, EpisodeTable]]) -> int:
-    """How many episodes a curve averages, the same for all: of few, a tenth, or it shows none."""
-    counts = [np.unique(table.seed, return_counts=True)[1] for _, table in runs]
-    fewest = min((int(c.min()) for c in counts if len(c)), default=0)
-    return min(MOST_AVERAGED, max(1, fewest // 10))
-
-
 def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
     """What dots, lines and bands are, as far as the picture has them."""
     seeds = [len(np.unique(table.seed)) for _, table in runs if len(table.seed)]
@@ -811,9 +803,9 @@ def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
     if any(len(table.step) > MAX_DOTS // len(runs) for _, table in runs):
         dots += " (a sample)"
     if most == 1:
-        return f"{dots} · line: mean of {_window(runs)} episodes, one seed"
+        return f"{dots} · line: mean of {smoothing_window([table for _, table in runs])} episodes, one seed"
     band = " · band: 95 % interval" if most >= 3 else ""
     return (
-        f"{dots} · thin: seeds, mean of {_window(runs)} episodes · "
+        f"{dots} · thin: seeds, mean of {smoothing_window([table for _, table in runs])} episodes · "
         f"bold: interquartile mean of {across}{band}"
     )
