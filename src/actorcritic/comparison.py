@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from actorcritic import pages, plots, statistics
 from actorcritic.envs import COMPILED
-from actorcritic.report import Section, Table
+from actorcritic.webpage import Section, Table
 from actorcritic.runners.session import EpisodeTable
 from actorcritic.runs import Evaluated, Run
 from actorcritic.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures

@@ -30,7 +30,7 @@ from actorcritic.algorithms.presets import DEFAULT_STEPS, algorithm_named, prese
 from actorcritic.comparison import Comparison
 from actorcritic.console import TrainingDisplay
 from actorcritic.envs.host import HostEnvironment
-from actorcritic.report import Picture, Section, Table
+from actorcritic.webpage import Picture, Section, Table
 from actorcritic.runs import Run, prepare_jax, read_evaluation, read_run, restore_from
 from actorcritic.search import FORMS, Choice, Method, Range, ask_optuna, draw
 from actorcritic.training import Options, Training, check_numbers, folder_of_its_own, interruptible

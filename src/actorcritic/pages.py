@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actorcritic import checkpoints, plots, statistics
-from actorcritic.report import Picture, Section, Table, write
+from actorcritic.webpage import Picture, Section, Table, write
 
 if TYPE_CHECKING:
     from actorcritic.comparison import Comparison
@@ -130,9 +130,8 @@ def publish(
         run = one.runs[one.reference]
         count = len(one.runs)
         variants = ", ".join(one.runs) if count <= MOST_IN_A_PICTURE else f"{count} variants"
-        summary.append(
-            f"{variants} on {one.environment}: {run.total_steps:,} environment steps; {one.how_many}"
-        )
+        steps = f"{run.total_steps:,} environment steps"
+        summary.append(f"{variants} on {one.environment}: {steps}; {one.how_many}")
     described = [run.configuration() for one in comparisons for run in one.runs.values()]
     versions: dict[str, str] = {}
     for each in described:

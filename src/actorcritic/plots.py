@@ -802,10 +802,11 @@ def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
     dots = "dots: episodes"
     if any(len(table.step) > MAX_DOTS // len(runs) for _, table in runs):
         dots += " (a sample)"
+    window = smoothing_window([table for _, table in runs])
     if most == 1:
-        return f"{dots} · line: mean of {smoothing_window([table for _, table in runs])} episodes, one seed"
+        return f"{dots} · line: mean of {window} episodes, one seed"
     band = " · band: 95 % interval" if most >= 3 else ""
     return (
-        f"{dots} · thin: seeds, mean of {smoothing_window([table for _, table in runs])} episodes · "
+        f"{dots} · thin: seeds, mean of {window} episodes · "
         f"bold: interquartile mean of {across}{band}"
     )

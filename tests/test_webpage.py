@@ -13,7 +13,7 @@ from PIL import Image
 
 from actorcritic import plots
 from actorcritic.plots import Map, Scores, Series
-from actorcritic.report import Animation, Picture, Section, Table, write
+from actorcritic.webpage import Animation, Picture, Section, Table, write
 from actorcritic.types import UserError
 
 NASTY = '</script><b title="x">& a$b$c'  # what a label may hold

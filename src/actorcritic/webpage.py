@@ -105,7 +105,7 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("actorcritic").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = files("actorcritic").joinpath("webpage.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         title=title,
         summary=summary,
