@@ -75,6 +75,7 @@ def parse(cls: type, text: str) -> tuple[str, Range | Choice]:
     if kind == "choice":
         values = tuple(hyperparameters.parse(cls, name, value) for value in ends.split(","))
         return name, Choice(values)
+    hyperparameters.replace(cls(), **{name: None})  # names the nearest where there is none
     try:
         low, high = map(float, ends.split(":"))
     except ValueError:
