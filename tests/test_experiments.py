@@ -133,7 +133,7 @@ def test_a_stopped_study_goes_on_where_it_was(compared, tmp_path, monkeypatch):
     part = read_run(tmp_path / "s" / "variants" / "02-a2c")
     assert not part.finished
     assert 0 < len(part.metrics.seed) < len(whole.runs["a2c"].metrics.seed)
-    with pytest.raises(UserError, match="00-low|02-a2c"):
+    with pytest.raises(UserError, match="02-a2c"):
         ac.report([tmp_path / "s"], tmp_path / "r.html")
     kept = tmp_path / "s" / "variants" / "00-low" / "evaluation.json"
     before = kept.stat().st_mtime_ns
@@ -271,7 +271,8 @@ def test_optuna_looks_where_it_was_good():
 
     search.ask_optuna({"x": search.Range(0.0, 1.0)}, 40, 0, score)
     assert len(asked) == 40
-    assert np.abs(np.array(asked[-8:]) - 0.7).mean() < np.abs(np.array(asked[:8]) - 0.7).mean() / 2
+    far = np.abs(np.array(asked) - 0.7)
+    assert np.median(far[8:]) < np.median(far[:8]) / 2  # the first batch knows nothing yet
 
 
 @pytest.mark.parametrize(

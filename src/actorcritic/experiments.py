@@ -25,16 +25,16 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from actorcritic import checkpoints, configuration, hyperparameters, pages, plots
+from actorcritic import checkpoints, configuration, hyperparameters, pages, plots, statistics
 from actorcritic.algorithms.presets import DEFAULT_STEPS, algorithm_named, preset
 from actorcritic.comparison import Comparison
 from actorcritic.console import TrainingDisplay
 from actorcritic.envs.host import HostEnvironment
-from actorcritic.webpage import Picture, Section, Table
 from actorcritic.runs import Run, prepare_jax, read_evaluation, read_run, restore_from
 from actorcritic.search import FORMS, Choice, Method, Range, ask_optuna, draw
 from actorcritic.training import Options, Training, check_numbers, folder_of_its_own, interruptible
 from actorcritic.types import Environment, EnvSpec, UserError
+from actorcritic.webpage import Picture, Section, Table
 
 STUDY, REPORT, RESULTS = "study.json", "report.html", "results.json"
 FORMAT = 1
@@ -73,6 +73,11 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rounded(value: Any) -> str:
+    """The same, of a number that was drawn: three figures say where it lies."""
+    return f"{value:.3g}" if isinstance(value, float) else shown(value)
 
 
 def _variants(
@@ -510,7 +515,7 @@ class Sweep:
 
     @property
     def verdict(self) -> str:
-        best = " ".join(f"{name}={shown(value)}" for name, value in self.best.items())
+        best = " ".join(f"{name}={rounded(value)}" for name, value in self.best.items())
         number = len(self.points)
         return f"Of {number} trials, {best} won. On fresh seeds: {self.confirmation.verdict}"
 
@@ -525,12 +530,13 @@ class Sweep:
         """Every trial, the best first."""
         found = self.search.variants
         order = sorted(found, key=lambda label: -found[label].iqm.value)
+        write = statistics.figures(*(found[label].worst_score for label in order))
         rows = tuple(
             (
                 label,
-                " ".join(f"{name}={shown(value)}" for name, value in self.points[label].items()),
-                f"{found[label].iqm.value:.4g}",
-                f"{found[label].worst_score:.4g}",
+                " ".join(f"{name}={rounded(value)}" for name, value in self.points[label].items()),
+                write(found[label].iqm.value),
+                write(found[label].worst_score),
             )
             for label in order
         )
