@@ -130,6 +130,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read(out: Path) -> dict[str, Any]:
     path = out / "run.json"
+    if not path.exists() and (out / "study.json").exists():
+        raise UserError(
+            f"{out} is a study; the runs it has are folders in {out / 'variants'}. To go on with a "
+            "study, repeat the command that began it."
+        )
     if not path.exists():
         raise UserError(f"{out} is not a run folder: it has no run.json.")
     data = read_json(path)
