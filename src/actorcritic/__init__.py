@@ -15,6 +15,7 @@ from actorcritic.experiments import Sweep, ablate, compare, report, sweep
 from actorcritic.networks import CNN, MLP, Network
 from actorcritic.runners.evaluate import Policy
 from actorcritic.runs import Evaluated, Run, load, open_run
+from actorcritic.studies import STUDIES, study
 from actorcritic.training import resume, train
 from actorcritic.types import (
     Algorithm,
@@ -33,6 +34,7 @@ __all__ = [
     "MLP",
     "PPO",
     "SAC",
+    "STUDIES",
     "TRPO",
     "Algorithm",
     "Comparison",
@@ -56,6 +58,7 @@ __all__ = [
     "open_run",
     "report",
     "resume",
+    "study",
     "sweep",
     "train",
 ]

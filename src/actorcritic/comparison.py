@@ -20,11 +20,11 @@ from jaxtyping import Float
 
 from actorcritic import pages, plots, statistics
 from actorcritic.envs import COMPILED
-from actorcritic.webpage import Section, Table
 from actorcritic.runners.session import EpisodeTable
 from actorcritic.runs import Evaluated, Run
 from actorcritic.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.types import UserError
+from actorcritic.webpage import Section, Table
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
 ENOUGH_SEEDS = 8  # with fewer, bootstrap intervals are too narrow (see `statistics.interval`)
@@ -292,7 +292,7 @@ class Comparison:
 
     def __str__(self) -> str:
         table = self._scores_table()
-        text = _aligned([table.columns, *table.rows])
+        text = aligned([table.columns, *table.rows])
         return f"{self.title}\nScore: {self.score}.\n\n{text}\n\n{self.verdict}"
 
     # ------------------------------------------------------------------------ tables
@@ -493,7 +493,7 @@ class Comparison:
             for u in self.until
         ]
         run = self.runs[self.reference]
-        return _plain(
+        return plain(
             {
                 "title": self.title,
                 "command": self.command,
@@ -777,11 +777,11 @@ def _as_json(data: Any) -> Any:
     return json.loads(json.dumps(data, default=str))
 
 
-def _plain(data: Any) -> Any:
+def plain(data: Any) -> Any:
     if isinstance(data, dict):
-        return {str(name): _plain(value) for name, value in data.items()}
+        return {str(name): plain(value) for name, value in data.items()}
     if isinstance(data, list | tuple | np.ndarray):
-        return [_plain(value) for value in data]
+        return [plain(value) for value in data]
     if isinstance(data, np.generic):
         data = data.item()
     if isinstance(data, float) and not np.isfinite(data):
@@ -815,7 +815,7 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{count} ({which})"
 
 
-def _aligned(rows: Iterable[Sequence[str]]) -> str:
+def aligned(rows: Iterable[Sequence[str]]) -> str:
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -1,0 +1,256 @@
+"""Studies: what they write is there, agrees with itself and with exact truth, and is kept."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from actorcritic import studies
+from actorcritic.envs import GridWorld
+from actorcritic.experiments import report
+from actorcritic.studies import QUICK, STUDIES, exact_values, optimal_values, study, visited
+from actorcritic.types import UserError
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The quick version of each study, carried out once: its result and its folder."""
+    kept = {}
+
+    def carry_out(name: str) -> tuple[studies.Result, Path]:
+        if name not in kept:
+            folder = tmp_path_factory.mktemp("studies") / name
+            kept[name] = study(name, quick=True, out=folder, quiet=True), folder
+        return kept[name]
+
+    return carry_out
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """The files of the runs below a folder: what is in them, and when they were written."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
+    return {
+        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in files
+        if "report-pictures" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_quick_study_leaves_a_page_and_repeated_trains_nothing(done, name, monkeypatch):
+    result, folder = done(name)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert result.title in page
+    assert QUICK in page
+    for sentence in result.answer.sentences:
+        assert sentence in str(result).replace("\n", " ")
+    pictures = {path.suffix for path in (folder / "report-pictures").iterdir()}
+    assert {".png", ".svg"} <= pictures
+    assert (".gif" in pictures) == (name == "S5")
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert data == json.loads(json.dumps(result.data()))
+    assert data["study"] == name
+    assert data["quick"]
+    assert data["sentences"] == list(result.answer.sentences)
+    assert len(data["comparisons"]) == len(result.answer.parts) > 0
+
+    before = contents(folder)
+
+    def train(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("actorcritic.experiments._train_groups", train)
+    again = study(name.lower(), quick=True, out=folder, quiet=True)
+    assert contents(folder) == before
+    assert again.answer.sentences == result.answer.sentences
+
+
+def test_an_interrupted_study_keeps_what_was_finished(done, tmp_path):
+    result, folder = done("S2")
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    variants = sorted((half / "variants").iterdir())
+    shutil.rmtree(variants[-1])
+    for path in half.glob("report*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = contents(half)
+    again = study("S2", quick=True, out=half, quiet=True)
+    after = contents(half)
+    assert {name: after[name] for name in before} == before
+    assert len(after) > len(before)
+    assert again.answer.sentences == result.answer.sentences
+    assert (half / "report.html").exists()
+
+
+def test_a_study_can_be_reported_again_from_its_folder(done, tmp_path):
+    _, folder = done("S1")
+    page = report([folder], tmp_path / "again.html")
+    assert "one-step actor-critic" in page.read_text(encoding="utf-8")
+
+
+def test_unknown_studies_and_folders_of_others_are_refused(done, tmp_path):
+    with pytest.raises(UserError, match=r"There is no study 'S9'.*Known: S1, S2"):
+        study("S9", out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    _, folder = done("S2")
+    before = contents(folder)
+    with pytest.raises(UserError, match="already holds another study"):
+        study("S1", quick=True, out=folder, quiet=True)
+    with pytest.raises(UserError, match="already holds another study"):
+        study("S2", out=folder, quiet=True)
+    assert contents(folder) == before
+
+
+def test_what_is_said_of_reinforce_agrees_with_the_numbers(done):
+    result, _ = done("S1")
+    numbers, sentences = result.answer.numbers, result.answer.sentences
+    episodes = {(each["threshold"], each["variant"]): each["episodes"] for each in numbers["until"]}
+    for told in result.comparisons[0].until:
+        own = episodes[told.threshold, told.label]
+        assert told.episodes.value == np.quantile(own, 0.5, method="inverted_cdf")
+        assert told.reached == np.isfinite(own).sum()
+        said = next(s for s in sentences if f"return of {told.threshold:g} " in s)
+        median = f"{told.episodes.value:,.0f}" if np.isfinite(told.episodes.value) else "more than"
+        assert f"{told.label} {median}" in said
+        assert f"({told.reached} of {len(own)} seeds)" in said
+    assert len(numbers["against"]) == 4
+    halves = sum(
+        "half" in each["claim"] and "more" not in each["claim"] for each in numbers["against"]
+    )
+    assert f"half or fewer in {halves} of 4 comparisons" in sentences[0]
+    for found in numbers["against"]:
+        said = next(s for s in sentences if f"beside {found['reference']}: " in s)
+        assert f"{found['variant']} at {found['threshold']:g}: {found['claim']}" in said
+        mine, base = (
+            np.quantile(episodes[found["threshold"], label], 0.5, method="inverted_cdf")
+            for label in (found["variant"], found["reference"])
+        )
+        assert found["at_most"] == np.isinf(base)
+        if np.isfinite(mine) and np.isfinite(base):
+            assert found["ratio_of_episodes"]["value"] == pytest.approx(mine / base)
+        if "half" in found["claim"]:
+            assert found["ratio_of_episodes"]["high"] < 1
+
+
+@pytest.mark.parametrize(
+    ("mine", "claim"),
+    [
+        (np.arange(10.0, 20), "fewer than half"),
+        (np.arange(45.0, 55), "about half"),
+        (np.arange(85.0, 95), "fewer, but more than half"),
+        (np.arange(200.0, 210), "more episodes"),
+        (np.full(10, np.inf), "episodes not known"),
+    ],
+)
+def test_the_claim_follows_the_interval(mine, claim):
+    other = np.arange(95.0, 105)
+    beside = studies._Beside(studies._ratio(mine, other, studies._median), False, _even())
+    assert beside.claim.startswith(claim)
+
+
+def _even():
+    return studies.Estimate(1.0, 0.5, 2.0)
+
+
+def test_a_spread_is_lower_or_higher_only_where_the_interval_says_so():
+    rng = np.random.default_rng(0)
+    wide, narrow = rng.normal(size=10) * 10, rng.normal(size=10)
+    lower = studies._ratio(narrow, wide, studies._deviation)
+    assert studies._side(lower, 1, "lower", "higher") == "lower"
+    assert studies._side(_even(), 1, "lower", "higher") == "cannot be told apart"
+    censored = np.where(wide > 0, wide, np.inf)
+    assert np.isnan(studies._ratio(narrow, censored, studies._deviation).low)
+
+
+# ---------------------------------------------------------------------------- exact values
+
+
+WORLDS = [
+    studies.GRID,
+    GridWorld(),
+    GridWorld(width=4, height=2, walls=((1, 1),), start=(3, 1), goal=(0, 1)),
+    GridWorld(width=3, height=3, walls=((0, 1), (1, 2)), goal=(2, 2)),  # (0, 2) has no path
+]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("gamma", [0.5, 0.95])
+def test_exact_values_satisfy_bellman_s_equation(world, gamma):
+    """By the environment's own `step`, cell by cell."""
+    policy = np.random.default_rng(0).dirichlet(np.ones(4), len(world.cells))
+    values = dict(zip(world.cells, exact_values(world, policy, gamma), strict=True))
+    assert values[world.goal] == 0
+    key = jax.random.key(0)
+    for cell, chances in zip(world.cells, policy, strict=True):
+        expected = 0.0
+        for action, chance in enumerate(chances):
+            after, step = world.step(key, world.state(cell), np.int32(action))
+            goes_on = 0.0 if step.terminated else values[tuple(np.asarray(after.cell).tolist())]
+            expected += chance * (float(step.reward) + gamma * goes_on)
+        if cell != world.goal:
+            assert values[cell] == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_best_policy_has_the_optimal_values(world):
+    """Going one step closer everywhere is optimal: the linear solve and the formula agree."""
+    gamma = 0.95
+    optimal = optimal_values(world, gamma)
+    best = np.zeros((len(world.cells), 4))
+    for i, cell in enumerate(world.cells):
+        distance = world.distance(cell)
+        closer = [
+            a
+            for a, (dx, dy) in enumerate(studies.MOVES)
+            if world.distance((cell[0] + dx, cell[1] + dy)) == (distance or 0) - 1
+        ]
+        best[i, (closer or [0])[0]] = 1
+    reached = np.isfinite(optimal)
+    np.testing.assert_allclose(
+        exact_values(world, best, gamma)[reached], optimal[reached], atol=1e-12
+    )
+    # And no other one is better: V* satisfies Bellman's optimality equation.
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        policy = rng.dirichlet(np.ones(4), len(world.cells))
+        assert (exact_values(world, policy, gamma)[reached] <= optimal[reached] + 1e-12).all()
+
+
+def test_how_often_a_policy_is_in_a_cell_gives_its_return():
+    """The value of the start is what the visited cells pay, discounted."""
+    world, gamma = studies.GRID, 0.9
+    policy = np.random.default_rng(2).dirichlet(np.ones(4), len(world.cells))
+    often = visited(world, policy, gamma)
+    assert often.sum() == pytest.approx(1)
+    assert (often >= 0).all()
+    _, reward = studies._decisions(world, policy)
+    values = exact_values(world, policy, gamma)
+    start = values[world.cells.index(world.start)]
+    # Unnormalised visits are at most 1 / (1 - γ); the share of what they pay has the value's sign.
+    transition, _ = studies._decisions(world, policy)
+    first = np.eye(len(often))[world.cells.index(world.start)]
+    visits = np.linalg.solve(np.eye(len(often)) - gamma * transition.T, first)
+    assert visits @ reward == pytest.approx(start)
+    goal = world.cells.index(world.goal)
+    visits[goal] = 0
+    np.testing.assert_allclose(often, visits / visits.sum())
+
+
+def test_watching_a_training_does_not_change_it(done):
+    """The last look at A2C in the grid is at the very learner that the study's run ended with."""
+    result, _ = done("S5")
+    comparison = result.comparisons[0]
+    run = comparison.runs["A2C"]
+    watched = studies.watch(run.algorithm, studies.GRID, run.seeds, [600, run.total_steps])
+    cells = np.array(studies.GRID.cells, np.int32)
+    for row, seed in enumerate(run.seeds):
+        policy = run.policy(seed)
+        np.testing.assert_array_equal(policy(cells), watched.policy[-1, row].argmax(-1))
+    errors = result.answer.numbers["critic_error"]["A2C"]
+    assert errors.shape == (len(result.answer.numbers["steps"]["A2C"]), len(run.seeds))
+    uniform = (np.array(studies.GRID.cells) != studies.GRID.goal).any(1)
+    last = watched.values[-1] - watched.exact[-1]
+    np.testing.assert_allclose(errors[-1], np.sqrt((last[:, uniform] ** 2).mean(-1)), rtol=1e-5)
