@@ -24,6 +24,8 @@ actorcritic: actor-critic reinforcement learning
   actorcritic sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]
   actorcritic study [NAME] [--quick]        a study of the field's questions; without NAME, a list
   actorcritic report RUN_OR_STUDY… [--out report.html]
+  actorcritic audit FILE.py:FUNCTION [--kind KIND] [--map THEIR_NAME=OUR_NAME …] [--json]
+  actorcritic audit-env ENV              does an environment keep its promises?
   actorcritic list [algorithms|environments|presets]
 
 Start with:  actorcritic train ppo CartPole-v1
@@ -540,6 +542,18 @@ def _report(rest: list[str]) -> int:
     return 0
 
 
+def _audit(rest: list[str]) -> int:
+    from actorcritic.audit.command import audit_command
+
+    return audit_command(rest)
+
+
+def _audit_env(rest: list[str]) -> int:
+    from actorcritic.audit.command import audit_env_command
+
+    return audit_env_command(rest)
+
+
 def _list(rest: list[str]) -> int:
     from actorcritic.types import UserError
 
@@ -600,5 +614,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": _sweep,
     "study": _study,
     "report": _report,
+    "audit": _audit,
+    "audit-env": _audit_env,
     "list": _list,
 }

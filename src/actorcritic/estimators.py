@@ -61,6 +61,33 @@ def monte_carlo_returns(
     return _discounted_sums(reward + rest, trace)
 
 
+def vtrace(
+    reward: Float[Array, "T B"],
+    value: Float[Array, "T B"],
+    next_value: Float[Array, "T B"],
+    terminated: Bool[Array, "T B"],
+    truncated: Bool[Array, "T B"],
+    ratio: Float[Array, "T B"],
+    gamma: float | Float[Array, ""],
+    gae_lambda: float | Float[Array, ""] = 1.0,
+    rho_clip: float | Float[Array, ""] = 1.0,
+    c_clip: float | Float[Array, ""] = 1.0,
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+    """V-trace targets and advantages (Espeholt et al. 2018, eq. 1), off-policy by `ratio` = π/μ.
+
+    v_t = V(s_t) + Σ_{l ≥ 0} γ^l (Π_{i < l} c_{t+i}) ρ_{t+l} δ_{t+l}, the sum ending with the
+    episode or the batch, where ρ = min(ρ̄, π/μ) and c = λ min(c̄, π/μ). The policy gradient is
+    weighed by ρ_t (r_t + γ v_{t+1} - V(s_t)); where the sum ended, V(s_{t+1}) stands for v_{t+1}.
+    """
+    rho, c = jnp.minimum(ratio, rho_clip), gae_lambda * jnp.minimum(ratio, c_clip)
+    delta = rho * td_errors(reward, value, next_value, terminated, gamma)
+    ended = terminated | truncated
+    target = value + _discounted_sums(delta, jnp.where(ended, 0.0, gamma * c))
+    following = jnp.concatenate([target[1:], next_value[-1:]])
+    following = jnp.where(ended, next_value, following)
+    return target, rho * td_errors(reward, value, following, terminated, gamma)
+
+
 def _discounted_sums(x: Float[Array, "T B"], trace: Float[Array, "T B"]) -> Float[Array, "T B"]:
     """y_t = x_t + trace_t y_{t+1}, with y_T = 0."""
 

@@ -1,0 +1,147 @@
+"""The audit: does a function compute what it claims? Its numbers against exact definitions.
+
+report = audit.advantages(my_gae)
+report = audit.advantages(lambda case: my_gae(case.rewards, case.values, case.dones, …))
+print(report)  # report.ok, report.failures, report.html(path)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.types import UserError
+
+# What each kind of audit is called on the command line, and where it is.
+KINDS = {
+    "advantages": "actorcritic.audit.estimates:advantages",
+    "returns": "actorcritic.audit.estimates:returns",
+    "vtrace": "actorcritic.audit.estimates:vtrace",
+    "actor-loss": "actorcritic.audit.losses:actor_loss",
+    "critic-loss": "actorcritic.audit.losses:critic_loss",
+    "ppo-loss": "actorcritic.audit.losses:ppo_loss",
+    "distribution": "actorcritic.audit.densities:distribution",
+    "rollout": "actorcritic.audit.rollouts:rollout",
+}
+_ENVIRONMENT = "actorcritic.audit.environments:check"
+
+
+def _found(place: str) -> Callable[..., Report]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _kind(name: str) -> Callable[..., Report]:
+    def audit(
+        function: Callable[..., Any], *, mapping: Mapping[str, str] | None = None, **options: Any
+    ) -> Report:
+        return _found(KINDS[name])(function, mapping=mapping, **options)
+
+    audit.__name__ = audit.__qualname__ = name.replace("-", "_")
+    audit.__doc__ = f"Audit a function of the kind {name}; `mapping`: their name → our name."
+    return audit
+
+
+advantages = _kind("advantages")
+returns = _kind("returns")
+vtrace = _kind("vtrace")
+actor_loss = _kind("actor-loss")
+critic_loss = _kind("critic-loss")
+ppo_loss = _kind("ppo-loss")
+distribution = _kind("distribution")
+rollout = _kind("rollout")
+
+
+def environment(env: Any, **options: Any) -> Report:
+    """Audit an environment: a Gymnasium id, or a function that makes one."""
+    return _found(_ENVIRONMENT)(env, **options)
+
+
+def of(
+    function: str | Callable[..., Any],
+    kind: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Report:
+    """Audit a function, or the one that `FILE.py:NAME` names; `kind` is guessed if not given."""
+    from actorcritic.audit import calling
+
+    found = calling.load(function) if isinstance(function, str) else function
+    guessed = kind is None
+    kind = guess(found, mapping) if kind is None else kind
+    if kind not in KINDS:
+        raise UserError(f"There is no kind of audit '{kind}'. Known: {', '.join(KINDS)}.")
+    report = _found(KINDS[kind])(found, mapping=mapping, **options)
+    if guessed and [finding.check for finding in report.failures] == ["baseline-subtracted"]:
+        # Many a function of the name compute_gae returns returns; no name promises advantages here.
+        second = _found(KINDS["returns"])(found, mapping=mapping, **options)
+        named = calling.name_of(found).lower()
+        if second.ok and not any(word in named for word in ("adv", "delta", "td_error")):
+            return second
+    return report
+
+
+def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None) -> str:
+    """What kind of function it is: by its name, else by what it takes."""
+    import inspect
+
+    from actorcritic.audit import calling
+
+    whole = calling.name_of(function).lower()
+    name = whole.rpartition(".")[2]
+    takes = [*inspect.signature(function).parameters, *(mapping or {}).values()]
+    text = " ".join(takes).lower()
+
+    def says(where: str, *words: str) -> bool:
+        return any(word in where for word in words)
+
+    if says(name, "vtrace", "v_trace") or says(text, "rho", "c_bar"):
+        return "vtrace"
+    if says(name, "loss", "objective") or says(whole, "loss."):
+        if says(name, "ppo", "clip", "surrogate") or says(text, "old_log", "ratio", "clip"):
+            value_only = says(name, "value", "critic", "vf") and not says(text, "log")
+            return "critic-loss" if value_only else "ppo-loss"
+        return "critic-loss" if says(name, "critic", "value", "vf_", "td_") else "actor-loss"
+    if says(name, "log_prob", "logprob", "density", "sample", "distribution", "entropy"):
+        return "distribution"
+    if says(name, "rollout", "collect", "gather", "run_episode"):
+        return "rollout"
+    if says(name, "gae", "advantage", "adv", "td_error", "delta"):
+        return "advantages"
+    if says(name, "return", "target", "discount", "reward_to_go", "rewards_to_go", "n_step"):
+        return "returns"
+    if says(text, "old_log", "ratio"):
+        return "ppo-loss"
+    if says(text, "log_prob", "logp") and says(text, "adv"):
+        return "actor-loss"
+    if says(text, "reward", "rew"):
+        return "advantages" if says(text, "lam", "value") else "returns"
+    if says(text, "action") and says(text, "mean", "mu", "std", "logits"):
+        return "distribution"
+    if says(text, "env"):
+        return "rollout"
+    raise CannotCall(
+        f"What {calling.name_of(function)} computes cannot be told from its name and parameters. "
+        f"Add --kind, one of: {', '.join(KINDS)}."
+    )
+
+
+__all__ = [
+    "KINDS",
+    "CannotCall",
+    "Finding",
+    "Report",
+    "actor_loss",
+    "advantages",
+    "critic_loss",
+    "distribution",
+    "environment",
+    "guess",
+    "of",
+    "ppo_loss",
+    "returns",
+    "rollout",
+    "vtrace",
+]

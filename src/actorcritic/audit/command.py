@@ -1,0 +1,105 @@
+"""`actorcritic audit` and `actorcritic audit-env`: 0 when clean, 1 on failure, 2 if not called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from actorcritic import audit
+from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.types import UserError
+
+_EPILOG = """\
+exit codes:
+  0  nothing wrong was found
+  1  the audit found something wrong
+  2  the function could not be called; the message says why and what was tried
+
+examples:
+  actorcritic audit my_code.py:compute_gae
+  actorcritic audit my_code.py:Buffer.finish --kind advantages --map vals=values
+  actorcritic audit my_package.losses:ppo_loss --html audit.html
+
+Parameters are recognised by their usual names (rewards, values, dones, gamma, lam, …); name the
+others with --map. The file is imported, so what stands at its top level is run.
+"""
+
+
+def audit_command(argv: Sequence[str]) -> int:
+    """`actorcritic audit FILE.py:FUNCTION [options]`."""
+    parser = argparse.ArgumentParser(
+        prog="actorcritic audit",
+        description="Check that a function computes what it claims, against exact definitions.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("function", metavar="FILE.py:FUNCTION", help="or FILE.py:Class.method")
+    parser.add_argument(
+        "--kind", choices=audit.KINDS, help="what it is to compute (default: guessed)"
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="theirs=ours",
+        help="what a parameter is, as vals=values; may be repeated",
+    )
+    parser.add_argument("--layout", metavar="BT", help="axes of its arrays: TB, BT or T")
+    parser.add_argument(
+        "--time-limits",
+        choices=("terminal", "bootstrap"),
+        help="estimates: a time limit counts as a termination on purpose",
+    )
+    _add_outputs(parser)
+    options = parser.parse_args(list(argv))
+
+    def made() -> Report:
+        chosen = {"layout": options.layout, "time_limits": options.time_limits}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return audit.of(options.function, options.kind, _mapping(options.map), **given)
+
+    return _shown(made, options)
+
+
+def audit_env_command(argv: Sequence[str]) -> int:
+    """`actorcritic audit-env ENV [options]`."""
+    parser = argparse.ArgumentParser(
+        prog="actorcritic audit-env",
+        description="Check an environment: what Gymnasium's checker finds, and more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("env", metavar="ENV", help="a Gymnasium id, or module:Name")
+    _add_outputs(parser)
+    options = parser.parse_args(list(argv))
+    return _shown(lambda: audit.environment(options.env), options)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page, too")
+
+
+def _mapping(pairs: Sequence[str]) -> dict[str, str]:
+    mapping = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        if not equals or not theirs or not ours:
+            raise CannotCall(f"--map takes theirs=ours, as vals=values; got '{pair}'.")
+        mapping[theirs.strip()] = ours.strip()
+    return mapping
+
+
+def _shown(made: Callable[[], Report], options: Any) -> int:
+    try:
+        report = made()
+        if options.html is not None:
+            report.html(options.html)
+    except UserError as error:  # 1 is kept for what an audit found
+        print(f"actorcritic: {error}", file=sys.stderr)
+        return 2
+    print(report.json() if options.json else report)
+    return 0 if report.ok else 1

@@ -1,0 +1,947 @@
+"""The audit of distributions: log-probabilities of actions, and of samples that come with them.
+
+Truth is the density itself: the normal one, what a change of variables makes of it, and that it
+integrates to one. As in `losses`, the usual mistakes are *readings* of one line each, and the one
+that reproduces the numbers names what the code does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from actorcritic.audit import calling
+from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.losses import Fault, _log_softmax, _numbers
+
+ROLES: dict[str, tuple[str, ...]] = {
+    role: tuple(names.split())
+    for role, names in {
+        "unsquashed": (
+            "pre_tanh pre_tanh_action pre_tanh_value raw_action raw_actions u pretanh z "
+            "gaussian_action gaussian_actions unsquashed_action pre_squash x_t latent"
+        ),
+        "action": "actions act acts a x value sample samples chosen index",
+        "mean": "mu loc means mean_action mean_actions μ",
+        "log_std": "logstd log_sigma log_scale action_logstd log_stds log_standard_deviation",
+        "std": "sigma stddev stds standard_deviation σ",
+        "low": "action_low min_action action_min lower low_bound lo a_min",
+        "high": "action_high action_max upper high_bound hi a_max",
+        "action_scale": "scale half_range act_scale",
+        "action_bias": "bias offset act_bias",
+        "max_action": "action_limit act_limit bound limit",
+        "logits": "logit policy_logits action_logits",
+        "probs": "prob probabilities action_probs pi",
+        "noise": "eps epsilon ε normal_noise",
+        "key": "rng prng_key rng_key generator random_state seed",
+    }.items()
+}
+LEVEL = 1e-9  # the chance of a false alarm of each statistical check
+MANY = 8192  # draws
+PER_DIMENSION = re.compile(
+    r"per[ _-]?(action[ _-]?)?dim|element[ _-]?wise|each dim|unsummed|unreduced", re.I
+)
+SQUASHED = re.compile(r"tanh|squash|\bsac\b", re.I)
+LOG_2PI = math.log(2 * math.pi)
+
+Case = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------ the definitions
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a density is asked for, in float64; the last axis is the action's own dimensions.
+
+    `u` is a draw of the normal distribution and `action` what it becomes: bias + scale * tanh u.
+    """
+
+    u: np.ndarray
+    action: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+
+    def given(self, squashed: bool) -> np.ndarray:
+        return self.action if squashed else self.u
+
+
+Each = Callable[[Point], np.ndarray]  # a number for each dimension
+
+
+class Reading(NamedTuple):
+    """One way to compute a log-density: of `u` (or an action that is not squashed), or of it."""
+
+    each: Each
+    from_action: bool | None  # whether the number handed over is the squashed action; None: either
+    said: str = ""
+    fault: Fault | None = None
+
+
+def _normal(x: np.ndarray, p: Point) -> np.ndarray:
+    return -0.5 * ((x - p.mean) / p.std) ** 2 - np.log(p.std) - 0.5 * LOG_2PI
+
+
+def _slope(p: Point) -> np.ndarray:
+    """log d tanh(u) / du, without cancellation."""
+    return 2 * (math.log(2) - p.u - np.logaddexp(0, -2 * p.u))
+
+
+def _squashed(p: Point) -> np.ndarray:
+    return _normal(p.u, p) - _slope(p) - np.log(p.scale)
+
+
+def _log1m_square(x: np.ndarray) -> np.ndarray:
+    return np.log(np.where(np.abs(x) < 1, 1 - x**2, np.nan))
+
+
+MEND = "log_prob = normal.log_prob(u) - log(scale * (1 - tanh(u)**2)), summed over dimensions"
+_JACOBIAN = Fault(
+    "tanh-jacobian",
+    "the log-probability of a squashed action lacks the change of variables by tanh",
+    "Entropy and ratios are those of another variable: actions near the bounds seem far too "
+    "unlikely, and an entropy bonus pushes the policy into the bounds.",
+    MEND,
+)
+_SCALE = Fault(
+    "action-scale",
+    "the log-probability lacks the scale of the action, log((high − low) / 2)",
+    "It is off by a constant for each dimension: a target entropy or a temperature is meant for "
+    "another box.",
+    MEND,
+)
+_SCALED = Fault(
+    "scaled-action",
+    "the change of variables is computed from the scaled action, not from tanh(u)",
+    "1 − a² is negative or too large outside [−1, 1]: NaN, or a wrong gradient near the bounds.",
+    MEND,
+)
+_NORMAL = Fault(
+    "normal-density",
+    "",
+    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
+    "-0.5 * ((x - mean) / std)**2 - log(std) - 0.5 * log(2 * pi)",
+)
+_DIMENSIONS = Fault(
+    "dimensions-summed",
+    "",
+    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
+    "those of something else, the more so the more dimensions.",
+    "log_prob = log_prob.sum(-1)",
+)
+
+
+def _readings(claimed: bool, boxed: bool) -> list[Reading]:
+    """Right ones first. `claimed`: it says that it squashes. `boxed`: it is given the bounds."""
+
+    def wrong(text: str) -> Fault:
+        return _NORMAL._replace(wrong=text)
+
+    plain = Reading(lambda p: _normal(p.u, p), False, "normal, not squashed")
+    at_action = Reading(lambda p: _normal(p.action, p), True)
+    right = [
+        Reading(_squashed, False, "tanh-squashed, a function of the draw before the tanh"),
+        Reading(_squashed, True, "tanh-squashed, a function of the action"),
+    ]
+    if boxed:
+        right.append(Reading(_truncated, True, "normal, truncated to the bounds"))
+    faulty: list[Reading] = []
+    if claimed:
+        faulty += [
+            Reading(lambda p: _normal(p.u, p), None, fault=_JACOBIAN),
+            at_action._replace(fault=_JACOBIAN),
+            Reading(
+                lambda p: _normal(p.u, p) - np.log(p.scale),
+                None,
+                fault=_JACOBIAN._replace(
+                    wrong="the log-probability has the scale of the action, but not the "
+                    "derivative of tanh"
+                ),
+            ),
+        ]
+    else:
+        right.insert(0, plain)
+    faulty += [
+        Reading(lambda p: _normal(p.u, p) - _slope(p), None, fault=_SCALE),
+        Reading(lambda p: _squashed(p) + 2 * np.log(p.scale), None, fault=_SCALE._replace(
+            wrong="the scale of the action is added to the log-probability, not subtracted")),
+        Reading(lambda p: _normal(p.u, p) - _log1m_square(p.action), None, fault=_SCALED),
+        Reading(
+            lambda p: _normal(p.u, p) - _log1m_square(p.action) - np.log(p.scale),
+            None,
+            fault=_SCALED,
+        ),
+        Reading(lambda p: _normal(p.action, p) - _log1m_square(p.action), None, fault=_SCALED),
+        Reading(
+            lambda p: _normal(p.action, p) - _slope(p) - np.log(p.scale),
+            None,
+            fault=_SCALED._replace(
+                wrong="the normal density is taken at the scaled action, not at the draw before "
+                "the tanh"
+            ),
+        ),
+        Reading(
+            lambda p: _normal(p.action, p) - _slope(p),
+            None,
+            fault=_SCALED._replace(
+                wrong="the normal density is taken at the scaled action, not at the draw before "
+                "the tanh"
+            ),
+        ),
+        Reading(
+            lambda p: _normal(p.u, p) + _slope(p) + np.log(p.scale),
+            None,
+            fault=_JACOBIAN._replace(
+                wrong="the change of variables has the wrong sign: it is added, not subtracted"
+            ),
+        ),
+        Reading(
+            lambda p: _normal(p.u, p) + _slope(p),
+            None,
+            fault=_JACOBIAN._replace(
+                wrong="the change of variables has the wrong sign: it is added, not subtracted"
+            ),
+        ),
+    ]  # fmt: skip
+    # Mistakes of the normal density itself, squashed or not.
+    for text, base in _BASES:
+        for extra in (_nothing, lambda p: _slope(p) + np.log(p.scale)):
+            faulty.append(
+                Reading(lambda p, b=base, e=extra: b(p) - e(p), None, fault=wrong(text))  # type: ignore[misc]
+            )
+    return right + faulty
+
+
+def _truncated(p: Point) -> np.ndarray:
+    low, high = (
+        ((p.bias + sign * p.scale) - p.mean) / p.std * np.ones_like(p.u) for sign in (-1, 1)
+    )
+    mass = np.log(stats.norm.cdf(high) - stats.norm.cdf(low))
+    return np.asarray(_normal(p.action, p) - mass)
+
+
+def _nothing(p: Point) -> np.ndarray:
+    return np.zeros_like(p.u)
+
+
+def _with_std(std: Callable[[np.ndarray], np.ndarray]) -> Each:
+    return lambda p: _normal(p.u, Point(p.u, p.action, p.mean, std(p.std), p.scale, p.bias))
+
+
+_BASES: list[tuple[str, Each]] = [
+    ("the normal density lacks −½ log 2π", lambda p: _normal(p.u, p) + 0.5 * LOG_2PI),
+    ("the normal density lacks −log σ", lambda p: _normal(p.u, p) + np.log(p.std)),
+    ("the normal density has + log σ for − log σ", lambda p: _normal(p.u, p) + 2 * np.log(p.std)),
+    (
+        "the normal density lacks both of its constants, −log σ − ½ log 2π",
+        lambda p: _normal(p.u, p) + np.log(p.std) + 0.5 * LOG_2PI,
+    ),
+    ("the variance is used as the standard deviation", _with_std(lambda s: s**2)),
+    ("the standard deviation is used as the variance", _with_std(np.sqrt)),
+    ("log σ is used as σ", _with_std(lambda s: np.abs(np.log(s)))),
+    ("σ is used as log σ", _with_std(np.exp)),
+    (
+        "the quadratic term lacks its ½",
+        lambda p: _normal(p.u, p) - 0.5 * ((p.u - p.mean) / p.std) ** 2,
+    ),
+    ("the square of the distance is missing: |x − μ| / σ", lambda p: (
+        _normal(p.u, p) + 0.5 * ((p.u - p.mean) / p.std) ** 2 - 0.5 * np.abs(p.u - p.mean) / p.std
+    )),
+    ("the density is returned, not its logarithm", lambda p: np.exp(_normal(p.u, p))),
+]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ the user's function
+
+
+@dataclass
+class Audit:
+    function: Callable[..., Any]
+    matched: calling.Matched
+    framework: calling.Framework
+    batched: bool = True
+    passed: list[str] = field(default_factory=list)
+    failures: list[Finding] = field(default_factory=list)
+    conventions: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return calling.name_of(self.function)
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} {getattr(self.function, '__doc__', '') or ''}"
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the function says that it squashes."""
+        roles = ("unsquashed", "low", "high", "action_scale", "max_action")
+        # A name on its own counts; `tanh` among the names that its code uses counts as well.
+        code = getattr(calling._underlying(self.function), "__code__", None)
+        used = " ".join(code.co_names) if code is not None else ""
+        return any(self.matched.takes(r) for r in roles) or bool(
+            SQUASHED.search(self.words) or SQUASHED.search(used)
+        )
+
+    @property
+    def boxed(self) -> bool:
+        return any(self.matched.takes(r) for r in ("low", "high", "action_scale", "max_action"))
+
+    def box(self, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and bias of the box that the function can be told of."""
+        scale, bias = np.ones(dimensions), np.zeros(dimensions)
+        if self.matched.takes("max_action"):
+            return 2.0 * scale, bias
+        if self.boxed:
+            scale = np.array([2.0, 0.5, 3.0])[:dimensions]
+        if self.matched.takes("low") or self.matched.takes("action_bias"):
+            bias = np.array([0.5, -0.2, 1.0])[:dimensions]
+        return scale, bias
+
+    def point(
+        self, rng: np.random.Generator, rows: int, dimensions: int, same: bool = False
+    ) -> Point:
+        """Draws; `same`: all of one distribution."""
+        shape = (1 if same else rows, dimensions)
+        mean = np.broadcast_to(rng.uniform(-0.6, 0.6, shape), (rows, dimensions))
+        std = np.broadcast_to(rng.uniform(0.35, 0.8, shape), (rows, dimensions))
+        return self.at(mean + std * rng.normal(size=(rows, dimensions)), mean, std)
+
+    def at(self, u: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Point:
+        scale, bias = self.box(u.shape[-1])
+        return Point(u, bias + scale * np.tanh(u), mean, std, scale, bias)
+
+    def values(self, p: Point, squashed: bool) -> Case:
+        """What is handed over; `squashed`: the action itself and not the draw."""
+        given = {
+            "unsquashed": p.u,
+            "action": p.given(squashed),
+            "mean": p.mean,
+            "std": p.std,
+            "log_std": np.log(p.std),
+            "low": p.bias - p.scale,
+            "high": p.bias + p.scale,
+            "action_scale": p.scale,
+            "action_bias": p.bias,
+            "max_action": float(p.scale.flat[0]),
+            "key": self.key(),
+        }
+        if self.matched.takes("noise"):
+            given["noise"] = (p.u - p.mean) / p.std
+        return given
+
+    def key(self) -> Any:
+        if self.framework.name == "jax":
+            import jax
+
+            return jax.random.key(7)
+        if self.framework.name.startswith("torch"):
+            return importlib.import_module("torch").Generator().manual_seed(7)
+        return np.random.default_rng(7)
+
+    def call(self, values: Case, rows: int) -> list[np.ndarray]:
+        """The arrays that came back."""
+        result = calling.call(self.function, self.matched, values, self.framework)
+        return [array for _, array in result.outputs(rows)]
+
+    def log_probs(self, p: Point, squashed: bool) -> np.ndarray:
+        """[rows], or [rows, dimensions], or whatever it is."""
+        values = self.values(p, squashed)
+        rows = len(p.u)
+        if self.batched:
+            return self.only(self.call(values, rows))
+        per_row = ("unsquashed", "action", "mean", "std", "log_std", "noise")
+        return np.stack(
+            [
+                self.only(self.call({r: v[i] if r in per_row else v for r, v in values.items()}, 0))
+                for i in range(rows)
+            ]
+        )
+
+    def only(self, found: list[np.ndarray]) -> np.ndarray:
+        if not found:
+            raise CannotCall(f"{self.name} returned no numbers.")
+        return np.asarray(
+            found[-1] if len(found) == 2 and found[0].ndim > found[1].ndim else found[0], float
+        )
+
+    # -- what is said
+
+    def fail(self, fault: Fault, example: str) -> None:
+        if fault.check not in [f.check for f in self.failures]:
+            wrong = fault.wrong[0].upper() + fault.wrong[1:] + "."
+            self.failures.append(Finding(fault.check, wrong, fault.effect, example, fault.mend))
+
+    def hold(self, *checks: str) -> None:
+        self.passed += [check for check in checks if check not in self.passed]
+
+    def table(self, values: Case, rows: list[tuple[str, Any, Any]]) -> str:
+        names = self.matched.parameters | self.matched.attributes
+        lines = [
+            (names.get(r, r), _numbers(v))
+            for r, v in values.items()
+            if self.matched.takes(r) and isinstance(v, (np.ndarray, float))
+        ]
+        for name, expected, actual in rows:
+            lines += [
+                (f"{name}, expected", _numbers(expected)),
+                (f"{name}, actual", _numbers(actual)),
+            ]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+    def report(self) -> Report:
+        failed = {f.check for f in self.failures}
+        layout = "[N, D]" if self.batched else "one action [D] at a time"
+        return Report(
+            subject=self.name,
+            kind="distribution",
+            passed=tuple(check for check in self.passed if check not in failed),
+            failures=tuple(self.failures),
+            conventions=tuple(dict.fromkeys(self.conventions)),
+            not_checked=tuple(self.not_checked),
+            called=f"{self.framework}, {layout}: {self.matched.describe()}",
+        )
+
+    # -- log-probabilities of given actions
+
+    def densities(self) -> None:
+        """The function of an action: which density is it?"""
+        rng = np.random.default_rng(3)
+        points = [self.point(rng, 6, d) for d in (2, 3, 1)]
+        match = self.identify(points)
+        if match is None:
+            self.unknown(points[0])
+            return
+        reading, squashed, how = match
+        if how == "per dimension" and not PER_DIMENSION.search(self.words):
+            self.explain(
+                reading,
+                squashed,
+                _DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
+            )
+        elif how == "per dimension":
+            self.conventions.append("one log-probability for each dimension, as its name says")
+        elif how == "mean":
+            text = "the log-probability is averaged over the action's dimensions, not summed"
+            self.explain(reading, squashed, _DIMENSIONS._replace(wrong=text))
+        else:
+            self.hold(_DIMENSIONS.check)
+        if reading.fault is not None:
+            self.explain(reading, squashed, reading.fault)
+            return
+        self.conventions.append(reading.said)
+        if not self.batched:
+            self.conventions.append("one action at a time: a batch is summed up or refused")
+        self.hold("normal-density")
+        if reading.each is _squashed:
+            self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
+        self.integral(reading, squashed)
+        self.extremes(reading, squashed)
+
+    def identify(self, points: list[Point]) -> tuple[Reading, bool, str] | None:
+        """The reading, whether it is one of the squashed action, and how dimensions are reduced."""
+        self.batched = True
+        for batched in (True, False):
+            self.batched = batched
+            found: dict[bool, list[np.ndarray]] = {}
+            for squashed in (False, True):
+                try:
+                    found[squashed] = [self.log_probs(p, squashed) for p in points]
+                except CannotCall:
+                    raise
+                except (Exception, SystemExit):
+                    continue
+            if not found:
+                continue
+            matches = []
+            for order, reading in enumerate(_readings(self.claimed, self.boxed)):
+                for squashed, got in found.items():
+                    if reading.from_action not in (None, squashed):
+                        continue
+                    how = _reduced(reading, points, got)
+                    if how:
+                        rank = (reading.fault is not None, how != "sum", order)
+                        matches.append((rank, (reading, squashed, how)))
+            if matches:
+                return min(matches, key=lambda m: m[0])[1]
+        self.batched = True
+        return None
+
+    def explain(self, reading: Reading, squashed: bool, fault: Fault) -> None:
+        """The smallest example: one action, of as few dimensions as show it."""
+        for d in (1, 2):
+            u, mean = np.array([[0.5, -1.0]])[:, :d], np.zeros((1, d))
+            p = self.at(u, mean, np.full((1, d), 0.5))
+            right = self.right(reading)
+            expected = right(p).sum(-1)
+            got = self.log_probs(p, squashed)
+            if got.shape != expected.shape or not np.allclose(got, expected, 1e-3, 1e-3):
+                break
+        values = self.values(p, squashed)
+        self.fail(fault, self.table(values, [("log-probability", expected, got)]))
+
+    def right(self, reading: Reading) -> Each:
+        if reading.fault is None:
+            return reading.each
+        return _squashed if self.claimed else (lambda p: _normal(p.u, p))
+
+    def unknown(self, p: Point) -> None:
+        squashed = self.claimed and not self.matched.takes("unsquashed")
+        try:
+            got = self.log_probs(p, squashed)
+        except (Exception, SystemExit) as error:
+            raise CannotCall(
+                f"{self.name} failed when called with {self.matched.describe()} "
+                f"({self.framework}): {calling.one_line(error)}"
+            ) from error
+        each = _squashed if self.claimed else (lambda p: _normal(p.u, p))
+        text = "the log-probability agrees with no density of a normal or squashed normal action"
+        if got.size and not np.all(np.isfinite(got)):
+            text = "the log-probability of an ordinary action is not finite"
+        one = Point(*(x[:1] if x.ndim == 2 else x for x in vars(p).values()))
+        rows = [("log-probability", each(one).sum(-1), got.ravel()[:1])]
+        self.fail(_NORMAL._replace(wrong=text), self.table(self.values(one, squashed), rows))
+
+    def integral(self, reading: Reading, squashed: bool) -> None:
+        """∫ exp(log-probability) over all actions, for one dimension: the trapezoidal rule in u."""
+        mean, std = np.full((241, 1), 0.3), np.full((241, 1), 0.6)
+        # A truncated normal needs the whole box, whose ends are at infinite u.
+        u = mean + np.linspace(-8, 8, 241)[:, None] * (1.0 if reading.each is _truncated else std)
+        p = self.at(u, mean, std)
+        log_p = self.log_probs(p, squashed).reshape(len(u))
+        if reading.said != "normal, not squashed":
+            log_p = log_p + (_slope(p) + np.log(p.scale))[:, 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(np.trapezoid(np.nan_to_num(np.exp(log_p)), u[:, 0]))
+        if abs(total - 1) < 2e-3:
+            self.hold("integrates-to-one")
+            return
+        fault = _NORMAL._replace(
+            check="integrates-to-one",
+            wrong="the density does not integrate to one over all actions",
+        )
+        values = self.values(self.at(u[:1], mean[:1], std[:1]), squashed)
+        values = {r: v for r, v in values.items() if r not in ("action", "unsquashed")}
+        self.fail(fault, self.table(values, [("integral", 1.0, total)]))
+
+    def extremes(self, reading: Reading, squashed: bool) -> None:
+        """Saturated draws, and deviations that are tiny or large."""
+        u = np.array([[20.0], [-20.0], [12.0], [3.0], [0.0]])
+        mean = np.array([[19.0], [-19.0], [9.0], [3.0], [0.0]])
+        std = np.array([[1.0], [1.0], [2.0], [7.0], [0.007]])
+        if squashed:  # the action cannot tell draws apart where tanh is saturated
+            u, mean = np.clip(u, -4, 4), np.clip(mean, -4, 4)
+        p = self.at(u, mean, std)
+        got, expected = self.log_probs(p, squashed).reshape(len(u)), reading.each(p)[:, 0]
+        if not np.all(np.isfinite(got)):
+            worst = int(np.argmin(np.isfinite(got)))
+            one = self.at(u[worst : worst + 1], mean[worst : worst + 1], std[worst : worst + 1])
+            fault = Fault(
+                "saturation",
+                "the log-probability is not finite where tanh is saturated",
+                "One such action turns the loss and every parameter into NaN.",
+                "log(1 - tanh(u)**2) = 2 * (log(2) - u - softplus(-2 * u))",
+            )
+            rows = [("log-probability", expected[worst : worst + 1], got[worst : worst + 1])]
+            self.fail(fault, self.table(self.values(one, squashed), rows))
+            return
+        self.hold("saturation")
+        if not np.allclose(got, expected, 1e-3, 1e-2):
+            self.conventions.append(
+                "where tanh is saturated the log-probability is cut off (an ε in the logarithm, "
+                "or a clip)"
+            )
+
+    # -- samples with their log-probabilities
+
+    def samples(self) -> None:
+        for dimensions in (1, 2):
+            self.drawn(dimensions)
+            if self.failures:
+                return
+
+    def drawn(self, dimensions: int) -> None:
+        rng = np.random.default_rng(11)
+        asked = self.point(rng, MANY, dimensions, same=True)
+        values = self.values(asked, False)
+        found = self.call(values, MANY)
+        actions = [f for f in found if f.shape == (MANY, dimensions)]
+        log_probs = [f for f in found if f.shape in ((MANY,), (MANY, 1)) and f is not actions[0]]
+        per_dimension = [f for f in actions[1:] if not log_probs]
+        if not actions or not (log_probs or per_dimension):
+            shapes = ", ".join(str(list(f.shape)) for f in found)
+            raise CannotCall(
+                f"{self.name} should return actions [N, D] and log-probabilities [N]; for "
+                f"N = {MANY} and D = {dimensions} it returned shapes {shapes or 'none'}."
+            )
+        action = np.asarray(actions[0], float)
+        got = np.asarray((log_probs or per_dimension)[0], float)
+        if log_probs:
+            got = got.reshape(MANY)
+        if self.clipped(asked, action, got):
+            return
+        match = self.explained(asked, action, got)
+        one = slice(0, 1)
+        if match is None:
+            p = self.point_of(asked, action, self.claimed)
+            fault = Fault(
+                "sample-density",
+                "the log-probability that comes with a sample is not that of the sample",
+                "Gradients and ratios belong to another action than the one that is executed.",
+                "Compute the log-probability from the draw that becomes the action.",
+            )
+            expected = (_squashed if self.claimed else lambda p: _normal(p.u, p))(p).sum(-1)
+            self.fail(fault, self.sample_table(values, action[one], expected[one], got[one]))
+            return
+        reading, squashed, how = match
+        p = self.point_of(asked, action, squashed)
+        trouble = reading.fault
+        if trouble is None and how == "mean":
+            trouble = _DIMENSIONS._replace(
+                wrong="the log-probability is averaged over the action's dimensions, not summed"
+            )
+        if trouble is None and how == "per dimension" and not PER_DIMENSION.search(self.words):
+            trouble = _DIMENSIONS._replace(
+                wrong="a number for each dimension comes back, not their sum"
+            )
+        if trouble is not None:
+            expected = self.right(reading)(p).sum(-1)
+            self.fail(trouble, self.sample_table(values, action[one], expected[one], got[one]))
+            return
+        if reading.said:
+            self.conventions.append(reading.said)
+        self.hold("sample-density", "clipped-action", "normal-density", _DIMENSIONS.check)
+        if reading.each is _squashed:
+            self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
+        self.spread(p, reading, values, action)
+
+    def point_of(self, asked: Point, action: np.ndarray, squashed: bool) -> Point:
+        if not squashed:
+            return self.at(action, asked.mean, asked.std)
+        with np.errstate(all="ignore"):
+            u = np.arctanh((action - asked.bias) / asked.scale)
+        return Point(u, action, asked.mean, asked.std, asked.scale, asked.bias)
+
+    def explained(
+        self, asked: Point, action: np.ndarray, got: np.ndarray
+    ) -> tuple[Reading, bool, str] | None:
+        matches = []
+        for order, reading in enumerate(_readings(self.claimed, self.boxed)):
+            for squashed in (True, False):
+                if reading.from_action not in (None, squashed):
+                    continue
+                p = self.point_of(asked, action, squashed)
+                if squashed and not np.all(np.isfinite(p.u)):
+                    continue
+                how = _reduced(reading, [p], [got])
+                if how:
+                    rank = (reading.fault is not None, how != "sum", order)
+                    matches.append((rank, (reading, squashed, how)))
+        return min(matches, key=lambda m: m[0])[1] if matches else None
+
+    def clipped(self, asked: Point, action: np.ndarray, got: np.ndarray) -> bool:
+        """Whether many samples are one and the same number: a bound, at which there is no density.
+
+        That is right only if the log-probability is that of all draws beyond the bound.
+        """
+        column = action[:, 0]
+        values, counts = np.unique(column, return_counts=True)
+        bounds = values[counts > 0.005 * MANY]
+        if len(bounds) == 0 or len(values) < 10 or got.ndim > 1 or action.shape[1] > 1:
+            return False
+        mean, std = asked.mean[0, 0], asked.std[0, 0]
+        for bound in bounds:
+            at = column == bound
+            below = stats.norm.cdf((bound - mean) / std)
+            mass = math.log(below if bound < np.median(column) else 1 - below)
+            if np.allclose(got[at], mass, 1e-2, 1e-2):
+                continue
+            fault = Fault(
+                "clipped-action",
+                f"{at.mean():.0%} of the actions are clipped to {_numbers(bound)}, with the "
+                "log-probabilities of the draws before the clip",
+                "The stored action and its log-probability belong to different actions: the next "
+                "update's ratios are wrong for every action at a bound.",
+                "Store the draw itself, and clip only what the environment is given.",
+            )
+            first = int(np.argmax(at))
+            one = slice(first, first + 1)
+            self.fail(fault, self.sample_table(
+                self.values(asked, False), action[one], np.array([mass]), got[one]))  # fmt: skip
+            return True
+        return False
+
+    def spread(self, p: Point, reading: Reading, values: Case, action: np.ndarray) -> None:
+        """Whether the samples follow the density that came with them (Kolmogorov–Smirnov)."""
+        if self.matched.takes("noise"):
+            expected = p.mean + p.std * values["noise"]
+            ok = np.allclose(p.u, expected, 1e-3, 1e-3)
+            distance = float(np.max(np.abs(p.u - expected)))
+        elif reading.each is _truncated:
+            return
+        else:
+            scores = (p.u - p.mean) / p.std
+            distance = max(
+                stats.kstest(scores[:, k], "norm").statistic for k in range(p.u.shape[1])
+            )
+            ok = distance < math.sqrt(math.log(2 * p.u.shape[1] / LEVEL) / (2 * MANY))
+        if ok:
+            self.hold("samples")
+            return
+        fault = Fault(
+            "samples",
+            "the samples do not follow the density that comes with them",
+            "The policy that acts is not the one whose log-probabilities are learnt from.",
+            "action = mean + std * noise, with the same mean and std as in the log-probability",
+        )
+        small = {
+            r: v[:1] if isinstance(v, np.ndarray) and v.ndim == 2 else v for r, v in values.items()
+        }
+        rows = [("mean of u", p.mean[0], p.u.mean(0)), ("deviation of u", p.std[0], p.u.std(0))]
+        self.fail(fault, self.table(small, rows))
+
+    def sample_table(
+        self, values: Case, action: np.ndarray, expected: np.ndarray, got: np.ndarray
+    ) -> str:
+        small = {
+            r: v[:1] if isinstance(v, np.ndarray) and v.ndim == 2 else v for r, v in values.items()
+        }
+        head = self.table(small, [("log-probability", expected, got)])
+        return f"returned action  {_numbers(action)}\n{head}"
+
+    # -- discrete actions
+
+    def logits(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
+        logits = rng.normal(size=shape)
+        return {"logits": logits, "probs": np.exp(_log_softmax(logits)), "key": self.key()}
+
+    def discrete(self) -> None:
+        rng = np.random.default_rng(5)
+        values = self.logits(rng, (12, 4))
+        if not self.matched.takes("action"):
+            self.discrete_samples(rng)
+            return
+        values["action"] = np.arange(12) % 4
+        try:
+            got = self.only(self.call(values, 12)).reshape(-1)
+        except CannotCall:
+            raise
+        except (Exception, SystemExit):
+            got = np.zeros(0)
+        if got.shape != (12,):
+            self.batched = False
+            rows = [
+                {r: v[i] if isinstance(v, np.ndarray) else v for r, v in values.items()}
+                for i in range(12)
+            ]
+            for row in rows:
+                row["action"] = int(row["action"])
+            got = np.array([self.only(self.call(row, 0)).reshape(()) for row in rows])
+        fault = _discrete_fault(values, got)
+        expected = _chosen(_log_softmax(values["logits"]), values["action"])
+        if fault is not None:
+            i = int(np.argmax(~np.isclose(got, expected, 1e-3, 1e-3)))
+            one = {r: v[i : i + 1] if isinstance(v, np.ndarray) else v for r, v in values.items()}
+            self.fail(
+                fault, self.table(one, [("log-probability", expected[i : i + 1], got[i : i + 1])])
+            )
+            return
+        self.conventions.append("categorical")
+        self.hold("log-softmax")
+        self.one(rng)
+        self.wide()
+
+    def one(self, rng: np.random.Generator) -> None:
+        """Σ exp(log-probability) over all actions."""
+        row = rng.normal(size=4)
+        values = {"logits": np.tile(row, (4, 1)), "action": np.arange(4)}
+        values["probs"] = np.exp(_log_softmax(values["logits"]))
+        total = float(np.exp(self.rows_of(values)).sum())
+        if abs(total - 1) < 1e-3:
+            self.hold("sums-to-one")
+            return
+        fault = _LOGITS._replace(
+            check="sums-to-one", wrong="the probabilities of all actions do not sum to one"
+        )
+        self.fail(fault, self.table(values, [("sum of probabilities", 1.0, total)]))
+
+    def wide(self) -> None:
+        """Logits that are far apart, as those of a policy that is nearly deterministic."""
+        if not self.matched.takes("logits"):
+            return
+        values: Case = {
+            "logits": np.array([[0.0, 800.0], [-800.0, 0.0]]),
+            "action": np.array([0, 0]),
+        }
+        got = self.rows_of(values)
+        if np.all(np.isfinite(got)):
+            self.hold("saturation")
+            return
+        fault = Fault(
+            "saturation",
+            "the log-probability is not finite for logits that are far apart",
+            "A nearly deterministic policy turns the loss into NaN.",
+            "log_probs = log_softmax(logits), not log(softmax(logits))",
+        )
+        self.fail(fault, self.table(values, [("log-probability", np.array([-800.0, -800.0]), got)]))
+
+    def rows_of(self, values: Case) -> np.ndarray:
+        rows = len(values["action"])
+        if self.batched:
+            return self.only(self.call(values, rows)).reshape(rows)
+        return np.array([
+            self.only(self.call(
+                {r: int(v[i]) if r == "action" else v[i] for r, v in values.items()}, 0
+            )).reshape(())
+            for i in range(rows)
+        ])  # fmt: skip
+
+    def discrete_samples(self, rng: np.random.Generator) -> None:
+        row = self.logits(rng, (4,))
+        values: Case = {
+            r: np.tile(v, (MANY, 1)) if isinstance(v, np.ndarray) else v for r, v in row.items()
+        }
+        found = [f for f in self.call(values, MANY) if f.size == MANY]
+        if len(found) < 2:
+            raise CannotCall(f"{self.name} should return actions [N] and log-probabilities [N].")
+        whole = [np.all(f == np.round(f)) for f in found[:2]]
+        first = 1 if whole[1] and not whole[0] else 0
+        action, got = (np.asarray(found[k]).reshape(MANY) for k in (first, 1 - first))
+        action = action.astype(int)
+        p = np.exp(_log_softmax(row["logits"]))
+        fault: Fault | None = _discrete_fault(values | {"action": action}, got)
+        if fault is not None:
+            small: Case = {"logits": row["logits"], "probs": p}
+            rows = [("log-probability", np.log(p[action[:1]]), got[:1])]
+            example = f"returned action  {action[0]}\n{self.table(small, rows)}"
+            self.fail(fault, example)
+            return
+        self.conventions.append("categorical")
+        self.hold("log-softmax")
+        counts = np.bincount(action, minlength=4)[:4]
+        if stats.chisquare(counts, MANY * p).pvalue > LEVEL:
+            self.hold("samples")
+            return
+        fault = Fault(
+            "samples",
+            "the samples do not follow the probabilities that come with them",
+            "The policy that acts is not the one whose log-probabilities are learnt from.",
+            "Sample from softmax(logits), with a fresh random number for each row.",
+        )
+        self.fail(fault, self.table({"logits": row["logits"]}, [("frequencies", p, counts / MANY)]))
+
+
+_LOGITS = Fault(
+    "log-softmax",
+    "",
+    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
+    "log_prob = log_softmax(logits)[action]",
+)
+
+
+def _chosen(table: np.ndarray, action: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(table, action[:, None], -1)[:, 0]
+
+
+def _discrete_fault(values: Case, got: np.ndarray) -> Fault | None:
+    logits, action = values["logits"], values["action"]
+    log_p = _log_softmax(logits)
+    tables = [
+        ("", log_p),
+        ("the probability is returned, not its logarithm", np.exp(log_p)),
+        ("the logit is returned as if it were a log-probability", logits),
+        ("the log-probability has the wrong sign", -log_p),
+        ("softmax is taken over the batch, not over the actions", _log_softmax(logits.T).T),
+        ("each logit goes through a sigmoid: they are not alternatives", -np.logaddexp(0, -logits)),
+        ("the logarithm of the sigmoid's complement is returned", -np.logaddexp(0, logits)),
+    ]
+    for text, table in tables:
+        if np.allclose(got, _chosen(table, action), 1e-3, 1e-4):
+            return _LOGITS._replace(wrong=text) if text else None
+    return _LOGITS._replace(wrong="the log-probability is not that of a categorical distribution")
+
+
+def _reduced(reading: Reading, points: list[Point], found: list[np.ndarray]) -> str:
+    """How dimensions are reduced if this reading explains what was found, else ''."""
+    each = []
+    for p in points:
+        with np.errstate(all="ignore"):
+            each.append(reading.each(p))
+    if not any(np.isfinite(e).any() for e in each):
+        return ""
+    for how, reduce in (
+        ("sum", lambda e: e.sum(-1)),
+        ("per dimension", lambda e: e),
+        ("mean", lambda e: e.mean(-1)),
+    ):
+        agree = []
+        for e, got in zip(each, found, strict=True):
+            expected = reduce(e)
+            if how == "sum" and got.shape == (*expected.shape, 1):
+                got = got[..., 0]
+            if how == "mean" and got.shape == (*expected.shape, 1):
+                got = got[..., 0]
+            if got.shape != expected.shape:
+                break
+            close = np.isclose(got, expected, 1e-3, 1e-3, equal_nan=True)
+            agree.append(close.mean())
+        if len(agree) == len(each) and min(agree) > 0.99:
+            return how
+    return ""
+
+
+# ------------------------------------------------------------------------------ the audit
+
+
+def distribution(
+    function: Callable[..., Any], *, mapping: Mapping[str, str] | None = None
+) -> Report:
+    """Audit a log-probability, or a sample with its log-probability.
+
+    Of an action, or of the draw before a tanh, given mean and std or log_std, and the bounds or
+    scale of the action; of samples `(action, log_prob)` from mean and std; or of discrete actions
+    given logits or probs.
+    """
+    matched = calling.recognise(function, ROLES, mapping)
+    name = calling.name_of(function)
+    continuous = matched.takes("mean")
+    if not continuous and not (matched.takes("logits") or matched.takes("probs")):
+        raise CannotCall(
+            f"{name}: a distribution is a function of mean and std (or log_std), or of logits; "
+            f"recognised: {matched.describe()}. Map its other parameters by --map."
+        )
+    failed: Exception | None = None
+    first: Audit | None = None
+    for framework in calling.frameworks(function, matched):
+        audit = Audit(function, matched, framework)
+        try:
+            if not continuous:
+                audit.discrete()
+            elif matched.takes("action") or matched.takes("unsquashed"):
+                audit.densities()
+            else:
+                audit.samples()
+        except Exception as error:
+            failed = failed or error
+            continue
+        if not audit.failures:
+            return audit.report()
+        first = first or audit
+        break
+    if first is not None:
+        return first.report()
+    if isinstance(failed, CannotCall):
+        raise failed
+    why = calling.one_line(failed) if failed else "no framework fits"
+    raise CannotCall(f"{name} failed when called with {matched.describe()}: {why}")
