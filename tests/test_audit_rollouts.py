@@ -46,8 +46,6 @@ WRONG = {
     subjects.last_value_after_reset: "final-observation-kept",
     subjects.reward_bootstrapped_after_reset: "final-observation-kept",
     subjects.aliased: "observations-copied",
-    subjects.not_copied: "observations-copied",
-    subjects.not_copied_vector: "observations-copied",
     subjects.observation_never_replaced: "observation-in-its-row",
     subjects.seeded_alike: "environments-seeded-apart",
     subjects.factory_seeded_alike: "environments-seeded-apart",
@@ -106,8 +104,13 @@ def test_cleanrl_arrays_are_right_in_the_mode_they_are_made_for() -> None:
     assert {"done-in-its-row", "log-prob-in-its-row", "value-in-its-row"} <= set(report.passed)
 
 
-def test_arrays_need_not_be_copied_where_environments_are_said_to_return_new_ones() -> None:
-    assert rollout(subjects.not_copied, reused_buffers=False).ok
+@pytest.mark.parametrize("function", [subjects.not_copied, subjects.not_copied_vector])
+def test_arrays_have_to_be_copied_where_environments_reuse_them(function: Any) -> None:
+    by_default = rollout(function)
+    assert by_default.ok, str(by_default)
+    assert "kept without a copy" in str(by_default)
+    (found,) = rollout(function, reused_buffers=True).failures
+    assert found.check == "observations-copied"
 
 
 def test_what_a_mode_would_do_is_told() -> None:

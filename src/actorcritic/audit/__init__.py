@@ -8,6 +8,7 @@ print(report)  # report.ok, report.failures, report.html(path)
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,6 +74,10 @@ def of(
     kind = guess(found, mapping) if kind is None else kind
     if kind not in KINDS:
         raise UserError(f"There is no kind of audit '{kind}'. Known: {', '.join(KINDS)}.")
+    takes = inspect.signature(_found(KINDS[kind])).parameters
+    unknown = [name.replace("_", "-") for name in options if name not in takes]
+    if unknown:
+        raise UserError(f"An audit of {kind} has no option {', '.join(unknown)}.")
     report = _found(KINDS[kind])(found, mapping=mapping, **options)
     if guessed and [finding.check for finding in report.failures] == ["baseline-subtracted"]:
         # Many a function of the name compute_gae returns returns; no name promises advantages here.
@@ -85,8 +90,6 @@ def of(
 
 def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None) -> str:
     """What kind of function it is: by its name, else by what it takes."""
-    import inspect
-
     from actorcritic.audit import calling
 
     whole = calling.name_of(function).lower()

@@ -54,11 +54,26 @@ def audit_command(argv: Sequence[str]) -> int:
         choices=("terminal", "bootstrap"),
         help="estimates: a time limit counts as a termination on purpose",
     )
+    parser.add_argument(
+        "--autoreset",
+        choices=("next_step", "same_step", "disabled"),
+        help="rollouts: the mode of Gymnasium's vector environments it is written for",
+    )
+    parser.add_argument(
+        "--reused-buffers",
+        action="store_true",
+        help="rollouts: its environments write each observation into the same array",
+    )
     _add_outputs(parser)
     options = parser.parse_args(list(argv))
 
     def made() -> Report:
-        chosen = {"layout": options.layout, "time_limits": options.time_limits}
+        chosen = {
+            "layout": options.layout,
+            "time_limits": options.time_limits,
+            "autoreset": options.autoreset,
+            "reused_buffers": options.reused_buffers or None,
+        }
         given = {name: value for name, value in chosen.items() if value is not None}
         return audit.of(options.function, options.kind, _mapping(options.map), **given)
 

@@ -1670,7 +1670,7 @@ def rollout(
     *,
     mapping: Mapping[str, str] | None = None,
     autoreset: str | None = None,
-    reused_buffers: bool = True,
+    reused_buffers: bool = False,
     **options: Any,
 ) -> Report:
     """Audit a function that collects a batch from an environment and a policy.
@@ -1679,9 +1679,9 @@ def rollout(
     function that makes one, whichever it takes, and `policy(observations)`, which returns actions
     alone or with log-probabilities and values. `autoreset` declares the mode that it is written
     for ("next_step", "same_step", "disabled"); otherwise it has to be right in Gymnasium's
-    default NEXT_STEP, or else in the mode that it visibly handles. `reused_buffers=False` declares
-    that its environments return new arrays at every step, so that it need not copy them.
-    `mapping` is of parameters (theirs → ours) and of fields of the batch.
+    default NEXT_STEP, or else in the mode that it visibly handles. `reused_buffers` declares that
+    its environments write every observation into the same array, so that it has to copy them;
+    otherwise, whether it copies is a convention. `mapping` is of parameters (theirs → ours) and of fields of the batch.
     """
     if options:
         raise CannotCall(f"An audit of a rollout has no option {', '.join(options)}.")
@@ -1729,8 +1729,8 @@ def rollout(
         verdict.hold(AFTER_END.check)
     if vector and place in MODES:
         verdict.conventions.append(_modes(place, vector, stepped, modes))
-    if reused_buffers and not verdict.failures:
-        _judge_reuse(function, matched, found[0].setup, also, verdict)
+    if not verdict.failures:
+        _judge_reuse(function, matched, found[0].setup, also, reused_buffers, verdict)
     for wanted in ("next_observations", "log_probs"):
         if wanted not in found[0].fields:
             verdict.not_checked.append(f"{wanted}: the batch has none")
@@ -1793,6 +1793,7 @@ def _judge_reuse(
     matched: calling.Matched,
     setup: Setup,
     also: Mapping[str, str],
+    declared: bool,
     verdict: Verdict,
 ) -> None:
     """The same with environments that write their observations into the same two arrays."""
@@ -1806,6 +1807,12 @@ def _judge_reuse(
             return
     if again.passed and not again.failures:
         return
+    if not declared:  # Gymnasium's own vector environments copy, unless they are told not to
+        verdict.conventions.append(
+            "observations are kept without a copy: right where the environments return new arrays "
+            "at every step, and wrong with SyncVectorEnv(copy=False); reused_buffers checks that"
+        )
+        return
     example = again.failures[0].example if again.failures else "rows of other steps"
     verdict.fail(
         name,
@@ -1814,8 +1821,7 @@ def _judge_reuse(
         "With SyncVectorEnv(copy=False), or a simulator with a buffer of its own, actions and "
         "returns are attributed to the last observation, and nothing is raised.",
         f"an environment that writes its observations into two arrays in turn; {example}",
-        "Store a copy: observations.append(np.array(obs)); or declare reused_buffers=False, if "
-        "your environments return new arrays.",
+        "Store a copy: observations.append(np.array(obs)).",
     )
 
 
