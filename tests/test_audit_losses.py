@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorcritic import losses
+from actorcritic.audit import calling
 from actorcritic.audit import losses as audit
 from actorcritic.audit.findings import CannotCall
 
@@ -197,7 +198,7 @@ MISTAKES = {
 }
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     normalised=st.sampled_from(["", "population"]),
     clip=st.sampled_from([0.1, 0.2, 0.3, 0.37]),
@@ -267,7 +268,7 @@ def torch_subjects():
         return -(log_probs * (returns - values).detach()).mean()
 
     def actor_leaks(log_probs, returns, values):
-        return -(log_probs * (returns - values)).mean()
+        return -torch.mean(log_probs * (returns - values))
 
     def reinforce(saved_log_probs, rewards, gamma=0.99):
         returns, total = [], 0.0
@@ -280,7 +281,7 @@ def torch_subjects():
         return torch.stack(losses).sum()
 
     def in_place(log_probs, advantages):
-        advantages -= advantages.mean()
+        advantages -= torch.mean(advantages)
         advantages /= advantages.std(unbiased=False) + 1e-8
         return -(log_probs * advantages).mean()
 
@@ -335,7 +336,7 @@ def torch_subjects():
         return -(policy.log_prob(actions) * advantages + 0.01 * policy.entropy()).mean()
 
     def one_element(log_probs, advantages):
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = (advantages - advantages.mean()) / (torch.std(advantages) + 1e-8)
         return -(log_probs * advantages).mean()
 
     return {
@@ -364,3 +365,19 @@ def test_pytorch():
         found = [finding.check for finding in report.failures]
         assert found == ([check] if check else []), f"{name}\n{report}"
         assert "PyTorch" in report.called
+
+
+def test_code_that_names_no_library_runs_in_the_one_that_its_file_imports(tmp_path):
+    pytest.importorskip("torch")
+    text = """
+import torch
+
+
+def loss(log_probs, advantages):
+    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return -(log_probs * advantages).mean()
+"""
+    (tmp_path / "mine.py").write_text(text)
+    report = audit.actor_loss(calling.load(f"{tmp_path / 'mine.py'}:loss"))
+    assert "PyTorch" in report.called  # whose deviation is the sample one
+    assert [found.check for found in report.failures] == ["normalisation-finite"]

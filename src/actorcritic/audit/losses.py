@@ -627,7 +627,7 @@ def _policy(
             unbounded = unbounded._replace(said=said_so, fault=None, right=None)
         at = (*said, *((f"ε = {e:g} is written inside",) if hidden else ()))
         found.extend([Reading(right, at), unbounded])
-        for limit in (3.0, 2.0, 5.0):
+        for limit in (3.0, 2.0):
             dual = rows(_dual(limit), a, norm, e)
             found.append(Reading(dual, (*at, f"dual clip at {limit:g}")))
         found.extend(Reading(rows(f, a, norm, e), at, fault, right) for f, fault in SURROGATES)
@@ -977,6 +977,10 @@ def _everything(rng: np.random.Generator, shape: tuple[int, ...], dimensions: in
         "probs": np.exp(_log_softmax(logits)),
         "actions": rng.integers(CHOICES, size=shape),
     }
+    # One bad action has become much likelier: a dual clip acts on it.
+    x["log_probs"][0] += 0.6
+    x["old_log_probs"][0] -= 0.6
+    x["advantages"][0] = -np.abs(x["advantages"][0])
     x["truncated"] = (1 - x["dones"]) * rng.integers(2, size=shape)
     x["continues"] = 1 - x["dones"]
     return x | NUMBERS
@@ -1012,20 +1016,6 @@ def _scalar(total: Any) -> tuple[Any, bool]:
     return (total.mean(), True) if getattr(total, "ndim", 0) else (total, False)
 
 
-class _Recorder:
-    """A case whose reader is noted: what a function that takes everything uses."""
-
-    def __init__(self, given: Mapping[str, Any], seen: set[str]):
-        self._given, self._seen = given, seen
-
-    def __getattr__(self, name: str) -> Any:
-        role = calling.match_name(name, ROLES)
-        if role is None or role not in self._given:
-            raise AttributeError(name)
-        self._seen.add(role)
-        return self._given[role]
-
-
 @dataclass
 class Subject:
     """The user's function, as a function of cases."""
@@ -1037,7 +1027,7 @@ class Subject:
     roles: frozenset[str]
     differentiated: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()  # of PyTorch scalars: the roles that are given so
-    said: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)  # roles that a function of one case looked at
 
     def shown(self, x: Case) -> Case:
         """The case as it is handed over."""
@@ -1061,12 +1051,17 @@ class Subject:
         elif framework.name.startswith("torch"):
             total, gradients, rows = self._torch(shown, named)
         else:
-            result = calling.call(self.function, self.matched, shown, framework).result
+            result = self._result(shown, framework)
             raw, rows = _scalar(_first(result))
             total, gradients = float(raw), None
         if gradients is not None:
             gradients = {r: np.asarray(g, float).reshape(x[r].shape) for r, g in gradients.items()}
         return Measured(total, gradients, rows)
+
+    def _result(self, given: Case, framework: calling.Framework, convert: bool = True) -> Any:
+        returned = calling.call(self.function, self.matched, given, framework, convert)
+        self.read |= returned.read
+        return returned.result
 
     def _jax(self, shown: Case, named: tuple[str, ...]) -> tuple[float, Any, bool]:
         import jax
@@ -1081,9 +1076,7 @@ class Subject:
             def loss(wanted: dict[str, Any]) -> Any:
                 nonlocal rows
                 given = made | wanted
-                result = calling.call(
-                    self.function, self.matched, given, self.framework, convert=False
-                ).result
+                result = self._result(given, self.framework, convert=False)
                 total, rows = _scalar(_first(result))
                 return total
 
@@ -1107,7 +1100,7 @@ class Subject:
         given = {r: leaf * 1 if leaf.requires_grad else leaf for r, leaf in leaves.items()}
         given |= {r: list(given[r].unbind()) for r in self.lists if r in given}
         values = shown | given
-        result = calling.call(self.function, self.matched, values, flat, convert=False).result
+        result = self._result(values, flat, convert=False)
         raw, rows = _scalar(_first(result))
         if not named:
             return float(raw), None, rows
@@ -1141,10 +1134,6 @@ def _subjects(
 ) -> tuple[list[Subject], str]:
     """Every way in which the function can be called, the likeliest first."""
     matched = calling.recognise(function, ROLES, _told_apart(function, mapping))
-    seen: set[str] = set()
-    called = function
-    if matched.takes_case:
-        called = lambda case: function(_Recorder(vars(case), seen))  # noqa: E731
     rng = np.random.default_rng(0)
     drawn = {
         layout.words: _everything(rng, layout.shapes[0], layout.dimensions) for layout in LAYOUTS
@@ -1152,8 +1141,11 @@ def _subjects(
     failed = ""
     options = calling.frameworks(function, matched)
     if options[0].name in ("numpy", "list"):
-        # Code that is bound to no library has gradients in JAX.
-        options.sort(key=lambda option: option != calling.Framework("jax"))
+        # Code that is bound to no library runs with gradients in the one that its module imports.
+        modules = getattr(inspect.unwrap(function), "__globals__", {}).values()
+        imported = {m.__name__ for m in modules if inspect.ismodule(m)}
+        better = "torch" if "torch" in imported else "jax"
+        options.sort(key=lambda option: option.name != better)
     for framework in options:
         found = []
         for layout in LAYOUTS:
@@ -1170,7 +1162,7 @@ def _subjects(
             live = tuple(r for r in floats if r in NETWORK or r == "next_values")
             wanted = (floats, live, ()) if framework.name not in ("numpy", "list") else ((),)
             for listed, named in itertools.product(lists, wanted):
-                subject = Subject(called, matched, framework, layout, taken, named, listed)
+                subject = Subject(function, matched, framework, layout, taken, named, listed)
                 try:
                     subject(drawn[layout.words])
                 except CannotCall:
@@ -1179,8 +1171,8 @@ def _subjects(
                     failed = failed or calling.one_line(error)
                     continue
                 if matched.takes_case:
-                    subject.roles = frozenset(seen)
-                    subject.differentiated = tuple(r for r in named if r in seen)
+                    subject.roles = frozenset(subject.read)
+                    subject.differentiated = tuple(r for r in named if r in subject.read)
                 found.append(subject)
                 break
             else:

@@ -1,17 +1,13 @@
-"""The studies: claims that the field's sources make in passing, each measured by one command.
+"""Studies S1 to S5: what is trained, and what is said of it.
 
-A study trains what it compares, keeps what its folder holds already, and ends in pictures, numbers
-and a few sentences. The sentences are computed from what was measured: something is said to be
-higher, fewer or lower only where a 95 % interval leaves no other choice.
+The sentences are computed from what was measured: something is said to be higher, fewer or lower
+only where a 95 % interval leaves no other choice.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,160 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from actorcritic import pages, plots, statistics
+from actorcritic import plots, statistics
 from actorcritic.algorithms import A2C, Reinforce
 from actorcritic.algorithms.presets import preset
-from actorcritic.comparison import NONE, Comparison, aligned, plain
+from actorcritic.comparison import NONE, Comparison
 from actorcritic.envs import CartPole, GridWorld, Pendulum
 from actorcritic.envs.grid_world import GOAL_REWARD, MOVES, STEP_REWARD
-from actorcritic.experiments import REPORT, Part, Setting, Study, planned, save_study, study_folder
-from actorcritic.experiments import train_all as train_missing
-from actorcritic.hyperparameters import nearest, replace
+from actorcritic.experiments import Part
+from actorcritic.hyperparameters import replace
 from actorcritic.runners.seeds import CompiledSession
-from actorcritic.runs import Run, prepare_jax
+from actorcritic.runs import Run
 from actorcritic.statistics import Estimate, figures
-from actorcritic.types import Environment, UserError
-from actorcritic.webpage import Animation, Picture, Section, Table
-
-QUICK = "quick: shows that it works, proves nothing"
-SEEDS, QUICK_SEEDS = 10, 3
-
-
-# ------------------------------------------------------------------------------------ the machinery
-
-
-class Question(NamedTuple):
-    """What a study asks, and the function that answers it."""
-
-    title: str
-    question: str
-    answer: Callable[[Bench], Answer]
-
-
-class Answer(NamedTuple):
-    """What a study found, besides what its comparisons say of themselves."""
-
-    sentences: tuple[str, ...]
-    parts: tuple[Part, ...]
-    tables: tuple[Table, ...] = ()
-    pictures: tuple[Picture | Animation, ...] = ()
-    numbers: Mapping[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where a study trains: how much, and into which folder."""
-
-    title: str
-    quick: bool
-    folder: Path | None
-    quiet: bool
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(range(QUICK_SEEDS if self.quick else SEEDS))
-
-    def train(
-        self,
-        variants: Mapping[str, Any],
-        environment: Environment,
-        total_steps: int,
-        name: str = "variants",
-    ) -> dict[str, Run]:
-        """Finished runs of all variants; what the folder has already is not trained again."""
-        episodes = 10 if self.quick else 100
-        setting = Setting(environment, self.seeds, episodes, quiet=self.quiet)
-        runs = planned(variants, setting, total_steps, self.folder and self.folder / name)
-        train_missing(runs, setting, self.title)
-        return runs
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished study."""
-
-    name: str
-    title: str
-    question: str
-    quick: bool
-    answer: Answer
-    comparisons: tuple[Comparison, ...]
-    command: str | None = None
-
-    def __str__(self) -> str:
-        texts = [f"{self.title}\n{self.question}"]
-        for table in self.answer.tables:
-            texts.append(f"{table.title}\n{aligned([table.columns, *table.rows])}")
-        texts += [
-            textwrap.fill(sentence, 100, break_on_hyphens=False)
-            for sentence in self.answer.sentences
-        ]
-        return "\n\n".join(texts)
-
-    def sections(self) -> list[Section]:
-        """What the study found, then each of its comparisons."""
-        first, *rest = self.answer.sentences
-        found = Section(
-            "What was found",
-            first,
-            (*rest, f"The question: {self.question}"),
-            self.answer.pictures,
-            self.answer.tables,
-        )
-        return [found, *(pages.section(each) for each in self.comparisons)]
-
-    def data(self) -> dict[str, Any]:
-        """The numbers as plain JSON."""
-        return {
-            "study": self.name,
-            "title": self.title,
-            "question": self.question,
-            "quick": self.quick,
-            "sentences": list(self.answer.sentences),
-            "numbers": plain(self.answer.numbers),
-            "comparisons": [each.data() for each in self.comparisons],
-        }
-
-    def report(self, path: str | Path) -> Path:
-        """Write everything as one HTML page, its pictures and numbers beside it."""
-        return pages.publish(
-            path, self.title, self.sections(), self.comparisons, self.data(), self.command
-        )
-
-
-def study(
-    name: str,
-    *,
-    quick: bool = False,
-    out: str | Path | None = None,
-    quiet: bool = False,
-    command: str | None = None,
-) -> Result:
-    """Carry out one of `STUDIES`; `quick` is a small version that proves nothing.
-
-    With `out`, everything is kept in that folder, with a report; called again, it goes on where it
-    was. Raises UserError for any mistake before anything is written, and Stopped at Ctrl-C.
-    """
-    known = {each.upper(): each for each in STUDIES}
-    if name.upper() not in known:
-        raise UserError(
-            f"There is no study '{name}'.{nearest(name, STUDIES)} Known: {', '.join(STUDIES)}."
-        )
-    name = known[name.upper()]
-    title, question, answer = STUDIES[name]
-    title = f"{name}: {title}" + f" ({QUICK})" * quick
-    folder = None if out is None else Path(out)
-    about = {"study": name, "quick": quick}
-    prepare_jax()
-    with study_folder(folder, Study("study", title, command, [], about)):
-        found = answer(Bench(title, quick, folder, quiet))
-        comparisons = tuple(part.comparison(command) for part in found.parts)
-        result = Result(name, title, question, quick, found, comparisons, command)
-        if folder is not None:
-            save_study(folder, Study("study", title, command, found.parts, about))
-            result.report(folder / REPORT)
-    return result
-
+from actorcritic.studies.bench import Answer, Bench, Question
+from actorcritic.webpage import Animation, Picture, Table
 
 # ------------------------------------------------------------------------------------ in words
 
@@ -914,7 +769,7 @@ def _curves(errors: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[plots.
 
 # ------------------------------------------------------------------------------------ all of them
 
-STUDIES: dict[str, Question] = {
+TRAINING: dict[str, Question] = {
     "S1": Question(
         "REINFORCE, one-step actor-critic and A2C + GAE on CartPole-v1",
         "Does an actor-critic need about half the episodes of REINFORCE, with lower spread?",

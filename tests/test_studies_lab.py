@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from actorcritic import lab, lab_studies
+from actorcritic import lab
 from actorcritic.lab import Measured
-from actorcritic.lab_studies import LAB_STUDIES, Beside, Setting
+from actorcritic.studies import lab as lab_studies
+from actorcritic.studies import study
+from actorcritic.studies.bench import Bench
+from actorcritic.studies.lab import LAB, Beside, Setting
 
 RIGHT, NO_JACOBIAN, NO_SCALE, NEITHER = lab_studies.VARIANTS
 
 
 @pytest.fixture(scope="module")
 def s6():
-    return LAB_STUDIES["S6"].run(quick=True)
+    return study("S6", quick=True)
 
 
 @pytest.fixture(scope="module")
 def s7():
-    return LAB_STUDIES["S7"].run(quick=True, command="actorcritic study S7 --quick")
+    return study("S7", quick=True, command="actorcritic study S7 --quick")
 
 
 # ---------------------------------------------------------------------------------- S6
@@ -38,8 +41,8 @@ def besides(node):
 
 
 def test_every_measured_number_is_near_its_closed_form(s6, s7):
-    for study, count in ((s6, 115), (s7, 45)):
-        found = besides(study.data()["numbers"])
+    for result, count in ((s6, 115), (s7, 45)):
+        found = besides(result.data()["numbers"])
         assert len(found) == count
         for each in found:
             error = (each["high"] - each["low"]) / (2 * 1.96)
@@ -261,13 +264,12 @@ def test_pictures_have_the_closed_form_beside_the_measurements(s6):
 
 
 def test_a_study_is_the_same_each_time(s7):
-    assert LAB_STUDIES["S7"].run(quick=True).data() == s7.data()
+    assert study("S7", quick=True).data() == s7.data()
 
 
 def test_a_study_answers_as_those_that_train_do(s7):
-    from actorcritic.studies import Bench
 
-    answer = LAB_STUDIES["S7"].answer(Bench("", quick=True, folder=None, quiet=True))
+    answer = LAB["S7"].answer(Bench("", quick=True, folder=None, quiet=True))
     assert answer.sentences == s7.answer.sentences
     assert answer.parts == ()
 
@@ -280,7 +282,7 @@ def test_the_snippets_of_the_docs_run(tmp_path, monkeypatch):
     names: dict = {}
     for snippet in snippets[:-1]:  # the last is a whole study, which runs above
         exec(snippet, names)
-    assert "LAB_STUDIES[" in snippets[-1]
+    assert "study(" in snippets[-1]
     assert names["found"].trace.agrees(
         lab.gradient_moments(names["world"], names["logits"], lab.td_error(), names["critic"]).trace
     )

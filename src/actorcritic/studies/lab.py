@@ -8,7 +8,6 @@ measured, and say that something is larger only where intervals leave no other c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,52 +16,11 @@ from jaxtyping import Float
 from actorcritic import lab, plots
 from actorcritic.lab import Critic, Estimator, Measured
 from actorcritic.statistics import figures
+from actorcritic.studies.bench import Answer, Bench, Question
 from actorcritic.webpage import Picture, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from actorcritic.studies import Answer, Bench, Result
-
-QUICK = "quick: with fewer samples"
-
-
-class Findings(NamedTuple):
-    """What a study found."""
-
-    sentences: tuple[str, ...]
-    pictures: tuple[Picture, ...]
-    tables: tuple[Table, ...]
-    numbers: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class LabStudy:
-    """A study without training. `find` is told whether it is to be quick."""
-
-    name: str
-    title: str
-    question: str
-    find: Callable[[bool], Findings]
-
-    def answer(self, bench: Bench) -> Answer:
-        """As the studies that train answer: see `studies.Question`."""
-        return self._answer(bench.quick)
-
-    def run(self, quick: bool = False, command: str | None = None) -> Result:
-        """Carry it out; the result prints, and writes its report."""
-        from actorcritic.studies import Result
-
-        title = f"{self.name}: {self.title}" + f" ({QUICK})" * quick
-        return Result(self.name, title, self.question, quick, self._answer(quick), (), command)
-
-    def _answer(self, quick: bool) -> Answer:
-        # Not above: `studies` imports this module for its registry.
-        from actorcritic.studies import Answer
-
-        found = self.find(quick)
-        return Answer(found.sentences, (), found.tables, found.pictures, found.numbers)
-
 
 # ------------------------------------------------------------------------------------ in words
 
@@ -365,7 +323,7 @@ def _gradient(
     )
 
 
-def _gradients(episodes: int) -> tuple[Findings, list[Beside]]:
+def _gradients(episodes: int) -> tuple[Answer, list[Beside]]:
     rng = np.random.default_rng(3)
     mdp = lab.layers(6, 3, 3, rng, gamma=0.95, reward_std=SIGMA)
     logits = 0.5 * rng.normal(size=(mdp.states, mdp.actions))
@@ -425,8 +383,13 @@ def _gradients(episodes: int) -> tuple[Findings, list[Beside]]:
         },
         "squared_norm_of_gradient": size,
     }
-    findings = Findings(tuple(_gradient_sentences(found)), tuple(pictures), (table,), numbers)
-    return findings, [each for g in everything for each in g]
+    answer = Answer(
+        tuple(_gradient_sentences(found)),
+        tables=(table,),
+        pictures=tuple(pictures),
+        numbers=numbers,
+    )
+    return answer, [each for g in everything for each in g]
 
 
 def _gradient_data(gradient: Gradient) -> dict[str, Any]:
@@ -459,8 +422,8 @@ def _biases(squared_bias: Measured) -> str:
     return f"biases the gradient, ‖bias‖² = {squared_bias}"
 
 
-def _s6(quick: bool) -> Findings:
-    samples = 3_000 if quick else 40_000
+def _s6(bench: Bench) -> Answer:
+    samples = 3_000 if bench.quick else 40_000
     n_steps, n_picture, n_table, n_sentences = _n_steps(10 * samples)
     lambdas, l_picture, l_table, l_sentences = _lambdas(samples // 4)
     limits, limit_table = _limits(samples)
@@ -473,11 +436,11 @@ def _s6(quick: bool) -> Findings:
         "gae_limits": _parts_data("lambda", (0.0, 1.0), limits),
         **gradient.numbers,
     }
-    return Findings(
+    return Answer(
         (*n_sentences, *l_sentences, *gradient.sentences, _agreement(beside)),
-        (n_picture, l_picture, *gradient.pictures),
-        (n_table, l_table, limit_table, *gradient.tables),
-        numbers,
+        tables=(n_table, l_table, limit_table, *gradient.tables),
+        pictures=(n_picture, l_picture, *gradient.pictures),
+        numbers=numbers,
     )
 
 
@@ -726,8 +689,8 @@ def _entropy_picture(draws: int, rng: np.random.Generator) -> tuple[Picture, Par
     return picture, curves
 
 
-def _s7(quick: bool) -> Findings:
-    draws = 20_000 if quick else 200_000
+def _s7(bench: Bench) -> Answer:
+    draws = 20_000 if bench.quick else 200_000
     rng = np.random.default_rng(4)
     found = {setting: integrals(setting) for setting in SETTINGS}
     expected = {setting: expected_integrals(setting) for setting in SETTINGS}
@@ -773,7 +736,7 @@ def _s7(quick: bool) -> Findings:
     # Without the scale it is the same numbers again, and a constant.
     beside = [*curves[RIGHT], *curves[NO_JACOBIAN]]
     sentences = (*_squash_sentences(found, apart, cancels, curves), _agreement(beside))
-    return Findings(sentences, pictures, (table, effects), numbers)
+    return Answer(sentences, tables=(table, effects), pictures=pictures, numbers=numbers)
 
 
 def _squash_sentences(
@@ -815,16 +778,14 @@ def _squash_sentences(
     ]
 
 
-LAB_STUDIES = {
-    "S6": LabStudy(
-        "S6",
+LAB: dict[str, Question] = {
+    "S6": Question(
         "Estimator bias and variance",
         "How biased and how noisy are n-step returns, λ-returns and policy gradients, measured "
         "and by the formula, and what does a perfect critic leave?",
         _s6,
     ),
-    "S7": LabStudy(
-        "S7",
+    "S7": Question(
         "The correction of squashed actions",
         "What happens to log π where the Jacobian of tanh or the scale of the actions is left "
         "out, and which quantities notice?",

@@ -1,0 +1,122 @@
+"""Where a study trains, what it answers, and how the answer is shown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from actorcritic import pages
+from actorcritic.comparison import Comparison, aligned, plain
+from actorcritic.experiments import Part, Setting, planned
+from actorcritic.experiments import train_all as train_missing
+from actorcritic.runs import Run
+from actorcritic.types import Environment
+from actorcritic.webpage import Animation, Picture, Section, Table
+
+QUICK = "quick: shows that it works, proves nothing"
+SEEDS, QUICK_SEEDS = 10, 3
+
+
+# ------------------------------------------------------------------------------------ the machinery
+
+
+class Question(NamedTuple):
+    """What a study asks, and the function that answers it."""
+
+    title: str
+    question: str
+    answer: Callable[[Bench], Answer]
+
+
+class Answer(NamedTuple):
+    """What a study found, besides what its comparisons say of themselves."""
+
+    sentences: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture | Animation, ...] = ()
+    numbers: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a study trains: how much, and into which folder."""
+
+    title: str
+    quick: bool
+    folder: Path | None
+    quiet: bool
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(range(QUICK_SEEDS if self.quick else SEEDS))
+
+    def train(
+        self,
+        variants: Mapping[str, Any],
+        environment: Environment,
+        total_steps: int,
+        name: str = "variants",
+    ) -> dict[str, Run]:
+        """Finished runs of all variants; what the folder has already is not trained again."""
+        episodes = 10 if self.quick else 100
+        setting = Setting(environment, self.seeds, episodes, quiet=self.quiet)
+        runs = planned(variants, setting, total_steps, self.folder and self.folder / name)
+        train_missing(runs, setting, self.title)
+        return runs
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished study."""
+
+    name: str
+    title: str
+    question: str
+    quick: bool
+    answer: Answer
+    comparisons: tuple[Comparison, ...]
+    command: str | None = None
+
+    def __str__(self) -> str:
+        texts = [f"{self.title}\n{self.question}"]
+        for table in self.answer.tables:
+            texts.append(f"{table.title}\n{aligned([table.columns, *table.rows])}")
+        texts += [
+            textwrap.fill(sentence, 100, break_on_hyphens=False)
+            for sentence in self.answer.sentences
+        ]
+        return "\n\n".join(texts)
+
+    def sections(self) -> list[Section]:
+        """What the study found, then each of its comparisons."""
+        first, *rest = self.answer.sentences
+        found = Section(
+            "What was found",
+            first,
+            (*rest, f"The question: {self.question}"),
+            self.answer.pictures,
+            self.answer.tables,
+        )
+        return [found, *(pages.section(each) for each in self.comparisons)]
+
+    def data(self) -> dict[str, Any]:
+        """The numbers as plain JSON."""
+        return {
+            "study": self.name,
+            "title": self.title,
+            "question": self.question,
+            "quick": self.quick,
+            "sentences": list(self.answer.sentences),
+            "numbers": plain(self.answer.numbers),
+            "comparisons": [each.data() for each in self.comparisons],
+        }
+
+    def report(self, path: str | Path) -> Path:
+        """Write everything as one HTML page, its pictures and numbers beside it."""
+        return pages.publish(
+            path, self.title, self.sections(), self.comparisons, self.data(), self.command
+        )
