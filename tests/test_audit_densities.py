@@ -72,6 +72,15 @@ def test_what_cannot_be_called_says_why():
         densities.distribution(broken)
 
 
+def test_a_case_is_taken_whole():
+    def logp(c):
+        return subjects.normal(c.x, c.mu, jnp.log(c.sigma))
+
+    assert densities.distribution(lambda case: logp(case).sum(-1)).ok
+    report = densities.distribution(lambda case: logp(case).mean(-1))
+    assert [f.check for f in report.failures] == ["dimensions-summed"]
+
+
 def test_a_density_that_nothing_explains():
     def laplace(action, mean, std):
         return (-jnp.abs(action - mean) / std * 1.3 - jnp.log(2.2 * std)).sum(-1)

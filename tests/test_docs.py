@@ -173,3 +173,20 @@ def test_command_lines_and_snippets_are_right_up_to_the_first_step(page, monkeyp
                 exec(snippet, {})
         else:
             exec(snippet, {})
+
+
+# ---------------------------------------------------------------------------- the audit's words
+
+
+def test_the_gallery_shows_what_the_audit_says():
+    spec = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
+    gallery = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+    page = gallery.PAGE.read_text(encoding="utf-8")
+    torch = importlib.util.find_spec("torch") is not None
+    shown = [name for name in gallery.FUNCTIONS if torch or "torch" not in name]
+    assert len(shown) >= 3
+    for name in shown:
+        words = gallery.said(name)
+        assert "1. " in words  # each of them is wrong
+        assert gallery.section(name, words) in page

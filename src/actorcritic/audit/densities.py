@@ -268,11 +268,15 @@ class Audit:
     function: Callable[..., Any]
     matched: calling.Matched
     framework: calling.Framework
+    roles: frozenset[str]  # that it takes, or looks at in the case that it is given
     batched: bool = True
     passed: list[str] = field(default_factory=list)
     failures: list[Finding] = field(default_factory=list)
     conventions: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
+
+    def takes(self, role: str) -> bool:
+        return role in self.roles
 
     @property
     def name(self) -> str:
@@ -289,22 +293,22 @@ class Audit:
         # A name on its own counts; `tanh` among the names that its code uses counts as well.
         code = getattr(calling._underlying(self.function), "__code__", None)
         used = " ".join(code.co_names) if code is not None else ""
-        return any(self.matched.takes(r) for r in roles) or bool(
+        return any(self.takes(r) for r in roles) or bool(
             SQUASHED.search(self.words) or SQUASHED.search(used)
         )
 
     @property
     def boxed(self) -> bool:
-        return any(self.matched.takes(r) for r in ("low", "high", "action_scale", "max_action"))
+        return any(self.takes(r) for r in ("low", "high", "action_scale", "max_action"))
 
     def box(self, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
         """Scale and bias of the box that the function can be told of."""
         scale, bias = np.ones(dimensions), np.zeros(dimensions)
-        if self.matched.takes("max_action"):
+        if self.takes("max_action"):
             return 2.0 * scale, bias
         if self.boxed:
             scale = np.array([2.0, 0.5, 3.0])[:dimensions]
-        if self.matched.takes("low") or self.matched.takes("action_bias"):
+        if self.takes("low") or self.takes("action_bias"):
             bias = np.array([0.5, -0.2, 1.0])[:dimensions]
         return scale, bias
 
@@ -336,7 +340,7 @@ class Audit:
             "max_action": float(p.scale.flat[0]),
             "key": self.key(),
         }
-        if self.matched.takes("noise"):
+        if self.takes("noise"):
             given["noise"] = (p.u - p.mean) / p.std
         return given
 
@@ -348,6 +352,13 @@ class Audit:
         if self.framework.name.startswith("torch"):
             return importlib.import_module("torch").Generator().manual_seed(7)
         return np.random.default_rng(7)
+
+    def looked_at(self) -> frozenset[str]:
+        """The roles that a function of one case reads."""
+        rng = np.random.default_rng(0)
+        values = self.values(self.point(rng, 3, 2), False) | self.logits(rng, (3, 4))
+        values["noise"] = rng.normal(size=(3, 2))
+        return calling.call(self.function, self.matched, values, self.framework).read
 
     def call(self, values: Case, rows: int) -> list[np.ndarray]:
         """The arrays that came back."""
@@ -390,7 +401,7 @@ class Audit:
         lines = [
             (names.get(r, r), _numbers(v))
             for r, v in values.items()
-            if self.matched.takes(r) and isinstance(v, (np.ndarray, float))
+            if self.takes(r) and isinstance(v, (np.ndarray, float))
         ]
         for name, expected, actual in rows:
             lines += [
@@ -497,7 +508,7 @@ class Audit:
         return _squashed if self.claimed else (lambda p: _normal(p.u, p))
 
     def unknown(self, p: Point) -> None:
-        squashed = self.claimed and not self.matched.takes("unsquashed")
+        squashed = self.claimed and not self.takes("unsquashed")
         try:
             got = self.log_probs(p, squashed)
         except (Exception, SystemExit) as error:
@@ -684,7 +695,7 @@ class Audit:
 
     def spread(self, p: Point, reading: Reading, values: Case, action: np.ndarray) -> None:
         """Whether the samples follow the density that came with them (Kolmogorov–Smirnov)."""
-        if self.matched.takes("noise"):
+        if self.takes("noise"):
             expected = p.mean + p.std * values["noise"]
             ok = np.allclose(p.u, expected, 1e-3, 1e-3)
             distance = float(np.max(np.abs(p.u - expected)))
@@ -729,7 +740,7 @@ class Audit:
     def discrete(self) -> None:
         rng = np.random.default_rng(5)
         values = self.logits(rng, (12, 4))
-        if not self.matched.takes("action"):
+        if not self.takes("action"):
             self.discrete_samples(rng)
             return
         values["action"] = np.arange(12) % 4
@@ -778,7 +789,7 @@ class Audit:
 
     def wide(self) -> None:
         """Logits that are far apart, as those of a policy that is nearly deterministic."""
-        if not self.matched.takes("logits"):
+        if not self.takes("logits"):
             return
         values: Case = {
             "logits": np.array([[0.0, 800.0], [-800.0, 0.0]]),
@@ -915,23 +926,24 @@ def distribution(
     """
     matched = calling.recognise(function, ROLES, mapping)
     name = calling.name_of(function)
-    continuous = matched.takes("mean")
-    if not continuous and not (matched.takes("logits") or matched.takes("probs")):
-        raise CannotCall(
-            f"{name}: a distribution is a function of mean and std (or log_std), or of logits; "
-            f"recognised: {matched.describe()}. Map its other parameters by --map."
-        )
     failed: Exception | None = None
     first: Audit | None = None
     for framework in calling.frameworks(function, matched):
-        audit = Audit(function, matched, framework)
+        audit = Audit(function, matched, framework, frozenset(r for r in ROLES if matched.takes(r)))
         try:
-            if not continuous:
-                audit.discrete()
-            elif matched.takes("action") or matched.takes("unsquashed"):
+            if matched.takes_case:
+                audit.roles = audit.looked_at()
+            if audit.takes("mean") and (audit.takes("action") or audit.takes("unsquashed")):
                 audit.densities()
-            else:
+            elif audit.takes("mean"):
                 audit.samples()
+            elif audit.takes("logits") or audit.takes("probs"):
+                audit.discrete()
+            else:
+                raise CannotCall(
+                    f"{name}: a distribution is a function of mean and std (or log_std), or of "
+                    f"logits; recognised: {matched.describe()}. Map its other parameters by --map."
+                )
         except Exception as error:
             failed = failed or error
             continue

@@ -1,0 +1,123 @@
+"""The errors that the audit promises to find, each by a named check; docs/audit.md lists them."""
+
+import re
+from pathlib import Path
+
+import audit_subjects_estimates as estimates
+import audit_subjects_losses as losses
+import audit_subjects_rollouts as rollouts
+import jax
+import pytest
+
+from actorcritic import audit
+
+PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
+
+# What is wrong; the kind of audit; functions that have it; the check that names it.
+PLANTED = [
+    (
+        "truncation zeroes the bootstrap",
+        "advantages",
+        ["truncation_zeroes"],
+        "truncation-bootstraps",
+    ),
+    (
+        "termination bootstraps",
+        "advantages",
+        ["termination_bootstraps"],
+        "termination-drops-bootstrap",
+    ),
+    (
+        "bootstrap from the observation after a reset",
+        "advantages",
+        ["reset_observation"],
+        "bootstrap-from-true-successor",
+    ),
+    ("done flag shifted by one", "advantages", ["done_late", "done_early"], "done-flag-aligned"),
+    ("trace not cut at truncation", "advantages", ["leaking_trace"], "trace-cut-at-episode-end"),
+    (
+        "λ omitted, or applied twice",
+        "advantages",
+        ["no_lambda", "lambda_twice"],
+        "lambda-applied-once",
+    ),
+    (
+        "γ missing on the bootstrap",
+        "advantages",
+        ["bootstrap_not_discounted"],
+        "bootstrap-discounted",
+    ),
+    ("last bootstrap doubled", "advantages", ["last_doubled"], "last-bootstrap-once"),
+    ("last bootstrap dropped", "advantages", ["last_dropped"], "last-bootstrap-used"),
+    ("time and environment axes swapped", "advantages", ["axes_swapped"], "time-axis"),
+    ("returns without + V", "advantages", ["returns_without_value"], "returns-include-value"),
+    (
+        "the advantage's gradient reaches the critic",
+        "actor_loss",
+        ["actor_advantage_leaks"],
+        "advantage-detached",
+    ),
+    ("critic target not detached", "critic_loss", ["critic_target_leaks"], "target-detached"),
+    ("entropy sign", "actor_loss", ["actor_entropy_sign"], "entropy-sign"),
+    ("surrogate with max for min", "ppo_loss", ["ppo_max_for_min"], "surrogate-min"),
+    ("ratio inverted", "ppo_loss", ["ppo_ratio_inverted"], "ratio-direction"),
+    ("value clip with min", "critic_loss", ["critic_clip_takes_the_smaller"], "value-clip"),
+    (
+        "normalisation over the wrong axis",
+        "advantages",
+        ["normalised_by_environment", "normalised_by_time"],
+        "normalisation-axis",
+    ),
+    (
+        "normalisation undefined for one element",
+        "advantages",
+        ["nan_for_one"],
+        "normalisation-of-one-element",
+    ),
+    ("(B,) × (B, 1) broadcast", "critic_loss", ["critic_broadcast"], "broadcast"),
+    ("tanh Jacobian missing", "distribution", ["squashed_without_jacobian"], "tanh-jacobian"),
+    ("action scale missing", "distribution", ["squashed_without_scale"], "action-scale"),
+    (
+        "log-probability averaged over dimensions",
+        "distribution",
+        ["gaussian_averaged"],
+        "dimensions-summed",
+    ),
+    (
+        "clipped action with the unclipped log-probability",
+        "distribution",
+        ["sample_clipped"],
+        "clipped-action",
+    ),
+    (
+        "clipped action stored with the unclipped log-probability",
+        "rollout",
+        ["clipped_action_stored"],
+        "action-as-drawn",
+    ),
+    ("KL term detached", "ppo_loss", ["ppo_kl_detached"], "kl-gradient"),
+    ("the k1 estimator used as a loss", "ppo_loss", ["ppo_kl_by_k1"], "kl-estimator"),
+    ("V-trace's ρ and c clips swapped", "vtrace", ["clips_swapped"], "rho-and-c-clips"),
+    ("reset rows kept", "rollout", ["reset_rows_kept"], "reset-rows-dropped"),
+    ("aliased observations", "rollout", ["aliased"], "observations-copied"),
+    ("environments seeded alike", "rollout", ["seeded_alike"], "environments-seeded-apart"),
+]
+
+
+def subject(kind, name):
+    if kind in ("advantages", "vtrace"):
+        return getattr(estimates, name)
+    return getattr(rollouts if kind == "rollout" else losses, name)
+
+
+@pytest.mark.parametrize(("error", "kind", "names", "check"), PLANTED, ids=[p[0] for p in PLANTED])
+def test_found_by_its_check_and_no_other(error, kind, names, check):
+    for name in names:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            report = getattr(audit, kind)(subject(kind, name))
+        assert [found.check for found in report.failures] == [check], str(report)
+
+
+def test_the_page_lists_them():
+    rows = re.findall(r"^\| (.+?) \| `(.+?)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(error, check) for error, _, _, check in PLANTED]
