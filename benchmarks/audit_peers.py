@@ -9,7 +9,8 @@ environment of its own, which has the libraries:
 
 CleanRL and the `train` methods of Stable-Baselines3 have their estimates and losses inline: those
 lines are found by what is written in them, and run as they stand. Nothing is copied from there.
-Writes benchmarks/results/audit_peers.json; exit code 1 where there was a false alarm.
+Writes benchmarks/results/audit_peers.json; exit code 1 where there was a false alarm. What is found
+and is so, as a call outside the audit proves, is counted by itself ("true").
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Subject:
     mapping: Mapping[str, str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     declared: str = ""  # a deviation that its documentation states, if it has one
+    undefined_for_one: bool = False  # NaN for a batch of one element, which is proved by a call
 
 
 # ------------------------------------------------------------------------------- excerpts
@@ -150,11 +152,11 @@ def stable_baselines3(cleanrl: Path | None) -> Iterator[Subject]:
                 normalize_advantage=normalized, clip_range_vf=clip_range_vf if clipped else None,
                 ent_coef=ent_coef, vf_coef=vf_coef,
             )  # fmt: skip
-            space: dict[str, Any] = dict(
-                self=self, rollout_data=data, values=values, log_prob=log_prob, entropy=entropy,
-                clip_range=clip_range, clip_range_vf=clip_range_vf, th=torch, F=functional,
-                pg_losses=[], value_losses=[], entropy_losses=[], clip_fractions=[],
-            )  # fmt: skip
+            space: dict[str, Any] = {
+                "self": self, "rollout_data": data, "values": values, "log_prob": log_prob, "entropy": entropy,
+                "clip_range": clip_range, "clip_range_vf": clip_range_vf, "th": torch, "F": functional,
+                "pg_losses": [], "value_losses": [], "entropy_losses": [], "clip_fractions": [],
+            }  # fmt: skip
             exec(ppo_lines, space)
             return space["loss"]
 
@@ -168,10 +170,10 @@ def stable_baselines3(cleanrl: Path | None) -> Iterator[Subject]:
             self = SimpleNamespace(
                 normalize_advantage=normalized, ent_coef=ent_coef, vf_coef=vf_coef
             )
-            space: dict[str, Any] = dict(
-                self=self, rollout_data=data, values=values, log_prob=log_prob, entropy=entropy,
-                th=torch, F=functional,
-            )  # fmt: skip
+            space: dict[str, Any] = {
+                "self": self, "rollout_data": data, "values": values, "log_prob": log_prob, "entropy": entropy,
+                "th": torch, "F": functional,
+            }  # fmt: skip
             exec(a2c_lines, space)
             return space["loss"]
 
@@ -182,7 +184,9 @@ def stable_baselines3(cleanrl: Path | None) -> Iterator[Subject]:
     yield made("PPO.train: loss, as it is by default", "ppo-loss", ppo(True, False))
     yield made("PPO.train: loss, clipped values", "ppo-loss", ppo(False, True))
     yield made("A2C.train: loss", "actor-loss", a2c(False))
-    yield made("A2C.train: loss, normalised advantages", "actor-loss", a2c(True))
+    yield made(
+        "A2C.train: loss, normalised advantages", "actor-loss", a2c(True), undefined_for_one=True
+    )
     yield made("DiagGaussianDistribution.log_prob", "distribution", gaussian)
     yield made("DiagGaussianDistribution.log_prob_from_params", "distribution", gaussian_sample)
     name = "SquashedDiagGaussianDistribution"
@@ -301,7 +305,9 @@ def torchrl(cleanrl: Path | None) -> Iterator[Subject]:
                 "estimates": values.unsqueeze(-1),
             }  # fmt: skip
             found = loss(TensorDict(batch, [len(actions)]))
-            return found["loss_objective"] + found["loss_critic"] + found["loss_entropy"]
+            return (
+                found["loss_objective"] + found.get("loss_critic", 0) + found.get("loss_entropy", 0)
+            )
 
         return clip_ppo_loss
 
@@ -367,15 +373,14 @@ def rlax(cleanrl: Path | None) -> Iterator[Subject]:
     def gaussian(action: jax.Array, mean, std):
         return rlax.gaussian_diagonal().logprob(action, mean, std)
 
-    successors = {"v_t": "next_values"}
     gae = rlax.truncated_generalized_advantage_estimation
     yield made("truncated_generalized_advantage_estimation", "advantages", gae)
-    yield made("lambda_returns", "returns", rlax.lambda_returns, successors)
-    yield made("discounted_returns", "returns", rlax.discounted_returns, successors)
-    yield made("n_step_bootstrapped_returns", "returns", n_step, successors)
-    yield made("vtrace", "vtrace", rlax.vtrace, successors)
+    yield made("lambda_returns", "returns", rlax.lambda_returns)
+    yield made("discounted_returns", "returns", rlax.discounted_returns)
+    yield made("n_step_bootstrapped_returns", "returns", n_step)
+    yield made("vtrace", "vtrace", rlax.vtrace)
     name = "vtrace_td_error_and_advantage"
-    yield made(name, "vtrace", getattr(rlax, name), successors)
+    yield made(name, "vtrace", getattr(rlax, name))
     yield made("clipped_surrogate_pg_loss", "ppo-loss", surrogate)
     yield made("policy_gradient_loss", "actor-loss", policy_gradient)
     yield made("policy_gradient_loss + entropy_loss", "actor-loss", with_entropy)
@@ -402,10 +407,10 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
         ):
             args = SimpleNamespace(num_steps=len(rewards), gamma=gamma, gae_lambda=gae_lambda)
             agent = SimpleNamespace(get_value=lambda observation: observation)
-            space: dict[str, Any] = dict(
-                torch=torch, args=args, agent=agent, next_obs=next_value, rewards=rewards,
-                values=values, dones=dones, next_done=next_done, device="cpu",
-            )  # fmt: skip
+            space: dict[str, Any] = {
+                "torch": torch, "args": args, "agent": agent, "next_obs": next_value, "rewards": rewards,
+                "values": values, "dones": dones, "next_done": next_done, "device": "cpu",
+            }  # fmt: skip
             exec(code, space)
             return space["advantages"], space["returns"]
 
@@ -429,10 +434,10 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
             newlogprob: torch.Tensor, old_logprobs, advantages, newvalue, returns, old_values,
             entropy, clip_coef, vf_coef, ent_coef,
         ):  # fmt: skip
-            given = dict(
-                newlogprob=newlogprob, b_logprobs=old_logprobs, b_advantages=advantages,
-                newvalue=newvalue, b_returns=returns, b_values=old_values, entropy=entropy,
-            )  # fmt: skip
+            given = {
+                "newlogprob": newlogprob, "b_logprobs": old_logprobs, "b_advantages": advantages,
+                "newvalue": newvalue, "b_returns": returns, "b_values": old_values, "entropy": entropy,
+            }  # fmt: skip
             return computed(
                 file, given, norm_adv=normalized, clip_vloss=clipped, clip_coef=clip_coef,
                 vf_coef=vf_coef, ent_coef=ent_coef,
@@ -443,10 +448,10 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
     def policy(file: str, normalized: bool) -> Callable[..., Any]:
         def policy_loss(newlogprob: torch.Tensor, old_logprobs, advantages, clip_coef):
             nothing = torch.zeros(1)
-            given = dict(
-                newlogprob=newlogprob, b_logprobs=old_logprobs, b_advantages=advantages,
-                newvalue=nothing, b_returns=nothing, b_values=nothing, entropy=nothing,
-            )  # fmt: skip
+            given = {
+                "newlogprob": newlogprob, "b_logprobs": old_logprobs, "b_advantages": advantages,
+                "newvalue": nothing, "b_returns": nothing, "b_values": nothing, "entropy": nothing,
+            }  # fmt: skip
             return computed(
                 file, given, norm_adv=normalized, clip_coef=clip_coef, vf_coef=0, ent_coef=0
             )["pg_loss"]
@@ -455,20 +460,20 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
 
     def clipped_values(newvalue: torch.Tensor, returns, old_values, clip_coef):
         nothing = torch.zeros(1)
-        given = dict(
-            newlogprob=nothing, b_logprobs=nothing, b_advantages=nothing, newvalue=newvalue,
-            b_returns=returns, b_values=old_values, entropy=nothing,
-        )  # fmt: skip
+        given = {
+            "newlogprob": nothing, "b_logprobs": nothing, "b_advantages": nothing, "newvalue": newvalue,
+            "b_returns": returns, "b_values": old_values, "entropy": nothing,
+        }  # fmt: skip
         return computed(
             "ppo.py", given, clip_vloss=True, clip_coef=clip_coef, vf_coef=0, ent_coef=0
         )["v_loss"]
 
     def plain_values(newvalue: torch.Tensor, returns):
         nothing = torch.zeros(1)
-        given = dict(
-            newlogprob=nothing, b_logprobs=nothing, b_advantages=nothing, newvalue=newvalue,
-            b_returns=returns, b_values=nothing, entropy=nothing,
-        )  # fmt: skip
+        given = {
+            "newlogprob": nothing, "b_logprobs": nothing, "b_advantages": nothing, "newvalue": newvalue,
+            "b_returns": returns, "b_values": nothing, "entropy": nothing,
+        }  # fmt: skip
         return computed("ppo.py", given, clip_coef=0, vf_coef=0, ent_coef=0)["v_loss"]
 
     sac = lines("sac_continuous_action.py", "normal = torch.distributions", "mean = torch.tanh")
@@ -476,18 +481,25 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
     def sac_sample(mean: torch.Tensor, std, action_scale, action_bias):
         """Squashed by tanh."""
         self = SimpleNamespace(action_scale=action_scale, action_bias=action_bias)
-        space: dict[str, Any] = dict(torch=torch, self=self, mean=mean, std=std)
+        space: dict[str, Any] = {"torch": torch, "self": self, "mean": mean, "std": std}
         exec(sac, space)
         return space["action"], space["log_prob"]
 
     for file in files:
         yield made(f"{file}: advantages and returns", "advantages", gae(file))
-        yield made(f"{file}: loss, as it is by default", "ppo-loss", whole(file, True, True))
+        yield made(
+            f"{file}: loss, as it is by default",
+            "ppo-loss",
+            whole(file, True, True),
+            undefined_for_one=True,
+        )
         yield made(
             f"{file}: loss, no norm_adv, no clip_vloss", "ppo-loss", whole(file, False, False)
         )
         yield made(f"{file}: pg_loss", "ppo-loss", policy(file, False))
-        yield made(f"{file}: pg_loss, norm_adv", "ppo-loss", policy(file, True))
+        yield made(
+            f"{file}: pg_loss, norm_adv", "ppo-loss", policy(file, True), undefined_for_one=True
+        )
     yield made("ppo.py: v_loss", "critic-loss", plain_values)
     yield made("ppo.py: v_loss, clip_vloss", "critic-loss", clipped_values)
     epsilon = "1e-6 is added inside the logarithm of the tanh correction"
@@ -586,6 +598,19 @@ def reseeded(seed: int) -> Iterator[None]:
         np.random.default_rng = made
 
 
+UNDEFINED = "normalisation-finite"
+
+
+def undefined_for_one(loss: Callable[..., Any]) -> bool:
+    """Whether a loss of PyTorch tensors is NaN for one element, found out without the audit."""
+    import torch
+
+    names = inspect.signature(loss).parameters
+    coefficients = {name: 0.2 for name in names if name.endswith(("_coef", "_range"))}
+    one = {name: torch.full((1,), -0.5) for name in names if name not in coefficients}
+    return bool(loss(**one, **coefficients).isnan())
+
+
 def audited(subject: Subject, seed: int, function: Callable[..., Any]) -> audit.Report:
     options = dict(subject.options)
     found = audit._found(audit.KINDS[subject.kind])
@@ -603,6 +628,8 @@ class Row:
     cases: int = 0  # different arguments that it was given
     audits: int = 0  # seeds
     false_alarms: int = 0  # audits that found something wrong, or could not be made
+    true_findings: int = 0  # audits that found only what `finding` says, which is so
+    finding: str = ""
     seconds: float = 0.0  # all its audits
     seconds_of_one: float = 0.0  # the first, which compiles
     checks: int = 0
@@ -622,11 +649,16 @@ def measured(library: str, index: int, checkout: Path | None, cases: int, limit:
     row = Row(subject.library, subject.name, subject.kind, declared=subject.declared)
     seen: set[bytes] = set()
     function = counted(subject.function, seen)
+    proved = subject.undefined_for_one and undefined_for_one(subject.function)
+    if proved:
+        row.finding = f"{UNDEFINED}: the loss of a batch of one element is NaN"
     start, seed = time.perf_counter(), 0
     while len(seen) < cases and time.perf_counter() - start < limit:
         try:
             report = audited(subject, seed, function)
-            wrong = "" if report.ok else str(report)
+            true = proved and [found.check for found in report.failures] == [UNDEFINED]
+            row.true_findings += true
+            wrong = "" if report.ok or true else str(report)
         except Exception as error:
             report, wrong = None, calling.one_line(error)
         if wrong:
@@ -699,9 +731,19 @@ def versions(checkout: Path | None) -> dict[str, str]:
 
 
 def table(rows: list[Row]) -> str:
-    columns = ("library", "function", "kind", "cases", "audits", "false alarms", "seconds")
+    columns = ("library", "function", "kind", "cases", "audits", "false alarms", "true", "seconds")
     cells = [
-        (r.library, r.function, r.kind, r.cases, r.audits, r.false_alarms, r.seconds) for r in rows
+        (
+            r.library,
+            r.function,
+            r.kind,
+            r.cases,
+            r.audits,
+            r.false_alarms,
+            r.true_findings,
+            r.seconds,
+        )
+        for r in rows
     ]
     text = [columns, *(tuple(map(str, line)) for line in cells)]
     widths = [max(len(line[i]) for line in text) for i in range(len(columns))]
@@ -748,6 +790,7 @@ def main() -> int:
         print(f"\n{table(rows)}\n")
         for row in rows:
             said = [*row.conventions, *([f"declared: {row.declared}"] if row.declared else [])]
+            said += [f"true finding: {row.finding}"] if row.true_findings else []
             print(f"{row.library} {row.function}: {'; '.join(said) or '–'}")
     seconds = commands()
     own = every_own_audit()

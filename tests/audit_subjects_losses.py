@@ -87,6 +87,13 @@ def actor_without_gradient(log_probs, advantages):
     return -(stop(log_probs) * advantages).mean()
 
 
+@wrong("ppo_loss", "policy-gradient")
+def ppo_with_half_of_its_gradient(log_probs, old_log_probs, advantages, clip_range):
+    ratio = jnp.exp(log_probs - old_log_probs)
+    clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
+    return -jnp.minimum(stop(ratio) * advantages, clipped * advantages).mean()
+
+
 @wrong("actor_loss", "broadcast")
 def actor_broadcast(log_probs, advantages):
     return -(log_probs[:, None] * advantages).mean()

@@ -42,15 +42,9 @@ def test_planted_mistakes_are_found_by_name(name):
     (found,) = report.failures
     assert check not in report.passed
     assert "actual" in found.example
-    assert all(
-        (
-            found.wrong.endswith("."),
-            found.effect.endswith("."),
-            found.mend,
-            str(report),
-            report.html,
-        )
-    )
+    assert found.wrong.endswith(".")
+    assert found.effect.endswith(".")
+    assert found.mend in str(report)
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -384,13 +384,18 @@ class Framework:
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """Double precision where it is a mode, and JAX's default leniency about types."""
+        """Double precision where it is a mode, and JAX's default leniency about types.
+
+        Nothing is compiled: a few steps of a few numbers take less time than compiling them, which
+        a loop in a function that is not jitted would be at every call.
+        """
         if self.name != "jax":
             yield
             return
         import jax
 
         with (
+            jax.disable_jit(),
             jax.enable_x64(self.dtype == "float64"),
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),

@@ -903,6 +903,20 @@ class Sample(NamedTuple):
 
 # ------------------------------------------------------------------------------- the audit
 
+
+def _told_apart(
+    function: Callable[..., Any], mapping: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """Beside an r_t and a discount_t, which follow the action, v_t is that of the successor."""
+    try:
+        names = set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return mapping
+    if {"r_t", "discount_t", "v_t"} <= names and "v_t" not in (mapping or {}):
+        return {**(mapping or {}), "v_t": "next_values"}
+    return mapping
+
+
 _HINTS_BATCH_FIRST = re.compile(
     r"[\[(]\s*(B|N|batch|batch_size|num_envs|n_envs|envs)\s*,\s*(T|time|steps|num_steps|L)\b", re.I
 )
@@ -934,7 +948,7 @@ class _Audit:
             raise UserError(f"time_limits is terminal or bootstrap; got '{time_limits}'.")
         self.kind, self.function, self.time_limits = kind, function, time_limits
         self.seed = 1000 * seed
-        self.matched = calling.recognise(function, roles, mapping)
+        self.matched = calling.recognise(function, roles, _told_apart(function, mapping))
         self.layouts = [layout] if layout else list(_LAYOUTS)
         self.layouts.sort(key=["TB", "T", "TV", "T1", "BT"].index)
         text = inspect.getdoc(function) or ""

@@ -1203,6 +1203,7 @@ class Match:
     scale: float  # for one row; multiplied by rows ** power
     power: int
     flow: set[str] = field(default_factory=set)  # roles through which its gradient flows
+    bent: set[str] = field(default_factory=set)  # those of them by which it is not its own
 
     def factor(self, x: Case) -> float:
         return self.scale * float(_rows_of(x)) ** self.power * self.term.weight(x)
@@ -1529,6 +1530,7 @@ class Audit:
             self.known.append(match)
             if groups[0][0].gradients is not None:
                 match.flow = self.flow(match, groups[0])
+                match.bent = {r for r in term.live if self.bent(match, r, groups[0], own)}
         self.verdicts()
         if self.open:
             names = ", ".join(dict.fromkeys(self.open))
@@ -1582,6 +1584,24 @@ class Audit:
             if np.max(np.abs(got), initial=0) > 1e-5 * max(1e-3, abs(match.scale)):
                 flow.add(role)
         return flow
+
+    def bent(self, match: Match, role: str, samples: list[Sample], own: set[str]) -> bool:
+        """Whether a gradient that does flow is another than that of the term."""
+        if role not in match.flow:
+            return False
+        for sample in samples:
+            alone = role in own and not match.term.strength
+            cases = sample.cases[:1] if alone else sample.cases
+            expected = sum(
+                sign * match.factor(x) * _slope(match.reading.rows, x, role) for sign, x in cases
+            )
+            got = (sample.gradients or {})[role]
+            if role in ("probs", "logits"):  # what moves all alike does not count: Σ p = 1
+                expected, got = (g - np.mean(g, -1, keepdims=True) for g in (expected, got))
+            size = float(np.max(np.abs(expected), initial=0))
+            if np.max(np.abs(got - expected), initial=0) > 1e-2 * size + 10 * sample.noise:
+                return True
+        return False
 
     # -- what it comes to
 
@@ -1641,6 +1661,13 @@ class Audit:
             self.failures = [f for f in self.failures if f.check != match.reading.fault.check]
         if dead:
             self.fail(DEAD[term.name], self.example(term, self.slopes(match, dead[0], True)))
+        elif match.bent:
+            fault = DEAD[term.name]._replace(
+                wrong=f"the gradient of the {term.name} term is not that of its value",
+                effect="What is learnt is not what the reported loss measures.",
+                mend="Look for a detach of a part of it, or for no_grad.",
+            )
+            self.fail(fault, self.example(term, self.slopes(match, min(match.bent), True)))
         elif live:
             self.hold(DEAD[term.name].check)
         for role in self.subject.differentiated:
