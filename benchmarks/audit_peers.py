@@ -153,8 +153,10 @@ def stable_baselines3(cleanrl: Path | None) -> Iterator[Subject]:
                 ent_coef=ent_coef, vf_coef=vf_coef,
             )  # fmt: skip
             space: dict[str, Any] = {
-                "self": self, "rollout_data": data, "values": values, "log_prob": log_prob, "entropy": entropy,
-                "clip_range": clip_range, "clip_range_vf": clip_range_vf, "th": torch, "F": functional,
+                "self": self, "rollout_data": data, "values": values, "log_prob": log_prob,
+                "entropy": entropy,
+                "clip_range": clip_range, "clip_range_vf": clip_range_vf,
+                "th": torch, "F": functional,
                 "pg_losses": [], "value_losses": [], "entropy_losses": [], "clip_fractions": [],
             }  # fmt: skip
             exec(ppo_lines, space)
@@ -171,7 +173,8 @@ def stable_baselines3(cleanrl: Path | None) -> Iterator[Subject]:
                 normalize_advantage=normalized, ent_coef=ent_coef, vf_coef=vf_coef
             )
             space: dict[str, Any] = {
-                "self": self, "rollout_data": data, "values": values, "log_prob": log_prob, "entropy": entropy,
+                "self": self, "rollout_data": data, "values": values, "log_prob": log_prob,
+                "entropy": entropy,
                 "th": torch, "F": functional,
             }  # fmt: skip
             exec(a2c_lines, space)
@@ -408,7 +411,8 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
             args = SimpleNamespace(num_steps=len(rewards), gamma=gamma, gae_lambda=gae_lambda)
             agent = SimpleNamespace(get_value=lambda observation: observation)
             space: dict[str, Any] = {
-                "torch": torch, "args": args, "agent": agent, "next_obs": next_value, "rewards": rewards,
+                "torch": torch, "args": args, "agent": agent, "next_obs": next_value,
+                "rewards": rewards,
                 "values": values, "dones": dones, "next_done": next_done, "device": "cpu",
             }  # fmt: skip
             exec(code, space)
@@ -435,8 +439,10 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
             entropy, clip_coef, vf_coef, ent_coef,
         ):  # fmt: skip
             given = {
-                "newlogprob": newlogprob, "b_logprobs": old_logprobs, "b_advantages": advantages,
-                "newvalue": newvalue, "b_returns": returns, "b_values": old_values, "entropy": entropy,
+                "newlogprob": newlogprob, "b_logprobs": old_logprobs,
+                "b_advantages": advantages,
+                "newvalue": newvalue, "b_returns": returns, "b_values": old_values,
+                "entropy": entropy,
             }  # fmt: skip
             return computed(
                 file, given, norm_adv=normalized, clip_vloss=clipped, clip_coef=clip_coef,
@@ -449,7 +455,8 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
         def policy_loss(newlogprob: torch.Tensor, old_logprobs, advantages, clip_coef):
             nothing = torch.zeros(1)
             given = {
-                "newlogprob": newlogprob, "b_logprobs": old_logprobs, "b_advantages": advantages,
+                "newlogprob": newlogprob, "b_logprobs": old_logprobs,
+                "b_advantages": advantages,
                 "newvalue": nothing, "b_returns": nothing, "b_values": nothing, "entropy": nothing,
             }  # fmt: skip
             return computed(
@@ -461,7 +468,8 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
     def clipped_values(newvalue: torch.Tensor, returns, old_values, clip_coef):
         nothing = torch.zeros(1)
         given = {
-            "newlogprob": nothing, "b_logprobs": nothing, "b_advantages": nothing, "newvalue": newvalue,
+            "newlogprob": nothing, "b_logprobs": nothing, "b_advantages": nothing,
+            "newvalue": newvalue,
             "b_returns": returns, "b_values": old_values, "entropy": nothing,
         }  # fmt: skip
         return computed(
@@ -471,7 +479,8 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
     def plain_values(newvalue: torch.Tensor, returns):
         nothing = torch.zeros(1)
         given = {
-            "newlogprob": nothing, "b_logprobs": nothing, "b_advantages": nothing, "newvalue": newvalue,
+            "newlogprob": nothing, "b_logprobs": nothing, "b_advantages": nothing,
+            "newvalue": newvalue,
             "b_returns": returns, "b_values": nothing, "entropy": nothing,
         }  # fmt: skip
         return computed("ppo.py", given, clip_coef=0, vf_coef=0, ent_coef=0)["v_loss"]

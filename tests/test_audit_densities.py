@@ -12,6 +12,8 @@ from actorcritic.audit import densities
 from actorcritic.audit.findings import CannotCall
 from actorcritic.distributions import Categorical, Gaussian, TanhGaussian
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def _lenient():

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import audit_subjects_estimates as subjects
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from audit_subjects_estimates import RIGHT, WRONG, Plan
@@ -320,6 +322,41 @@ def test_what_a_name_does_not_promise_is_no_error():
     assert audit.of(compute_gae).ok
     assert [f.check for f in audit.of(advantage).failures] == ["baseline-subtracted"]
     assert not audit.of(compute_gae, kind="advantages").ok
+
+
+def test_r_t_discount_t_and_v_t_are_of_the_same_step():
+    """In rlax and TRFL they follow the action: v_t is the value of the successor."""
+
+    def lambda_returns(r_t, discount_t, v_t, lambda_):
+        after, found = v_t[-1], []
+        for r, discount, v in zip(r_t[::-1], discount_t[::-1], v_t[::-1], strict=True):
+            after = r + discount * ((1 - lambda_) * v + lambda_ * after)
+            found.insert(0, after)
+        return np.array(found)
+
+    report = audit.returns(lambda_returns)
+    assert report.ok, str(report)
+    assert "v_t as next_values" in report.called
+
+
+def test_a_loop_of_jax_that_is_not_jitted_is_not_compiled_at_every_call():
+    traced = []
+
+    def gae(rewards, values, next_values, terminated, truncated, gamma, lam):
+        def back(after, row):
+            traced.append(isinstance(row[0], jax.core.Tracer))
+            delta, going = row
+            after = delta + gamma * lam * going * after
+            return after, after
+
+        delta = rewards + gamma * (1.0 - terminated) * next_values - values
+        rows = delta, 1.0 - jnp.maximum(terminated, truncated)
+        return jax.lax.scan(back, jnp.zeros_like(delta[0]), rows, reverse=True)[1]
+
+    report = audit.advantages(gae)
+    assert report.ok, str(report)
+    assert traced
+    assert not any(traced)
 
 
 def test_a_report_can_be_read_as_json():

@@ -16,6 +16,7 @@ from actorcritic.audit import calling
 from actorcritic.audit import losses as audit
 from actorcritic.audit.findings import CannotCall
 
+pytestmark = pytest.mark.long
 stop = jax.lax.stop_gradient
 
 
@@ -192,7 +193,7 @@ MISTAKES = {
 }
 
 
-@settings(max_examples=15)
+@settings(max_examples=4)
 @given(
     normalised=st.sampled_from(["", "population"]),
     clip=st.sampled_from([0.1, 0.2, 0.3, 0.37]),

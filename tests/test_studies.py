@@ -16,6 +16,8 @@ from actorcritic.studies.bench import QUICK, Result
 from actorcritic.studies.training import exact_values, optimal_values, visited
 from actorcritic.types import UserError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):

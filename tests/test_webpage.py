@@ -13,8 +13,8 @@ from PIL import Image
 
 from actorcritic import plots
 from actorcritic.plots import Map, Scores, Series
-from actorcritic.webpage import Animation, Picture, Section, Table, write
 from actorcritic.types import UserError
+from actorcritic.webpage import Animation, Picture, Section, Table, write
 
 NASTY = '</script><b title="x">& a$b$c'  # what a label may hold
 STEPS = np.linspace(0, 1000, 101)

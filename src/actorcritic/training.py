@@ -238,9 +238,10 @@ class Training:
         looks = [Diagnosis.of(run.algorithm, run.spec, run.total_steps) for run in self.runs]
         saved = time.monotonic()
         rates: list[tuple[float, int]] = []
+        stretch = CHUNK_SECONDS * max(1, len(self.runs) // 8)  # each run's files are written to
         while not self.session.finished and not interrupted():
             before = int(self.session.steps.sum())
-            whole = self.session.advance(CHUNK_SECONDS)
+            whole = self.session.advance(stretch)
             gained = int(self.session.steps.sum()) - before
             rates.append((whole.seconds, gained))
             display.advance(gained, whole)

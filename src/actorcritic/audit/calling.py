@@ -384,23 +384,26 @@ class Framework:
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """Double precision where it is a mode, and JAX's default leniency about types.
-
-        Nothing is compiled: a few steps of a few numbers take less time than compiling them, which
-        a loop in a function that is not jitted would be at every call.
-        """
+        """Double precision where it is a mode, and JAX's default leniency about types."""
         if self.name != "jax":
             yield
             return
         import jax
 
         with (
-            jax.disable_jit(),
             jax.enable_x64(self.dtype == "float64"),
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),
         ):
             yield
+
+    def uncompiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Without JAX's compiler: a loop over a few steps is done before it would be compiled."""
+        if self.name != "jax":
+            return contextlib.nullcontext()
+        import jax
+
+        return jax.disable_jit()
 
     def __str__(self) -> str:
         words = {

@@ -661,7 +661,8 @@ class Subject:
     ) -> list[tuple[str, Numbers]]:
         whole = {*_PER_ENVIRONMENT, *(() if form.successors else ("next_values",))}
         whole |= {"dones"} if self.sees("episode_starts") else set()
-        returned = calling.call(self.function, self.matched, given, form.framework, whole=whole)
+        with form.framework.uncompiled():
+            returned = calling.call(self.function, self.matched, given, form.framework, whole=whole)
         outputs = returned.outputs(shape[0])
         fitting = [(n, _fit(y, shape)) for n, y in outputs if _fits(y, shape)]
         if fitting:

@@ -35,8 +35,9 @@ from actorcritic.runners.session import (
 )
 from actorcritic.types import Algorithm, Environment
 
-# Rows that the log of one chunk has room for.
-LOG_ROWS = 65_536
+# Rows that the log of one chunk has room for: of one seed, and of all on a device together. It is
+# zeroed and copied each chunk, however few of its rows are used.
+LOG_ROWS, LOG_ROWS_PER_DEVICE = 65_536, 262_144
 
 
 def use_all_cores() -> None:
@@ -138,7 +139,9 @@ class CompiledSession:
         self._each = jax.device_put(each, NamedSharding(self._mesh, spread))
         batch = algorithm.num_envs * longest_batch(algorithm, environment.spec)
         self._every = updates_per_row(algorithm)
-        self._capacity = max(1, min(4096, LOG_ROWS // batch) // self._every) * self._every
+        together = LOG_ROWS_PER_DEVICE // (len(self._keys) // count if mode == "seeds" else 1)
+        most = min(4096, LOG_ROWS // batch, together // batch)
+        self._capacity = max(1, most // self._every) * self._every
 
         def train(
             algorithms: Algorithm, states: TrainState, most: Array, total: Array
