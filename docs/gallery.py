@@ -1,4 +1,4 @@
-"""Write docs/audit-gallery.md: functions in the style of tutorials, and what the audit says of them.
+"""Write docs/audit-gallery.md: functions in the style of tutorials, and what the audit says.
 
 `python docs/gallery.py` (needs PyTorch for some of them).
 """

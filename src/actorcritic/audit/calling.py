@@ -272,7 +272,7 @@ def recognise(
     return Matched(matched, attributes, constants, tuple(left), False, roles)
 
 
-def _underlying(function: Callable[..., Any]) -> Any:
+def underlying(function: Callable[..., Any]) -> Any:
     """The Python function with the code, below partial, jit and callable objects."""
     found: Any = function
     for _ in range(10):
@@ -294,7 +294,7 @@ def _underlying(function: Callable[..., Any]) -> Any:
 def _attributes_read(function: Callable[..., Any]) -> tuple[str, ...]:
     """The attributes of its instance that a method reads, methods left out."""
     instance = getattr(function, "__self__", None)
-    code = getattr(_underlying(function), "__code__", None)
+    code = getattr(underlying(function), "__code__", None)
     if instance is None or inspect.isclass(instance) or code is None or not code.co_varnames:
         return ()
     self, names, last = code.co_varnames[0], [], ""
@@ -319,7 +319,7 @@ def _globals_read(function: Callable[..., Any]) -> dict[str, Any]:
     """The globals and closed-over variables that it reads, and helpers of its file through them."""
     found: dict[str, Any] = {}
     seen: set[int] = set()
-    waiting = [_underlying(function)]
+    waiting = [underlying(function)]
     while waiting:
         current = waiting.pop()
         code = getattr(current, "__code__", None)
@@ -335,7 +335,7 @@ def _globals_read(function: Callable[..., Any]) -> dict[str, Any]:
         for name in sorted(names & set(space)):
             value = space[name]
             found.setdefault(name, value)
-            below = _underlying(value) if callable(value) else None
+            below = underlying(value) if callable(value) else None
             if getattr(below, "__module__", None) == getattr(current, "__module__", ""):
                 waiting.append(below)
     return found
@@ -343,7 +343,7 @@ def _globals_read(function: Callable[..., Any]) -> dict[str, Any]:
 
 def literals(function: Callable[..., Any]) -> tuple[float, ...]:
     """The numbers in (0, 1] written in its code: where γ is when no parameter has it."""
-    code = getattr(_underlying(function), "__code__", None)
+    code = getattr(underlying(function), "__code__", None)
     if code is None:
         return ()
     numbers = [c for inner in _codes(code) for c in inner.co_consts]
@@ -422,7 +422,7 @@ def frameworks(function: Callable[..., Any], matched: Matched | None = None) -> 
     PyTorch is looked at only if it is installed, and imported only when its turn comes.
     """
     used = []
-    text = " ".join(map(str, getattr(_underlying(function), "__annotations__", {}).values()))
+    text = " ".join(map(str, getattr(underlying(function), "__annotations__", {}).values()))
     for name, words in (
         ("torch", r"torch|Tensor"),
         ("jax", r"jax|jnp"),
@@ -438,7 +438,7 @@ def frameworks(function: Callable[..., Any], matched: Matched | None = None) -> 
         for value in _globals_read(function).values()
         if inspect.ismodule(value) or hasattr(value, "__module__")
     }
-    code = getattr(_underlying(function), "__code__", None)
+    code = getattr(underlying(function), "__code__", None)
     inside = {n for inner in _codes(code) for n in inner.co_names} if code is not None else set()
     used += [name for name in ("torch", "jax") if name in roots or name in inside]
     used += ["numpy", "list", "torch", "jax"]

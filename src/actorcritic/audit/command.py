@@ -64,11 +64,17 @@ def audit_command(argv: Sequence[str]) -> int:
         action="store_true",
         help="rollouts: its environments write each observation into the same array",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="losses: what is passed in has to be detached inside, too",
+    )
     _add_outputs(parser)
     options = parser.parse_args(list(argv))
 
     def made() -> Report:
         chosen = {
+            "strict": options.strict or None,
             "layout": options.layout,
             "time_limits": options.time_limits,
             "autoreset": options.autoreset,

@@ -291,7 +291,7 @@ class Audit:
         """Whether the function says that it squashes."""
         roles = ("unsquashed", "low", "high", "action_scale", "max_action")
         # A name on its own counts; `tanh` among the names that its code uses counts as well.
-        code = getattr(calling._underlying(self.function), "__code__", None)
+        code = getattr(calling.underlying(self.function), "__code__", None)
         used = " ".join(code.co_names) if code is not None else ""
         return any(self.takes(r) for r in roles) or bool(
             SQUASHED.search(self.words) or SQUASHED.search(used)

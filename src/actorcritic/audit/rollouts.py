@@ -346,7 +346,7 @@ PER_ROW = (
 def _returned_names(function: Callable[..., Any]) -> list[str]:
     """The names in the last `return a, b, c` of the function's own source, if it has one."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(calling._underlying(function))))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(calling.underlying(function))))
     except (OSError, TypeError, SyntaxError):
         return []
     returns = [node for node in ast.walk(tree) if isinstance(node, ast.Return)]
@@ -1681,7 +1681,8 @@ def rollout(
     for ("next_step", "same_step", "disabled"); otherwise it has to be right in Gymnasium's
     default NEXT_STEP, or else in the mode that it visibly handles. `reused_buffers` declares that
     its environments write every observation into the same array, so that it has to copy them;
-    otherwise, whether it copies is a convention. `mapping` is of parameters (theirs → ours) and of fields of the batch.
+    otherwise, whether it copies is a convention. `mapping` is of parameters (theirs → ours) and of
+    fields of the batch.
     """
     if options:
         raise CannotCall(f"An audit of a rollout has no option {', '.join(options)}.")
