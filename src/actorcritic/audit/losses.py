@@ -15,6 +15,7 @@ import inspect
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -300,7 +301,9 @@ Norm = Callable[[np.ndarray], np.ndarray]
 
 
 def _std(a: np.ndarray, degrees: int, axis: int | None = None) -> np.ndarray:
-    return np.std(a, ddof=degrees, axis=axis, keepdims=True)
+    with warnings.catch_warnings():  # of one element it is NaN, which is what is looked for
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.std(a, ddof=degrees, axis=axis, keepdims=True)
 
 
 def _along(axis: int | None, degrees: int, e: float = 1e-8) -> Norm:
@@ -1204,6 +1207,7 @@ class Match:
     power: int
     flow: set[str] = field(default_factory=set)  # roles through which its gradient flows
     bent: set[str] = field(default_factory=set)  # those of them by which it is not its own
+    sloped: set[str] = field(default_factory=set)  # roles by which it has one on these samples
 
     def factor(self, x: Case) -> float:
         return self.scale * float(_rows_of(x)) ** self.power * self.term.weight(x)
@@ -1531,6 +1535,12 @@ class Audit:
             if groups[0][0].gradients is not None:
                 match.flow = self.flow(match, groups[0])
                 match.bent = {r for r in term.live if self.bent(match, r, groups[0], own)}
+                cases = [x for sample in groups[0] for _, x in sample.cases]
+                match.sloped = {
+                    r
+                    for r in term.live
+                    if any((np.abs(_slope(match.reading.rows, x, r)) > 1e-6).any() for x in cases)
+                }
         self.verdicts()
         if self.open:
             names = ", ".join(dict.fromkeys(self.open))
@@ -1655,7 +1665,8 @@ class Audit:
     def gradients(self, match: Match) -> None:
         term = match.term
         live = [r for r in term.live if r in self.subject.differentiated]
-        dead = [r for r in live if r not in match.flow]
+        # Where every row is clipped, no gradient is the right one.
+        dead = [r for r in live if r not in match.flow and r in match.sloped]
         if match.reading.fault is not None and dead and term.name == "kl":
             # A detached k1 estimator is harmless but for that: one cause, one finding.
             self.failures = [f for f in self.failures if f.check != match.reading.fault.check]
@@ -1727,6 +1738,8 @@ class Audit:
             self.small()
         # An explicit axis shows only on arrays that have more than one.
         for layout in (GRID, COLUMNS):
+            if layout is COLUMNS and "log_probs" not in subject.roles:
+                continue  # logits have an axis of their own
             if subject.layout is FLAT and any(m.term.name == "policy" for m in self.known):
                 self.axis(layout)
         if "values" in subject.roles and {"returns", "rewards"} & subject.roles:
