@@ -2,7 +2,7 @@
 
     study.json        what is compared: enough to go on, and to write the report again
     variants/…        a run folder each (see `runs.py`), finished or under way
-    report.html       what was found; report-pictures/ has its pictures, results.json its numbers
+    report.html       what was found; report-pictures/ has its pictures, report.json its numbers
 
 An experiment that was stopped goes on where it was when it is called again with the same folder.
 """
@@ -36,7 +36,7 @@ from actorcritic.training import Options, Training, check_numbers, folder_of_its
 from actorcritic.types import Environment, EnvSpec, UserError
 from actorcritic.webpage import Picture, Section, Table
 
-STUDY, REPORT, RESULTS = "study.json", "report.html", "results.json"
+STUDY, REPORT = "study.json", "report.html"
 FORMAT = 1
 SEEDS = 10  # of a comparison, where nothing else is asked for
 
@@ -117,7 +117,6 @@ class Setting:
     environment: Environment | HostEnvironment
     seeds: tuple[int, ...]
     evaluation_episodes: int = 100
-    checkpoint_seconds: float = 30.0
     quiet: bool = False
 
     @property
@@ -206,7 +205,7 @@ def _train_groups(
     interrupted: Callable[[], bool],
     pool: ThreadPoolExecutor,
 ) -> None:
-    options = Options(setting.evaluation_episodes, setting.checkpoint_seconds, tensorboard=False)
+    options = Options(setting.evaluation_episodes, tensorboard=False)
 
     def begin(runs: list[Run]) -> Training:
         training = Training(runs, options)

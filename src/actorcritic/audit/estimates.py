@@ -889,11 +889,11 @@ def _size(x: Trajectory, y: Numbers) -> float:
     return max(1.0, *(float(part.max()) for part in finite if part.size))
 
 
-def _close(x: Trajectory, got: Numbers, expected: Numbers, half: bool = False) -> bool:
+def _close(x: Trajectory, got: Numbers, expected: Numbers) -> bool:
     """Equal but for rounding, in a precision of which a function may use less than it returns."""
     if not np.isfinite(got).all():
         return False
-    tolerance = (2e-2 if half else 1e-5) * _size(x, expected)
+    tolerance = 1e-5 * _size(x, expected)
     return bool((np.abs(got - expected) <= tolerance).all())
 
 
