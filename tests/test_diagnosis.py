@@ -95,15 +95,15 @@ def test_a_critic_is_not_blamed_where_returns_are_at_their_best():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_divergence_is_fatal_and_told_at_once(bad):
+def test_divergence_is_told_at_once(bad):
     first = rows(table(seeds=2), [0, 1, UPDATES])
     first.values[1, -1] = bad
     looks = diagnosis()
-    (finding,) = looks.look(first)
+    (finding,) = looks.diverged(first)
     assert finding[:2] == ("diverged", 0)
-    assert finding.fatal
     assert f"at update 2 (step 200): value_loss is {bad:g}." in finding.text
     assert "learning_rate" in finding.text
+    assert looks.diverged(first) == []
     assert looks.look(first) == []
 
 
@@ -112,7 +112,9 @@ def test_updates_in_which_no_episode_ended_are_no_divergence():
     names = ("return", "length", *healthy.names[2:])
     values = healthy.values.copy()
     values[:, :2] = np.nan
-    assert diagnosis().look(healthy._replace(names=names, values=values)) == []
+    told = diagnosis()
+    assert told.diverged(healthy._replace(names=names, values=values)) == []
+    assert told.look(healthy._replace(names=names, values=values)) == []
 
 
 def test_passing_trouble_is_not_told():

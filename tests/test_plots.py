@@ -351,7 +351,7 @@ def test_value_animation():
 def test_other_files(tmp_path):
     with pytest.raises(UserError, match=r"must end in \.png or \.svg; got .*curve\.pdf"):
         plots.learning_curve([], tmp_path / "curve.pdf", "")
-    with pytest.raises(UserError, match=r"Could not write the picture .*: No such file"):
+    with pytest.raises(UserError, match=r"Could not write .*curve.*: No such file"):
         plots.learning_curve([], tmp_path / "missing" / "curve.png", "")
 
 

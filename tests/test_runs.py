@@ -388,21 +388,6 @@ def test_stopped_at_the_very_start(left, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.metrics.update, [1, 2, 3, 4])
 
 
-def test_a_training_that_never_began_leaves_nothing(tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("actorcritic.runners.seeds.CompiledSession.compile", stop)
-    for name in ("run", "new"):
-        with pytest.raises(KeyboardInterrupt):
-            ac.train(ac.A2C(**TINY), "CartPole-v1", out=tmp_path / name, **QUICK)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
-    assert not (tmp_path / "new").exists()
-
-
 def test_resuming_to_fewer_steps_than_were_made(tmp_path):
     out = tmp_path / "run"
     ac.train(ac.A2C(**TINY), "CartPole-v1", out=out, **QUICK)

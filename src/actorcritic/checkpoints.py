@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import zip_longest
@@ -29,6 +28,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
+from actorcritic import files
 from actorcritic.types import UserError
 
 FORMAT = 1  # a later format keeps manifest.json's outer form, {"body": {"format": …}, "sha256"}
@@ -60,25 +60,26 @@ def save(folder: Path, state: PyTree, about: dict[str, Any], keep: int = 2) -> P
     manifest = json.dumps({"body": body, "sha256": _sha256(_canonical(body))}, indent=1)
 
     update = int(about["update"])
-    temporary = folder / f"{_TEMPORARY}{update}-{os.getpid()}"
+    temporary = folder / f"{_TEMPORARY}{update}-{secrets.token_hex(8)}"
+    files.refuse_link(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(f"{_TEMPORARY}*"):  # by a writer that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
+            files.remove(left_over)
         temporary.mkdir()
-        _write(temporary / STATE, tensors)
-        _write(temporary / MANIFEST, manifest.encode())
-        _sync(temporary)
+        files.write_new(temporary / STATE, tensors)
+        files.write_new(temporary / MANIFEST, manifest.encode())
+        files.sync(temporary)
         # Never over an older one: there must be no moment without a complete checkpoint.
         again = [attempt for number, attempt, _ in _listed(folder) if number == update]
         target = folder / (f"{update:012d}" + (f".{max(again) + 1}" if again else ""))
         temporary.rename(target)
-        _sync(folder)
+        files.sync(folder)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files.remove(temporary)
         if isinstance(error, OSError):
             raise UserError(
-                f"Could not save a checkpoint in {folder}: {_reason(error)}. The earlier "
+                f"Could not save a checkpoint in {folder}: {files.reason(error)}. The earlier "
                 "checkpoints are as they were; free some space or mend the folder, then resume."
             ) from error
         raise
@@ -99,6 +100,7 @@ def load(
     UserError.
     """
     folder = Path(folder)
+    files.refuse_link(folder)
     while True:
         reasons, vanished = [], False
         for _, _, checkpoint in reversed(_listed(folder)):
@@ -135,23 +137,6 @@ def hashes(state: PyTree) -> dict[str, str]:
         name: _sha256(_canonical(_description(name, leaf)) + _data(leaf).tobytes())
         for name, leaf in _leaves(state).items()
     }
-
-
-def save_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there as a whole or, after a crash, as it was before."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.saving")
-    try:
-        _write(temporary, text.encode())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"Could not write {path}: {_reason(error)}. Free some space or choose a folder that "
-            "can be written to, then try again."
-        ) from error
 
 
 # ---------------------------------------------------------------------------- reading
@@ -210,7 +195,7 @@ def _bytes(file: Path) -> bytes:
     except FileNotFoundError as error:
         raise _Damaged(f"{file} is missing") from error
     except OSError as error:
-        raise _Damaged(f"{file} cannot be read ({_reason(error)})") from error
+        raise _Damaged(f"{file} cannot be read ({files.reason(error)})") from error
     if not data:
         raise _Damaged(f"{file} is empty")
     return data
@@ -286,29 +271,7 @@ def _remove_others(folder: Path, saved: Path, keep: int) -> None:
             doomed = folder / f"{_TEMPORARY}removing-{path.name}"
             with suppress(OSError):
                 path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Force a folder's list of names to disk. Windows has no such call, and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+            files.remove(doomed)
 
 
 def _canonical(value: Any) -> bytes:

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     try:
         if name not in COMMANDS:
-            from actorcritic.hyperparameters import nearest
+            from actorcritic.words import nearest
 
             raise UserError(
                 f"There is no command '{name}'.{nearest(name, COMMANDS)} "
@@ -57,14 +57,29 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return COMMANDS[name](rest)
     except UserError as error:
-        print(f"actorcritic: {error}", file=sys.stderr)
+        _say(f"actorcritic: {error}", error=True)
         return 1
     except KeyboardInterrupt as stop:
-        print(f"actorcritic: {stop or 'interrupted.'}", file=sys.stderr)
+        _say(f"actorcritic: {str(stop) or 'interrupted.'}", error=True)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+def prepare(arguments: list[str]) -> None:
+    """Import what a command needs, so that it is done before the command begins."""
+    import importlib
+
+    for module in MODULES.get(arguments[0], ()) if arguments else ():
+        importlib.import_module(module)
+
+
+def _say(text: object, *, error: bool = False) -> None:
+    """Print what may hold names from a stranger's run: they must not command the terminal."""
+    from actorcritic.words import printable
+
+    print(printable(text), file=sys.stderr if error else sys.stdout)
 
 
 # ------------------------------------------------------------------------------------ commands
@@ -217,7 +232,7 @@ def _train(rest: list[str]) -> int:
 
     usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
     if rest[:1] in (["-h"], ["--help"]):
-        print(f"Usage: actorcritic {usage}\n")
+        _say(f"Usage: actorcritic {usage}\n")
         _parse("train ALGORITHM ENV", _TrainOptions, ["--help"])
     if len(rest) > 1 and rest[1] in ("-h", "--help"):
         settings, words, rest = algorithm_named(rest[0])(), [rest[0], "ENV"], rest[1:]
@@ -284,15 +299,17 @@ def _new_folder(stem: str) -> Path:
 def _conclude(run: Any) -> int:
     """The last lines of a training: what was reached, how sure that is, what to do next."""
     if not run.finished:
-        print(f"Stopped and saved. Go on with: actorcritic resume {run.out}")
+        _say(f"Stopped and saved. Go on with: actorcritic resume {run.out}")
         return 130
     result = run.final_evaluation
     kind = "deterministic evaluation" if result else "training only, not evaluated"
-    print(f"{run.label}: {result or 'finished'} ({kind}, {run.total_steps:,} steps)")
-    print(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
-    print(f"Next:        actorcritic play {run.out}")
-    print(f"             actorcritic plot {run.out} --out curve.svg")
-    print(f"             actorcritic evaluate {run.out} --episodes 1000")
+    if run.failed:
+        kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
+    _say(f"{run.label}: {result or 'finished'} ({kind}, {run.total_steps:,} steps)")
+    _say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
+    _say(f"Next:        actorcritic play {run.out}")
+    _say(f"             actorcritic plot {run.out} --out curve.svg")
+    _say(f"             actorcritic evaluate {run.out} --episodes 1000")
     return 0
 
 
@@ -324,14 +341,14 @@ def _evaluate(rest: list[str]) -> int:
     result = run.evaluate(options.episodes, deterministic=not options.stochastic, seed=options.seed)
     if options.json:
         returns = dict(zip(result.seeds, result.returns.tolist(), strict=True))
-        print(json.dumps({"iqm": result.iqm, "interval": result.interval, "returns": returns}))
+        _say(json.dumps({"iqm": result.iqm, "interval": result.interval, "returns": returns}))
         return 0
     for seed, returns, lengths in zip(result.seeds, result.returns, result.lengths, strict=True):
-        print(
+        _say(
             f"seed {seed}: mean return {returns.mean():.2f} (deviation {returns.std():.2f}, "
             f"{returns.min():.2f} to {returns.max():.2f}), mean length {lengths.mean():.1f}"
         )
-    print(f"{run.label}: {result}")
+    _say(f"{run.label}: {result}")
     return 0
 
 
@@ -350,7 +367,7 @@ def _play(rest: list[str]) -> int:
         episodes=options.episodes,
         deterministic=not options.stochastic,
     )
-    print(said)
+    _say(said)
     return 0
 
 
@@ -359,7 +376,7 @@ def _plot(rest: list[str]) -> int:
 
     from actorcritic import runs
 
-    print(f"Wrote {runs.plot(paths, options.out)}")
+    _say(f"Wrote {runs.plot(paths, options.out)}")
     return 0
 
 
@@ -413,7 +430,7 @@ def _shared(options: Any, stem: str, words: list[str]) -> dict[str, Any]:
 
 def _tell(result: Any, out: Path) -> int:
     """What an experiment found, and where the page is."""
-    print(f"{result}\n\nReport: {out / 'report.html'}   pictures: {out / 'report-pictures'}")
+    _say(f"{result}\n\nReport: {out / 'report.html'}   pictures: {out / 'report-pictures'}")
     return 0
 
 
@@ -513,8 +530,8 @@ def _study(rest: list[str]) -> int:
 
     if not rest:
         for name, study in studies.STUDIES.items():
-            print(f"  {name}  {study.title}")
-        print("\nRun one with: actorcritic study S1 [--quick]")
+            _say(f"  {name}  {study.title}")
+        _say("\nRun one with: actorcritic study S1 [--quick]")
         return 0
     (name,), rest = _named(rest, 1, "study [NAME] [--quick] [--out DIR]")
     options = _parse("study NAME", _StudyOptions, rest)
@@ -538,7 +555,7 @@ def _report(rest: list[str]) -> int:
 
     command = shlex.join(["actorcritic", "report", *rest])
     thresholds = options.threshold or None
-    print(f"Wrote {ac.report(paths, options.out, thresholds=thresholds, command=command)}")
+    _say(f"Wrote {ac.report(paths, options.out, thresholds=thresholds, command=command)}")
     return 0
 
 
@@ -559,17 +576,17 @@ def _list(rest: list[str]) -> int:
 
     usage = f"Usage: actorcritic list [{'|'.join(LISTS)}]"
     if rest[:1] in (["-h"], ["--help"]):
-        print(usage)
+        _say(usage)
         return 0
     for kind in rest:
         if kind not in LISTS:
-            from actorcritic.hyperparameters import nearest
+            from actorcritic.words import nearest
 
             raise UserError(f"There is no list '{kind}'.{nearest(kind, LISTS)} {usage}")
     for kind in rest or LISTS:
-        print(f"{kind}:")
+        _say(f"{kind}:")
         for name, text in LISTS[kind]():
-            print(f"  {name:<28} {text}".rstrip())
+            _say(f"  {name:<28} {text}".rstrip())
     return 0
 
 
@@ -617,4 +634,23 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "audit": _audit,
     "audit-env": _audit_env,
     "list": _list,
+}
+
+_TRAINING = ("actorcritic.training", "actorcritic.algorithms.presets", "tyro")
+_EXPERIMENTS = ("actorcritic.experiments", "actorcritic.studies", "tyro")
+# What each command imports.
+MODULES: dict[str, tuple[str, ...]] = {
+    "train": _TRAINING,
+    "resume": _TRAINING,
+    "evaluate": _TRAINING,
+    "play": (*_TRAINING, "actorcritic.play"),
+    "plot": (*_TRAINING, "actorcritic.plots"),
+    "compare": _EXPERIMENTS,
+    "ablate": _EXPERIMENTS,
+    "sweep": _EXPERIMENTS,
+    "study": _EXPERIMENTS,
+    "report": _EXPERIMENTS,
+    "audit": ("actorcritic.audit.command",),
+    "audit-env": ("actorcritic.audit.command",),
+    "list": ("actorcritic.algorithms.presets", "actorcritic.envs"),
 }

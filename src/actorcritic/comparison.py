@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from actorcritic import pages, plots, statistics
 from actorcritic.envs import COMPILED
-from actorcritic.runners.session import EpisodeTable
+from actorcritic.runners.session import EpisodeTable, Report
 from actorcritic.runs import Evaluated, Run
 from actorcritic.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.types import UserError
@@ -77,6 +77,7 @@ class Comparison:
     runs: dict[str, Run]
     thresholds: tuple[float, ...]
     command: str | None = None
+    failed_runs: dict[str, Run] = field(default_factory=dict)  # variants without a seed left
 
     @classmethod
     def of(
@@ -107,7 +108,12 @@ class Comparison:
         if title is None:
             names = dict.fromkeys(run.algorithm.name for run in every)
             title = f"{', '.join(names)} on {about[0].environment_name}"
-        comparison = cls(title, named, _numbers(thresholds), command)
+        left = {label: run for label, run in named.items() if run.trained_seeds}
+        failed = {label: run for label, run in named.items() if not run.trained_seeds}
+        if not left:
+            reasons = " ".join(f"{label}: {_first_failure(run)}" for label, run in failed.items())
+            raise UserError(f"There is nothing to compare: every variant failed. {reasons}")
+        comparison = cls(title, left, _numbers(thresholds), command, failed)
         comparison.scores  # noqa: B018 — whatever is wrong with them, it is said at once
         return comparison
 
@@ -119,7 +125,14 @@ class Comparison:
 
     @cached_property
     def seeds(self) -> dict[str, tuple[int, ...]]:
-        return {label: tuple(sorted(run.seeds)) for label, run in self.runs.items()}
+        """Those that each variant is scored by: without the ones that failed."""
+        return {label: tuple(sorted(run.trained_seeds)) for label, run in self.runs.items()}
+
+    @cached_property
+    def failures(self) -> dict[str, Run]:
+        """The variants that failed on a seed or more."""
+        every = self.runs | self.failed_runs
+        return {label: run for label, run in every.items() if run.failed}
 
     @property
     def environment(self) -> str:
@@ -141,9 +154,9 @@ class Comparison:
             what = f"{done.returns.shape[1]:,} {kind} episodes"
             return f"mean return of {what} after {run.total_steps:,} steps"
         fewest = min(
-            int((run.episodes.seed == seed).sum())
-            for run in self.runs.values()
-            for seed in run.seeds
+            int((self.episodes[label].seed == seed).sum())
+            for label, seeds in self.seeds.items()
+            for seed in seeds
         )
         at_most = "at most " * (fewest < LAST_EPISODES)
         return (
@@ -155,14 +168,16 @@ class Comparison:
     def scores(self) -> dict[str, Float[np.ndarray, " S"]]:
         """The score of each seed, in the order of `seeds`."""
         return {
-            label: np.array([_score(run, seed, label) for seed in self.seeds[label]])
+            label: np.array(
+                [_score(run, self.episodes[label], seed, label) for seed in self.seeds[label]]
+            )
             for label, run in self.runs.items()
         }
 
     @cached_property
     def window(self) -> int:
         """How many episodes are averaged where a learning curve is smoothed."""
-        return statistics.smoothing_window(list(self._episodes.values()))
+        return statistics.smoothing_window(list(self.episodes.values()))
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
@@ -187,7 +202,7 @@ class Comparison:
         """The area under each seed's learning curve, as its mean height."""
         return {
             label: statistics.area_under_curve(
-                self._episodes[label], self.seeds[label], run.total_steps, self.window
+                self.episodes[label], self.seeds[label], run.total_steps, self.window
             )
             for label, run in self.runs.items()
         }
@@ -215,7 +230,7 @@ class Comparison:
         ]
 
     def _until(self, threshold: float, label: str) -> Until:
-        table, run = self._episodes[label], self.runs[label]
+        table, run = self.episodes[label], self.runs[label]
         seeds = self.seeds[label]
         found = statistics.steps_until(table, seeds, threshold, self.window)
         ended = np.array([(table.seed == seed).sum() for seed in seeds])
@@ -231,8 +246,14 @@ class Comparison:
         )
 
     @cached_property
-    def _episodes(self) -> dict[str, EpisodeTable]:
-        return {label: run.episodes for label, run in self.runs.items()}
+    def episodes(self) -> dict[str, EpisodeTable]:
+        """The training episodes of the seeds that are scored."""
+        found = {}
+        for label, run in self.runs.items():
+            table = run.episodes
+            mine = np.isin(table.seed, self.seeds[label])
+            found[label] = EpisodeTable(*(column[mine] for column in table))
+        return found
 
     # ------------------------------------------------------------------------ in words
 
@@ -241,8 +262,21 @@ class Comparison:
         """One sentence: which variant scored highest, by how much, and how sure that is.
 
         One variant is called better only where the intervals of its differences from every other
-        one exclude 0.
+        one exclude 0. A second sentence names the variants that failed.
         """
+        return f"{self._verdict} {self.failed}".rstrip()
+
+    @property
+    def failed(self) -> str:
+        """Which variants diverged, and on how many seeds; "" where none did."""
+        said = [
+            f"{label} on {len(run.failed)} of {len(run.seeds)} seeds"
+            for label, run in self.failures.items()
+        ]
+        return f"Diverged, and not scored: {_and(said)}." if said else ""
+
+    @property
+    def _verdict(self) -> str:
         few = [label for label, seeds in self.seeds.items() if len(seeds) < FEWEST_SEEDS]
         if few:
             return (
@@ -300,6 +334,8 @@ class Comparison:
     def tables(self) -> list[Table]:
         """Everything as text. Which tables there are depends on what is known."""
         tables = [self._scores_table()]
+        if self.failures:
+            tables.append(self._failures_table())
         if len(self.runs) > 1:
             tables.append(self._against_table())
         if any(np.isfinite(areas).any() for areas in self.areas.values()):
@@ -331,6 +367,16 @@ class Comparison:
             f"{self.how_many} {self._how_scored} {self._how_sure}"
         )
         return Table("scores", "Scores", columns, tuple(rows), note)
+
+    def _failures_table(self) -> Table:
+        rows = [
+            (label, str(seed), why)
+            for label, run in self.failures.items()
+            for seed, why in sorted(run.failed.items())
+        ]
+        note = "These seeds are in no score: where many fail, a score is of the lucky ones."
+        columns = ("variant", "failed seed", "how")
+        return Table("failures", "Failed", columns, tuple(rows), note)
 
     def _against_table(self) -> Table:
         found = {label: self.against(label, self.reference) for label in list(self.runs)[1:]}
@@ -438,7 +484,7 @@ class Comparison:
 
     def plot(self, path: str | Path) -> Path:
         """Draw returns and episode lengths of all; the ending of `path` says PNG or SVG."""
-        curves = list(self._episodes.items())
+        curves = list(self.episodes.items())
         figure = plots.returns_and_lengths(curves, self.title, self.thresholds)
         return plots.save(figure, Path(path))
 
@@ -506,6 +552,7 @@ class Comparison:
                 "interval": f"95 %, percentile bootstrap over seeds, {RESAMPLES} draws",
                 "verdict": self.verdict,
                 "variants": variants,
+                "failed": {label: run.failed for label, run in self.failures.items()},
                 "against_reference": against,
                 "until_threshold": until,
             }
@@ -568,19 +615,19 @@ def _check(every: Sequence[_About]) -> None:
         if not run.finished:
             where = f" Finish it: actorcritic resume {run.out}" if run.out is not None else ""
             raise UserError(
-                f"{_name(run)} is not finished, or still being trained; only finished runs can be "
+                f"{run.name} is not finished, or still being trained; only finished runs can be "
                 f"compared.{where}"
             )
         if len(set(run.seeds)) < len(run.seeds):
             raise UserError(
-                f"{_name(run)} has a seed twice: {list(run.seeds)}. The same seed is the same "
+                f"{run.name} has a seed twice: {list(run.seeds)}. The same seed is the same "
                 "result, not more evidence; leave the repeated one out."
             )
         done = run.final_evaluation
-        if done is not None and sorted(done.seeds) != sorted(run.seeds):
+        if done is not None and sorted(done.seeds) != sorted(run.trained_seeds):
             raise UserError(
-                f"{_name(run)} was evaluated with seeds {list(done.seeds)} but trained with "
-                f"{list(run.seeds)}. Train it again, or restore its evaluation.json."
+                f"{run.name} was evaluated with seeds {list(done.seeds)} but trained with "
+                f"{list(run.trained_seeds)}. Train it again, or restore its evaluation.json."
             )
     for about in every[1:]:
         if not _same_environment(every[0], about):
@@ -590,13 +637,13 @@ def _check(every: Sequence[_About]) -> None:
                 f"These runs are of different environments, {' and '.join(names)}{same}. Compare "
                 "runs of one environment."
             )
-        _check_definition(runs[0], about.run)
+        _check_definition(next((run for run in runs if run.trained_seeds), runs[0]), about.run)
     for i, one in enumerate(every):
         for other in every[:i]:
             shared = sorted({*one.run.seeds} & {*other.run.seeds})
             if shared and _same_training(one, other):
                 raise UserError(
-                    f"{_name(other.run)} and {_name(one.run)} are of the same configuration and "
+                    f"{other.run.name} and {one.run.name} are of the same configuration and "
                     f"share the seeds {shared}: the same results twice, not more evidence. Leave "
                     "one out, or train other seeds."
                 )
@@ -607,7 +654,7 @@ def _check_definition(first: Run, run: Run) -> None:
 
     def differ(what: str, one: str, other: str, advice: str) -> UserError:
         return UserError(
-            f"The scores of {_name(first)} and {_name(run)} are not defined alike: {what} "
+            f"The scores of {first.name} and {run.name} are not defined alike: {what} "
             f"{one} and {other}. {advice}"
         )
 
@@ -615,6 +662,8 @@ def _check_definition(first: Run, run: Run) -> None:
         steps = f"{first.total_steps:,}", f"{run.total_steps:,}"
         raise differ("total_steps are", *steps, "Train both for as many.")
     a, b = first.final_evaluation, run.final_evaluation
+    if not first.trained_seeds or not run.trained_seeds:
+        return  # one that failed on every seed has no score to be defined
     if a is None or b is None:
         if a is not b:
             words = ["not evaluated" if done is None else "evaluated" for done in (a, b)]
@@ -626,10 +675,6 @@ def _check_definition(first: Run, run: Run) -> None:
     if a.returns.shape[1] != b.returns.shape[1]:
         words = [f"{done.returns.shape[1]:,} episodes" for done in (a, b)]
         raise differ("their evaluations have", words[0], words[1], "Evaluate as many of each.")
-
-
-def _name(run: Run) -> str:
-    return str(run.out) if run.out is not None else run.label
 
 
 def _same_environment(a: _About, b: _About) -> bool:
@@ -691,8 +736,9 @@ def _together(runs: Sequence[Run]) -> Run:
         learners=None,
         steps_per_second=len(seeds) * first.total_steps / sum(seconds),
         final_evaluation=evaluation,
+        failed={seed: why for run in runs for seed, why in run.failed.items()},
         warnings=[warning for run in runs for warning in run.warnings],
-        reports=[report for run in runs for report in run.reports],
+        reports=[Report(run.metrics, run.episodes, 0.0) for run in runs],
         stored=None if first.stored is None else first.stored | {"seeds": list(seeds)},
     )
 
@@ -727,16 +773,19 @@ def _labels(every: Sequence[_About]) -> list[str]:
 # ---------------------------------------------------------------------------- parts
 
 
+def _first_failure(run: Run) -> str:
+    return next(iter(run.failed.values()), "")
+
+
 def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def _score(run: Run, seed: int, label: str) -> float:
+def _score(run: Run, table: EpisodeTable, seed: int, label: str) -> float:
     done = run.final_evaluation
     if done is not None:
         returns = done.returns[done.seeds.index(seed)]
     else:
-        table = run.episodes
         returns = table.returns[table.seed == seed][-LAST_EPISODES:]
     if not len(returns):
         raise UserError(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import gymnasium
 import jax
 
-from actorcritic import hyperparameters, spaces
+from actorcritic import hyperparameters, spaces, words
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import algorithm_named
 from actorcritic.envs import COMPILED, compiled_environment
@@ -122,8 +122,17 @@ def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEn
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """What a file of a run or study holds; a stranger's text, without control characters."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {words.printable(name): cleaned(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [cleaned(part) for part in value]
+        return words.printable(value) if isinstance(value, str) else value
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return cleaned(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
@@ -199,7 +208,7 @@ def resolve_environment(
             environment, vectorization=vectorization, autoreset=autoreset, options=options
         )
     except UserError as error:  # Gymnasium's names are not the only ones
-        hint = hyperparameters.nearest(environment, COMPILED) if type(environment) is str else ""
+        hint = words.nearest(environment, COMPILED) if type(environment) is str else ""
         if host or not hint or "Did you mean" in str(error):
             raise
         raise UserError(f"{error}{hint}") from None

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from actorcritic.runners.session import Report
+from actorcritic.words import printable
 
 LINES_EVERY = 10.0  # seconds, where there is no terminal to redraw
 
@@ -27,20 +28,20 @@ class TrainingDisplay:
 
     def __init__(self, title: str, total_steps: int, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._title, self._total = title, total_steps
+        self._title, self._total = printable(title), total_steps
         self._earlier = self._done = 0
         self._seconds = 0.0
         self._returns = np.zeros(0)
         self._last_line = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=self.console,
             transient=True,
         )
-        self._task = self._bar.add_task(title, total=total_steps, numbers="compiling …")
+        self._task = self._bar.add_task(self._title, total=total_steps, numbers="compiling …")
 
     def __enter__(self) -> TrainingDisplay:
         if self.console.is_terminal:
@@ -69,19 +70,19 @@ class TrainingDisplay:
         self._bar.update(self._task, completed=self._done, numbers=numbers)
         if not self.console.is_terminal and time.monotonic() - self._last_line > LINES_EVERY:
             self._last_line = time.monotonic()
-            self.console.print(f"{self._title}: {self._done:,} of {self._total:,} steps, {numbers}")
+            self.say(f"{self._title}: {self._done:,} of {self._total:,} steps, {numbers}")
 
     def now(self, title: str) -> None:
         """What of a larger whole is trained from here on."""
-        self._title, self._returns = title, np.zeros(0)
-        self._bar.update(self._task, description=title)
+        self._title, self._returns = printable(title), np.zeros(0)
+        self._bar.update(self._task, description=self._title)
 
     def say_what(self, activity: str) -> None:
         """What goes on beside training, shown in the place of its numbers."""
         self._bar.update(self._task, numbers=activity)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def _numbers(self) -> str:
         rate = (self._done - self._earlier) / max(self._seconds, 1e-9)

@@ -9,15 +9,13 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 
-from actorcritic.runners.session import MetricTable
+from actorcritic.runners.session import EPISODIC, MetricTable
 from actorcritic.spaces import has_mask
 from actorcritic.types import EnvSpec
 
 GRACE = 20  # first updates, which look odd in any training
 WINDOW = 20  # updates at least, and …
 SHARE = 0.05  # … this share of the training: small batches make metrics that jump about
-
-EPISODIC = ("return", "length")  # NaN where no episode ended, which is no harm
 
 # The limits below were set on PPO, A2C and REINFORCE learning the classic-control tasks: none of
 # those runs reaches them. There, gradients of 400 times max_grad_norm are common and harmless.
@@ -36,7 +34,6 @@ class Finding(NamedTuple):
     kind: str
     seed: int
     text: str
-    fatal: bool  # the training cannot recover
 
 
 class _Rule(NamedTuple):
@@ -95,13 +92,22 @@ class Diagnosis:
             getattr(algorithm, "max_grad_norm", None),
         )
 
+    def diverged(self, table: MetricTable) -> list[Finding]:
+        """Seeds whose metrics stopped being finite in `table`, which no training recovers from."""
+        found = []
+        for seed in np.unique(table.seed).tolist():
+            rows = table.seed == seed
+            found += self._diverged(
+                seed, table.update[rows], table.step[rows], table.names, table.values[rows]
+            )
+        return found
+
     def look(self, table: MetricTable) -> list[Finding]:
-        """What has gone wrong since the last look; `table` goes on where the last one ended."""
+        """What else has gone wrong since the last look; `table` goes on where that one ended."""
         found = []
         for seed in np.unique(table.seed).tolist():
             rows = np.flatnonzero(table.seed == seed)
             update, step, values = table.update[rows], table.step[rows], table.values[rows]
-            found += self._diverged(seed, update, step, table.names, values)
             high, late = self._high_returns(seed, table.names, values), update > GRACE
             new: tuple[np.ndarray, ...] = (update[late], step[late], high[late], values[late])
             if seed in self._recent:
@@ -131,7 +137,7 @@ class Diagnosis:
             f"{', '.join(which)}. Start again with a lower learning_rate; if rewards or "
             "observations are large, with normalize_reward or normalize_observation as well."
         )
-        return [Finding("diverged", seed, text, fatal=True)]
+        return [Finding("diverged", seed, text)]
 
     def _high_returns(
         self, seed: int, names: tuple[str, ...], values: Float[np.ndarray, "n m"]
@@ -180,7 +186,7 @@ class Diagnosis:
                     when=f"updates {update[start[i]]:,} to {update[i]:,}, up to step {step[i]:,}",
                     progress=step[i] / self._total_steps,
                 )
-                found.append(Finding(rule.kind, seed, f"Seed {seed}: {text}", fatal=False))
+                found.append(Finding(rule.kind, seed, f"Seed {seed}: {text}"))
         # One row more than the last window has shows that the next one is full.
         keep = max(0, int(start[-1]) - 1)
         self._recent[seed] = (update[keep:], step[keep:], high[keep:], values[keep:])

@@ -14,7 +14,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,16 +26,25 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from actorcritic import checkpoints, configuration, hyperparameters, pages, plots, statistics
+from actorcritic import checkpoints, configuration, files, hyperparameters, pages, plots, statistics
 from actorcritic.algorithms.presets import DEFAULT_STEPS, algorithm_named, preset
 from actorcritic.comparison import Comparison
 from actorcritic.console import TrainingDisplay
 from actorcritic.envs.host import HostEnvironment
-from actorcritic.runs import Run, prepare_jax, read_evaluation, read_run, restore_from
+from actorcritic.runs import Run, prepare_jax, read_run, restore_from
 from actorcritic.search import FORMS, Choice, Method, Range, ask_optuna, draw
-from actorcritic.training import Options, Training, check_numbers, folder_of_its_own, interruptible
+from actorcritic.training import (
+    Interruption,
+    Options,
+    Training,
+    check_empty,
+    check_numbers,
+    folder_of_its_own,
+    interruptible,
+)
 from actorcritic.types import Environment, EnvSpec, UserError
 from actorcritic.webpage import Picture, Section, Table
+from actorcritic.words import printable
 
 STUDY, REPORT = "study.json", "report.html"
 FORMAT = 1
@@ -96,6 +106,11 @@ def _variants(
         else:
             own, algorithm = each.name, each
         label = label or own
+        if label != printable(label) or "\n" in label:
+            raise UserError(
+                f"A variant's name is one line of printable characters; got {label!r}. Give it "
+                "another name."
+            )
         if label in found:
             raise UserError(
                 f"The variant '{label}' is named twice. Variants need different names: give them "
@@ -187,12 +202,14 @@ def train_all(runs: Mapping[str, Run], setting: Setting, title: str) -> None:
         total = sum(run.total_steps * len(run.seeds) for run in missing)
         with (
             TrainingDisplay(title, total, setting.quiet) as display,
-            interruptible() as interrupted,
+            interruptible() as interruption,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
             for note in _notes(missing):
                 display.say(note)
-            _train_groups(list(groups.values()), setting, display, interrupted, pool)
+            _train_groups(list(groups.values()), setting, display, interruption, pool)
+            if interruption.signal == signal.SIGTERM:
+                display.say("SIGTERM came. What was trained is saved; repeat the call to go on.")
     if not all(run.finished for run in runs.values()):
         kept = any(run.out is not None for run in missing)
         raise Stopped("stopped and saved." if kept else "stopped; nothing was kept.")
@@ -202,7 +219,7 @@ def _train_groups(
     groups: list[list[Run]],
     setting: Setting,
     display: TrainingDisplay,
-    interrupted: Callable[[], bool],
+    interruption: Interruption,
     pool: ThreadPoolExecutor,
 ) -> None:
     options = Options(setting.evaluation_episodes, tensorboard=False)
@@ -216,13 +233,13 @@ def _train_groups(
     early = isinstance(setting.environment, Environment)
     waiting = [pool.submit(begin, runs) for runs in groups] if early else []
     for k, runs in enumerate(groups):
-        if interrupted():
+        if interruption():
             break
         names = ", ".join(run.variant for run in runs[:3]) + (" …" if len(runs) > 3 else "")
         display.now(names)
         training = waiting[k].result() if early else begin(runs)
         try:
-            training.go(display, interrupted)
+            training.go(display, interruption)
         finally:
             training.close()
     for future in waiting:
@@ -256,11 +273,9 @@ def _is_finished(run: Run, setting: Setting) -> bool:
             )
     if checkpoints.newest(run.out / "checkpoints") is None:
         return False
-    evaluated = read_evaluation(run.out)
-    if setting.evaluation_episodes and evaluated is None:
-        return False
     restore_from(run.out, run)
-    return run.finished
+    evaluated = run.final_evaluation is not None or not run.trained_seeds
+    return run.finished and (evaluated or not setting.evaluation_episodes)
 
 
 # ------------------------------------------------------------------------------------ the folder
@@ -348,20 +363,22 @@ def study_folder(folder: Path | None, study: Study) -> Iterator[None]:
     if (folder / "run.json").exists():
         raise UserError(f"{folder} already holds a run. Choose another folder for a study.")
     mine = json.loads(json.dumps(study.to_json(folder)))
-    if (folder / STUDY).exists():
+    if not (folder / STUDY).exists():
+        check_empty(folder)
+    else:
         there = configuration.read_json(folder / STUDY)
         if any(there.get(name) != mine[name] for name in ("kind", "title", "about")):
             raise UserError(
                 f"{folder} already holds another study: {there.get('title')}. Choose another "
                 "folder, or repeat that study as it was."
             )
-    with folder_of_its_own(folder, create=True):
+    with folder_of_its_own(folder):
         save_study(folder, study)
         yield
 
 
 def save_study(folder: Path, study: Study) -> None:
-    checkpoints.save_text(folder / STUDY, json.dumps(study.to_json(folder), indent=2))
+    files.write(folder / STUDY, json.dumps(study.to_json(folder), indent=2))
 
 
 # ------------------------------------------------------------------------------------ experiments
@@ -492,11 +509,16 @@ class Sweep:
     confirmation: Comparison
     command: str | None = None
 
+    @property
+    def _every(self) -> dict[str, Run]:
+        """The run of each trial, also of those that failed."""
+        return self.search.runs | self.search.failed_runs
+
     @cached_property
     def points(self) -> dict[str, dict[str, Any]]:
         """What each trial was trained with."""
         found = {}
-        for label, run in self.search.runs.items():
+        for label, run in self._every.items():
             settings = run.configuration()["algorithm"]["hyperparameters"]
             found[label] = {name: settings[name] for name in self.space}
         return found
@@ -516,7 +538,8 @@ class Sweep:
     def verdict(self) -> str:
         best = " ".join(f"{name}={rounded(value)}" for name, value in self.best.items())
         number = len(self.points)
-        return f"Of {number} trials, {best} won. On fresh seeds: {self.confirmation.verdict}"
+        won = f"Of {number} trials, {best} won. {self.search.failed}".rstrip()
+        return f"{won} On fresh seeds: {self.confirmation.verdict}"
 
     def __str__(self) -> str:
         top = self.trials().rows[:5]
@@ -529,11 +552,14 @@ class Sweep:
         """Every trial, the best first."""
         found = self.search.variants
         order = sorted(found, key=lambda label: -found[label].iqm.value)
+        lost = tuple(
+            (label, self._settings(label), "failed", "") for label in self.search.failed_runs
+        )
         write = statistics.figures(*(found[label].worst_score for label in order))
         rows = tuple(
             (
                 label,
-                " ".join(f"{name}={rounded(value)}" for name, value in self.points[label].items()),
+                self._settings(label),
                 write(found[label].iqm.value),
                 write(found[label].worst_score),
             )
@@ -543,10 +569,14 @@ class Sweep:
             f"Score: {self.search.score}; IQM over {self.search.how_many} The best of many is "
             "partly luck: what it is worth is in the confirmation, on other seeds."
         )
-        return Table("trials", "Trials", ("trial", "settings", "IQM", "worst seed"), rows, note)
+        columns = ("trial", "settings", "IQM", "worst seed")
+        return Table("trials", "Trials", columns, (*rows, *lost), note)
+
+    def _settings(self, label: str) -> str:
+        return " ".join(f"{name}={rounded(value)}" for name, value in self.points[label].items())
 
     def sections(self) -> list[Section]:
-        labels, best = list(self.points), self.winner
+        labels, best = list(self.search.variants), self.winner
         scores = np.array([self.search.variants[label].iqm.value for label in labels])
         pictures = []
         for name, where in self.space.items():
@@ -558,7 +588,7 @@ class Sweep:
             pictures.append(Picture(name, f"Score of each trial against {name}", figure))
         first = Section(
             "Search",
-            f"Of {len(labels)} trials, {best} scored highest.",
+            f"Of {len(self.points)} trials, {best} scored highest.",
             pictures=tuple(pictures),
             tables=(self.trials(),),
         )
@@ -569,7 +599,9 @@ class Sweep:
             "trials": {
                 label: {
                     "settings": self.points[label],
-                    "scores": self.search.scores[label].tolist(),
+                    "scores": self.search.scores[label].tolist()
+                    if label in self.search.scores
+                    else None,  # it failed
                 }
                 for label in self.points
             },
@@ -645,7 +677,10 @@ def sweep(
         runs.update(batch)
         known |= {run.algorithm: label for label, run in batch.items()}
         found = Comparison.of(runs, thresholds=()).variants
-        return [found[known[each]].iqm.value for each in settled]
+        lowest = min(variant.iqm.value for variant in found.values())
+        return [  # what failed is as bad as the worst that did not
+            found[known[each]].iqm.value if known[each] in found else lowest for each in settled
+        ]
 
     with study_folder(folder, Study("sweep", title, command, [], about)):
         if method == "optuna":
@@ -653,7 +688,7 @@ def sweep(
         else:
             score(draw(space, trials, method, seed))
         tried = Comparison.of(runs, thresholds=()).variants
-        best = max(runs, key=lambda name: tried[name].iqm.value)
+        best = max(tried, key=lambda name: tried[name].iqm.value)
         fresh = replace(setting, seeds=tuple(range(seed + seeds, seed + seeds + confirm_seeds)))
         settled = {label: plain}
         if runs[best].algorithm != plain:

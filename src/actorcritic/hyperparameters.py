@@ -7,14 +7,13 @@ leaves, so a sweep over them needs no recompilation; everything else is static.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 
 from actorcritic.types import UserError
+from actorcritic.words import nearest
 
 T = TypeVar("T", bound=type)
 
@@ -32,14 +31,6 @@ def hyperparameters(cls: T) -> T:
     leaves = [f.name for f in dataclasses.fields(cls) if kinds[f.name] in (float, float | None)]
     static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]
     return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=static)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as " Did you mean 'gamma'?", or nothing when no known name is near."""
-    known = list(known)
-    by_lower = {k.lower(): k for k in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return f" Did you mean '{by_lower[found[0]]}'?" if found else ""
 
 
 def replace(settings: Any, **changes: Any) -> Any:

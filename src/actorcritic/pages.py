@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actorcritic import checkpoints, plots, statistics
+from actorcritic import files, plots, statistics
 from actorcritic.webpage import Picture, Section, Table, write
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def section(comparison: Comparison, title: str | None = None) -> Section:
     """The pictures and tables of one comparison."""
     shown = _shown(comparison)
     runs = {label: comparison.runs[label] for label in shown}
-    episodes = [(label, run.episodes) for label, run in runs.items()]
+    episodes = [(label, comparison.episodes[label]) for label in shown]
     pictures = []
     if any(len(table.step) for _, table in episodes):
         figure = plots.returns_and_lengths(episodes, "", comparison.thresholds)
@@ -88,7 +88,7 @@ def _details(comparison: Comparison, warned: Mapping[str, Sequence[str]]) -> lis
     """How the variants differ, everything they were set to, and what looked wrong."""
     settings = {
         label: {"algorithm": data["name"]} | data["hyperparameters"]
-        for label, run in comparison.runs.items()
+        for label, run in (comparison.runs | comparison.failed_runs).items()
         for data in [run.configuration()["algorithm"]]
     }
     names = list(dict.fromkeys(name for each in settings.values() for name in each))
@@ -144,5 +144,5 @@ def publish(
         versions["devices"] = ", ".join(devices)
     versions.setdefault("actorcritic", importlib.metadata.version("actorcritic"))
     write(path, title, sections, command=command, versions=versions, summary=summary)
-    checkpoints.save_text(path.with_suffix(".json"), json.dumps(data, indent=1))
+    files.write(path.with_suffix(".json"), json.dumps(data, indent=1))
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import gymnasium
 import jax
 import numpy as np
 
+from actorcritic import files
 from actorcritic.envs import (
     Acrobot,
     AsGymnasium,
@@ -150,14 +152,14 @@ def _write_gif(path: Path, frames: list[np.ndarray], rate: float) -> None:
     keep = max(1, round(rate / 30))
     pictures = [Image.fromarray(np.asarray(frame, np.uint8)) for frame in frames[::keep]]
     pictures = [p.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for p in pictures]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pictures[0].save(
-            path,
-            save_all=True,
-            append_images=pictures[1:],
-            loop=0,
-            duration=max(20, round(1000 * keep / rate / 10) * 10),
-        )
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+    clip = io.BytesIO()
+    pictures[0].save(
+        clip,
+        format="GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        loop=0,
+        duration=max(20, round(1000 * keep / rate / 10) * 10),
+    )
+    files.make_folder(path.parent)
+    files.write(path, clip.getvalue())

@@ -8,16 +8,16 @@ that draws it. Matplotlib is imported where it is used: it would slow every star
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic import files
 from actorcritic.runners.session import EpisodeTable, MetricTable
 from actorcritic.statistics import iqm, rolling_mean, smoothed_curve, smoothing_window
 from actorcritic.types import UserError
@@ -109,27 +109,10 @@ def save(figure: Figure, path: Path) -> Path:
     path = Path(path)
     kind = _kind(path)
     if kind == "svg":
-        return write(path, svg(figure))
+        return files.write(path, svg(figure))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    return write(path, picture.getvalue())
-
-
-def write(path: Path, picture: bytes) -> Path:
-    """Write a picture's file: as a whole, or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.saving")
-    try:
-        temporary.write_bytes(picture)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"Could not write the picture {path}: {error.strerror}. Choose a folder that can be "
-            "written to."
-        ) from error
-    return path
+    return files.write(path, picture.getvalue())
 
 
 def _kind(path: Path) -> str:

@@ -1,8 +1,9 @@
 """Runs: what a training is and was, in memory or in a folder: evaluate it, load it, draw it.
 
     run.json          the resolved configuration: enough to build the same run again
-    metrics.csv       one row an update (of tiny ones, one row every 8 steps)
-    episodes.csv      one row a finished training episode
+    metrics.csv       one row an update (of tiny ones, one row every 8 steps); of each seed the
+                      first 8,192, then every second, later every fourth, and so on
+    episodes.csv      one row a finished training episode; likewise from 65,536 on
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two
     evaluation.json   the final evaluation;  curve.png: the learning curve
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from actorcritic import checkpoints, configuration, statistics, trackers
@@ -32,6 +34,7 @@ from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import stacked, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 from actorcritic.types import Environment, EnvSpec, UserError
+from actorcritic.words import printable
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,9 @@ class Run:
     finished: bool = False
     final_evaluation: Evaluated | None = None
     variant: str = ""  # what a comparison calls it
+    failed: dict[int, str] = field(default_factory=dict)  # seeds that diverged, and how
     warnings: list[str] = field(default_factory=list)
-    reports: list[Report] = field(default_factory=list, repr=False)  # stretch by stretch
+    reports: list[Report] = field(default_factory=list, repr=False)  # of a run without a folder
     stored: dict[str, Any] | None = field(default=None, repr=False)  # run.json, if only read
 
     @property
@@ -109,13 +113,29 @@ class Run:
         return f"{self.algorithm.name} on {self.spec.id}"
 
     @property
+    def name(self) -> str:
+        """Its folder, or its label where it has none."""
+        return self.label if self.out is None else str(self.out)
+
+    @property
+    def trained_seeds(self) -> tuple[int, ...]:
+        """The seeds that did not fail."""
+        return tuple(seed for seed in self.seeds if seed not in self.failed)
+
+    @property
     def episodes(self) -> EpisodeTable:
-        """Every finished training episode: seed, step, returns, length."""
+        """The finished training episodes: seed, step, returns, length. Read from the folder."""
+        path = None if self.out is None else self.out / trackers.EPISODES
+        if path is not None and path.exists():
+            return trackers.read_episodes(path)
         return EpisodeTable.join([report.episodes for report in self.reports])
 
     @property
     def metrics(self) -> MetricTable:
-        """What every update reported."""
+        """What updates reported. Read from the folder."""
+        path = None if self.out is None else self.out / trackers.METRICS
+        if path is not None and path.exists():
+            return trackers.read_metrics(path)
         return MetricTable.join([report.metrics for report in self.reports])
 
     def configuration(self) -> dict[str, Any]:
@@ -129,35 +149,53 @@ class Run:
     def evaluate(
         self, episodes: int = 100, *, deterministic: bool = True, seed: int = EVALUATION_SEED
     ) -> Evaluated:
-        """Complete episodes with the parameters as they are; statistics stay frozen."""
+        """Complete episodes with the parameters as they are; statistics stay frozen.
+
+        Seeds that failed in the training are left out. Raises UserError where none is left.
+        """
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
-        algorithms = [self.algorithm] * len(self.seeds)
-        evaluate = evaluator(algorithms, self.environment, self.learners, episodes, deterministic)
-        result = evaluate(self.learners, [seed + s for s in self.seeds])
-        return Evaluated(self.seeds, result.returns, result.lengths, deterministic)
+        seeds = self.trained_seeds
+        if not seeds:
+            raise UserError(f"{self.name} cannot be evaluated: {' '.join(self.failed.values())}")
+        kept = [self.seeds.index(s) for s in seeds]
+        learners = rows_of(self.learners, kept)
+        check_finite(learners, seeds, self.name)
+        algorithms = [self.algorithm] * len(seeds)
+        evaluate = evaluator(algorithms, self.environment, learners, episodes, deterministic)
+        result = evaluate(learners, [seed + s for s in seeds])
+        return Evaluated(seeds, result.returns, result.lengths, deterministic)
 
     def policy(self, seed: int | None = None) -> Policy:
         """The trained policy of a seed; by default the best, by final evaluation."""
         chosen, why = self._choose(seed)
         if seed is None and len(self.seeds) > 1:
-            print(f"Using seed {chosen}, {why}.", file=sys.stderr)
+            print(printable(f"Using seed {chosen}, {why}."), file=sys.stderr)
         learner = jax.tree.map(lambda x: x[self.seeds.index(chosen)], self.learners)
+        check_finite(jax.tree.map(lambda x: x[None], learner), (chosen,), self.name)
         return Policy(self.algorithm, learner, self.spec)
 
     def _choose(self, seed: int | None) -> tuple[int, str]:
         if seed is not None:
             if seed not in self.seeds:
                 raise UserError(f"This run has no seed {seed}; it has {list(self.seeds)}.")
+            if seed in self.failed:
+                raise UserError(f"{self.name} has no policy of this seed. {self.failed[seed]}")
             return seed, "as asked"
         if self.final_evaluation is not None:
             return self.final_evaluation.best_seed, "the best by final evaluation"
-        last = [self._last_returns(s) for s in self.seeds]
-        return self.seeds[int(np.argmax(last))], "the best by its last 100 training episodes"
-
-    def _last_returns(self, seed: int) -> float:
-        returns = self.episodes.returns[self.episodes.seed == seed][-100:]
-        return float(returns.mean()) if len(returns) else -np.inf
+        seeds = self.trained_seeds
+        if not seeds:
+            raise UserError(f"{self.name} has no policy: {' '.join(self.failed.values())}")
+        if len(seeds) == 1:
+            return seeds[0], "the only one" if len(self.seeds) == 1 else "the only one left"
+        try:
+            table = self.episodes
+        except UserError as error:  # a policy needs no table; which is best is a smaller question
+            return seeds[0], f"the first, because the best cannot be told: {error}"
+        last = [table.returns[table.seed == s][-100:] for s in seeds]
+        means = [float(returns.mean()) if len(returns) else -np.inf for returns in last]
+        return seeds[int(np.argmax(means))], "the best by its last 100 training episodes"
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
@@ -195,14 +233,14 @@ def open_run(
 
 
 def restore_from(out: Path, run: Run) -> None:
-    """Fill a run with what its folder holds: learners, tables, evaluation, warnings."""
+    """Fill a run with what its folder holds: learners, evaluation, warnings."""
     restore_learners(run)
-    run.reports, run.warnings = read_tables(out), _read_warnings(out)
+    run.warnings = _read_warnings(out)
 
 
 def _read_warnings(out: Path) -> list[str]:
     path = out / WARNINGS
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return printable(path.read_text(encoding="utf-8")).splitlines() if path.exists() else []
 
 
 def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) -> Policy:
@@ -219,8 +257,6 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
     restore_learners(run)
-    if run.final_evaluation is None and seed is None and len(run.seeds) > 1:
-        run.reports = read_tables(out)
     return run.policy(seed)
 
 
@@ -235,11 +271,10 @@ def read_run(path: str | Path) -> Run:
     name = _NameOnly(data["algorithm"]["name"])
     seeds, total_steps = tuple(data["seeds"]), data["total_steps"]
     run = Run(name, world, seeds, total_steps, out, stored=data)  # type: ignore[arg-type]
-    run.reports, run.warnings = read_tables(out), _read_warnings(out)
-    run.final_evaluation = read_evaluation(out)
+    run.warnings, run.final_evaluation = _read_warnings(out), read_evaluation(out)
     if checkpoints.newest(out / "checkpoints") is not None:
         _, about = checkpoints.load(out / "checkpoints", (), warn, partial=True)
-        run.finished = min(about["steps"]) >= total_steps
+        restore_progress(run, about)
     return run
 
 
@@ -269,8 +304,41 @@ def restore_learners(run: Run) -> None:
     like = jax.eval_shape(jax.vmap(lambda key: run.algorithm.init(key, run.spec)), keys)
     state, about = checkpoints.load(run.out / "checkpoints", _Learners(like), warn, partial=True)
     run.learners = state.learner
-    run.finished = min(about["steps"]) >= run.total_steps
+    restore_progress(run, about)
     run.final_evaluation = read_evaluation(run.out)
+
+
+def restore_progress(run: Run, about: dict[str, Any]) -> None:
+    """How far a run is, and which of its seeds failed, as a checkpoint says it."""
+    run.failed = {int(seed): why for seed, why in about.get("failed", {}).items()}
+    steps = dict(zip(run.seeds, about["steps"], strict=True))
+    run.finished = all(steps[seed] >= run.total_steps for seed in run.trained_seeds)
+
+
+def rows_of(tree: Any, rows: Sequence[int]) -> Any:
+    """Some entries of a tree whose leaves lead with all."""
+    return jax.tree.map(lambda x: x[np.asarray(rows, int)], tree)
+
+
+def finite(learners: Any) -> np.ndarray:
+    """Which learners, of a tree whose leaves lead with [S], have finite parameters."""
+    found = []
+    for leaf in jax.tree.leaves(getattr(learners, "params", learners)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            found.append(np.isfinite(np.asarray(leaf, np.float32)).reshape(len(leaf), -1).all(1))
+    return np.all(found, axis=0)
+
+
+def check_finite(learners: Any, seeds: Sequence[int], name: str) -> None:
+    """UserError where a policy would act by numbers that are not finite."""
+    bad = [seed for seed, good in zip(seeds, finite(learners), strict=True) if not good]
+    if bad:
+        which = ", ".join(map(str, bad))
+        raise UserError(
+            f"{name} has parameters that are not finite (seed {which}): the training diverged, and "
+            "such a policy decides nothing. Train again with a lower learning_rate, or choose "
+            "another seed."
+        )
 
 
 def read_evaluation(out: Path) -> Evaluated | None:
@@ -285,15 +353,6 @@ def read_evaluation(out: Path) -> Evaluated | None:
         )
     returns, lengths = np.asarray(data["returns"]), np.asarray(data["lengths"])
     return Evaluated(tuple(data["seeds"]), returns, lengths, bool(data.get("deterministic", True)))
-
-
-def read_tables(out: Path) -> list[Report]:
-    """What the training wrote so far; a training killed at its start has written nothing."""
-    metrics, episodes = out / trackers.METRICS, out / trackers.EPISODES
-    if not metrics.exists():
-        return []
-    ended = trackers.read_episodes(episodes) if episodes.exists() else EpisodeTable.join([])
-    return [Report(trackers.read_metrics(metrics), ended, 0.0)]
 
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -311,7 +370,7 @@ def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def warn(text: str) -> None:
-    print(f"Warning: {text}", file=sys.stderr)
+    print(printable(f"Warning: {text}"), file=sys.stderr)
 
 
 def prepare_jax() -> None:

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actorcritic.checkpoints import save_text
+from actorcritic import files
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 from actorcritic.types import UserError
+from actorcritic.words import printable
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
 
@@ -34,10 +35,11 @@ class Sink(Protocol):
 
 
 class CsvWriter:
-    """Appends every update to `metrics.csv` and every finished episode to `episodes.csv`.
+    """Appends updates to `metrics.csv` and finished episodes to `episodes.csv`.
 
     Nothing is held back: what `write` was given is in the files when it returns. Metrics are
-    kept to float32's precision, returns to float64's.
+    kept to float32's precision, returns to float64's. Which rows there are in long trainings is
+    for `session.Thinned` to say.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,7 +93,7 @@ def truncate_after(
             header, body = _text(path)
             rows = body.splitlines(keepends=True)
             keep = _until(path, header, body, column, dict(zip(seeds, last, strict=True)))
-            save_text(path, f"{header}\n{''.join(compress(rows, keep))}")
+            files.write(path, f"{header}\n{''.join(compress(rows, keep))}")
 
 
 def _until(path: Path, header: str, body: str, column: str, last: Mapping[int, int]) -> list[bool]:
@@ -120,8 +122,7 @@ def _append(path: Path, names: Sequence[str], template: str, columns: Sequence[n
     csv.writer(line, lineterminator="\n").writerow(names)
     header = line.getvalue().encode()
     try:
-        path.touch()
-        with open(path, "r+b") as file:
+        with files.opened(path) as file:
             there = file.readline()
             if not there.endswith(b"\n"):  # a new file, or one cut short at once
                 file.seek(0)
@@ -190,7 +191,7 @@ def _parsed(path: Path, body: str, columns: Sequence[int] | None = None) -> np.n
 def _read(path: Path, *expected: str) -> tuple[list[str], np.ndarray]:
     path = Path(path)
     header, body = _text(path)
-    names = next(csv.reader([header]), [])
+    names = [printable(name) for name in next(csv.reader([header]), [])]
     if tuple(names[: len(expected)]) != expected:
         raise UserError(
             f"Expected the columns {','.join(expected)} in {path}; got {header or 'none'!r}. Name "

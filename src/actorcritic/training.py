@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actorcritic import checkpoints, configuration, hyperparameters, trackers
+from actorcritic import checkpoints, configuration, files, hyperparameters, trackers
 from actorcritic.algorithms.presets import preset
 from actorcritic.console import TrainingDisplay
 from actorcritic.diagnosis import Diagnosis
 from actorcritic.envs.host import Autoreset
+from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session, Thinned
 from actorcritic.runs import (
     EVALUATION_SEED,
     WARNINGS,
@@ -34,14 +35,20 @@ from actorcritic.runs import (
     Evaluator,
     Run,
     evaluator,
+    finite,
     open_run,
     prepare_jax,
-    read_tables,
+    restore_progress,
+    rows_of,
     warn,
 )
 from actorcritic.types import Environment, UserError
 
 CHUNK_SECONDS = 0.3  # between two looks at the training
+NOT_FINITE = (
+    "the training diverged: its parameters are no longer finite. Start again with a lower "
+    "learning_rate."
+)
 
 
 def train(
@@ -98,19 +105,9 @@ def train(
         total_steps,
         Path(out) if out is not None else None,
     )
-    if run.out is not None and (run.out / "run.json").exists():
-        raise UserError(
-            f"{run.out} already holds a run. Choose another folder, or go on with it: "
-            f"actorcritic resume {run.out}"
-        )
     options = Options(evaluation_episodes, checkpoint_seconds, wandb, wandb_offline)
-    with folder_of_its_own(run.out, create=True):
-        try:
-            return _alone(run, options, quiet)
-        except BaseException:
-            if run.out is not None and checkpoints.newest(run.out / "checkpoints") is None:
-                _discard(run.out)
-            raise
+    with new_folder(run.out):
+        return _alone(run, options, quiet)
 
 
 def resume(
@@ -130,7 +127,8 @@ def resume(
     """
     prepare_jax()
     check_numbers(1, 0, total_steps, evaluation_episodes, checkpoint_seconds)
-    with folder_of_its_own(Path(path), create=False):
+    configuration.read(Path(path))  # before a lock is left in a folder that is no run's
+    with folder_of_its_own(Path(path)):
         run = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if total_steps is not None:
             run.total_steps = total_steps
@@ -151,18 +149,21 @@ def _alone(run: Run, options: Options, quiet: bool) -> Run:
     """Train one run to its end, or to Ctrl-C."""
     training = Training([run], options)
     total = run.total_steps * len(run.seeds)
-    try:
-        # From here on Ctrl-C saves: also while the program is compiled, before the first step.
-        with TrainingDisplay(run.label, total, quiet) as display, interruptible() as interrupted:
-            if isinstance(training.session, HostSession) and run.out is not None:
-                display.say(RESUME_NOTE)
-            for note in configuration.notes(run.algorithm, run.spec):
-                display.say(f"Note: {note}")
-            training.go(display, interrupted)
-    finally:
-        training.close()
-    if run.out is not None:
-        run.plot(run.out / "curve.png")
+    # From here on Ctrl-C saves: also while the program is compiled, before the first step.
+    with interruptible() as interruption:
+        try:
+            with TrainingDisplay(run.label, total, quiet) as display:
+                if isinstance(training.session, HostSession) and run.out is not None:
+                    display.say(RESUME_NOTE)
+                for note in configuration.notes(run.algorithm, run.spec):
+                    display.say(f"Note: {note}")
+                training.go(display, interruption)
+        finally:
+            training.close()
+        if run.out is not None:
+            run.plot(run.out / "curve.png")
+            if interruption() and interruption.signal == signal.SIGTERM:
+                warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.out}")
     return run
 
 
@@ -190,6 +191,7 @@ class Training:
                 first.algorithm, first.environment, first.seeds, first.total_steps
             )
         self._evaluator = self._prepare_end()
+        self._thinned = [Thinned() for _ in self.runs]
         self._sinks: list[list[trackers.Sink]] = []
 
     def _prepare_end(self) -> Future[Evaluator] | None:
@@ -209,10 +211,10 @@ class Training:
         pool.shutdown(wait=False)
         return future
 
-    def go(self, display: TrainingDisplay, interrupted: Callable[[], bool]) -> None:
-        """Train to the end, or until `interrupted`; then evaluate."""
+    def go(self, display: TrainingDisplay, interruption: Interruption) -> None:
+        """Train to the end, or until an interruption; then evaluate."""
         for run in self.runs:
-            if run.out is not None and not (run.out / "run.json").exists():
+            if run.out is not None and not is_begun(run.out):
                 _save_configuration(run)
         self.session.compile()
         begun = self._restore()
@@ -220,14 +222,20 @@ class Training:
         self._sinks = [_sinks(run, self._options) for run in self.runs]
         if not begun:
             self._save()
-        self._train(display, interrupted)
+        self._train(display, interruption)
         learners = self.session.state.learner
+        self._fail(np.flatnonzero(~finite(learners)).tolist(), display)
         for run, learner in zip(self.runs, self._split(learners), strict=True):
             run.learners, run.finished = learner, self.session.finished
         self._save()
         if self.session.finished and self._evaluator is not None:
             display.say_what("evaluating …")
-            self._evaluate(learners)
+            try:
+                with interruption.at_once():  # everything is saved, so that nothing is lost
+                    self._evaluate(learners)
+            except KeyboardInterrupt:
+                for run in self.runs:
+                    run.finished = run.final_evaluation is not None
 
     def close(self) -> None:
         self.session.close()
@@ -237,42 +245,67 @@ class Training:
     def _train(self, display: TrainingDisplay, interrupted: Callable[[], bool]) -> None:
         looks = [Diagnosis.of(run.algorithm, run.spec, run.total_steps) for run in self.runs]
         saved = time.monotonic()
-        rates: list[tuple[float, int]] = []
+        first, rest = (0.0, 0), (0.0, 0)  # seconds and steps: the first stretch warms up
         stretch = CHUNK_SECONDS * max(1, len(self.runs) // 8)  # each run's files are written to
         while not self.session.finished and not interrupted():
             before = int(self.session.steps.sum())
-            whole = self.session.advance(stretch)
+            whole = self.session.advance(stretch, interrupted)
             gained = int(self.session.steps.sum()) - before
-            rates.append((whole.seconds, gained))
+            if first[0]:
+                rest = rest[0] + whole.seconds, rest[1] + gained
+            else:
+                first = whole.seconds, gained
             display.advance(gained, whole)
+            self._fail(self.session.failures, display)
             reports = self._divide(whole)
-            for run, report, look, sinks in zip(
-                self.runs, reports, looks, self._sinks, strict=True
-            ):
-                run.reports.append(report)
-                for sink in sinks:
-                    sink.write(report)
-                self._warn(run, look.look(report.metrics), display)
+            for k, (run, report, look) in enumerate(zip(self.runs, reports, looks, strict=True)):
+                report = _without(report, run.failed)
+                found = look.diverged(report.metrics)
+                kept = self._thinned[k].of(report)
+                if run.out is None:
+                    run.reports.append(kept)
+                for sink in self._sinks[k]:
+                    sink.write(kept if isinstance(sink, trackers.CsvWriter) else report)
+                for finding in look.look(kept.metrics):
+                    self._warn(run, finding.text, display)
+                for finding in found:
+                    row = self._rows[k].start + run.seeds.index(finding.seed)
+                    self.session.give_up(row, finding.text)
+            self._fail(self.session.failures, display)
             if time.monotonic() - saved >= self._options.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
-        # The first stretch warms up; without a second one it is all there is.
-        kept = rates[1:] or rates
-        if kept:
+        seconds, steps = rest if rest[0] else first
+        if seconds:
             for run in self.runs:
-                run.steps_per_second = sum(s for _, s in kept) / sum(t for t, _ in kept)
+                run.steps_per_second = steps / seconds
 
-    def _warn(self, run: Run, findings: list[Any], display: TrainingDisplay) -> None:
-        for finding in findings:
-            run.warnings.append(finding.text)
-            if run.out is not None:
-                with (run.out / WARNINGS).open("a", encoding="utf-8") as file:
-                    file.write(f"{finding.text}\n")
-            if finding.fatal and len(self.runs) == 1:
-                raise UserError(f"Training stopped: {finding.text}")
-            # Beside others, a run that cannot recover must not cost them their training.
-            which = f"{run.variant}: " if run.variant else ""
-            display.say(f"Warning: {which}{finding.text}")
+    def _fail(self, entries: Iterable[int], display: TrainingDisplay) -> None:
+        """Mark seeds as failed, which is a result; the others are trained on.
+
+        UserError where nothing is left of a run that is trained alone.
+        """
+        for entry in entries:
+            k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
+            run, seed = self.runs[k], self.runs[k].seeds[entry - self._rows[k].start]
+            if seed in run.failed:
+                continue
+            if entry not in self.session.failures:
+                self.session.give_up(entry, f"Seed {seed}: {NOT_FINITE}")
+            run.failed[seed] = self.session.failures[entry]
+            self._warn(run, run.failed[seed], display, alone=not run.trained_seeds)
+            if not run.trained_seeds and len(self.runs) == 1 and not run.variant:
+                raise UserError(f"Training stopped: {run.failed[seed]}")
+
+    def _warn(self, run: Run, text: str, display: TrainingDisplay, *, alone: bool = False) -> None:
+        run.warnings.append(text)
+        if run.out is not None:
+            with files.opened(run.out / WARNINGS) as file:
+                file.seek(0, io.SEEK_END)
+                file.write(f"{text}\n".encode())
+        which = f"{run.variant}: " if run.variant else ""
+        if not alone or run.variant:
+            display.say(f"Warning: {which}{text}")
 
     def _divide(self, whole: Report) -> list[Report]:
         """What each run gets of a stretch of all of them; rows become seeds again."""
@@ -310,36 +343,48 @@ class Training:
     def _save(self) -> None:
         if all(run.out is None for run in self.runs):
             return
-        for run, state in zip(self.runs, self._split(self.session.state), strict=True):
+        states = self._split(self.session.state)
+        for run, state, thinned in zip(self.runs, states, self._thinned, strict=True):
             if run.out is not None:
-                _save(run, state)
+                _save(run, state, thinned)
 
     def _restore(self) -> bool:
         """Set the session to what the runs' folders hold; whether there was anything."""
-        begun = [run for run in self.runs if run.out is not None and _is_begun(run.out)]
-        if not begun:
+        begun = [run.out is not None and is_begun(run.out) for run in self.runs]
+        if not any(begun):
             return False
-        if len(self.runs) == 1:
-            self.session.state = _restore(begun[0], self.session.shapes)
-            _save_configuration(begun[0])
-            return True
-        parts = self._split(self.session.state)
-        for i, run in enumerate(self.runs):
-            if run in begun:
-                like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts[i])
-                parts[i] = _restore(run, like)
-        self.session.state = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        alone = len(self.runs) == 1
+        parts = [self.session.shapes] if alone else self._split(self.session.state)
+        for i in np.flatnonzero(begun).tolist():
+            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts[i])
+            parts[i], self._thinned[i] = _restore(self.runs[i], like)
+            for seed, why in self.runs[i].failed.items():
+                self.session.give_up(self._rows[i].start + self.runs[i].seeds.index(seed), why)
+        if alone:
+            self.session.state = parts[0]
+            _save_configuration(self.runs[0])
+        else:
+            self.session.state = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         return True
 
     def _evaluate(self, learners: Any) -> None:
         assert self._evaluator is not None
         seeds = [EVALUATION_SEED + seed for run in self.runs for seed in run.seeds]
-        result = self._evaluator.result()(learners, seeds)
+        evaluate, entries = self._evaluator.result(), list(range(len(seeds)))
+        if not isinstance(evaluate, CompiledEvaluation):  # that program is of all entries
+            entries = [entry for entry in entries if entry not in self.session.failures]
+            learners, seeds = rows_of(learners, entries), [seeds[entry] for entry in entries]
+        if not entries:
+            return
+        result = evaluate(learners, seeds)
         for run, rows in zip(self.runs, self._rows, strict=True):
-            run.final_evaluation = Evaluated(
-                run.seeds, result.returns[rows], result.lengths[rows], deterministic=True
-            )
-            _save_evaluation(run)
+            mine = [k for k, entry in enumerate(entries) if rows.start <= entry < rows.stop]
+            mine = [k for k in mine if entries[k] not in self.session.failures]
+            if mine:
+                run.final_evaluation = Evaluated(
+                    run.trained_seeds, result.returns[mine], result.lengths[mine], True
+                )
+                _save_evaluation(run)
 
 
 Table = TypeVar("Table", MetricTable, EpisodeTable)
@@ -357,24 +402,66 @@ def _part(table: Table, rows: slice, seeds: Sequence[int]) -> Table:
     return table._replace(**columns)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop after the stretch under way; a second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
+def _without(report: Report, seeds: Container[int]) -> Report:
+    """A report less the rows of some seeds."""
+    if not seeds:
+        return report
 
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
+    def others(table: Table) -> Table:
+        mine = np.array([seed not in seeds for seed in table.seed.tolist()], bool)
+        columns = table._asdict().items()
+        return table._replace(**{n: x[mine] for n, x in columns if isinstance(x, np.ndarray)})
+
+    return Report(others(report.metrics), others(report.episodes), report.seconds)
+
+
+class Interruption:
+    """Whether Ctrl-C or SIGTERM came. The first asks to save and stop; a second stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._at_once = False
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In here, the first one raises KeyboardInterrupt, and so does one that came before."""
+        if self():
             raise KeyboardInterrupt
-        asked.set()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
-    before = signal.signal(signal.SIGINT, ask)
+    def _handle(self, number: int, frame: Any) -> None:
+        again, self.signal = self() or self._at_once, number
+        if again:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """In here, Ctrl-C and SIGTERM ask to save and stop.
+
+    After a SIGTERM, which schedulers and containers send before they kill, the signal is given on
+    at the end: it ends the process, unless the program has a handler of its own.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interruption._handle) for number in numbers}
     try:
-        yield asked.is_set
+        yield interruption
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if interruption.signal == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
 
 
 # ------------------------------------------------------------------------------------ the folder
@@ -396,25 +483,30 @@ def _sinks(run: Run, options: Options) -> list[trackers.Sink]:
 def _save_configuration(run: Run) -> None:
     if run.out is not None:
         run.out.mkdir(parents=True, exist_ok=True)
-        checkpoints.save_text(run.out / "run.json", json.dumps(run.configuration(), indent=2))
+        files.write(run.out / "run.json", json.dumps(run.configuration(), indent=2))
 
 
-def _save(run: Run, state: Any) -> None:
+def _save(run: Run, state: Any, thinned: Thinned) -> None:
     assert run.out is not None
     about = {
         "update": int(np.asarray(state.updates).sum()),
         "updates": np.asarray(state.updates).tolist(),
         "steps": np.asarray(state.steps).tolist(),
+        "failed": {str(seed): why for seed, why in run.failed.items()},
+        "tables": thinned.state,
     }
     checkpoints.save(run.out / "checkpoints", state, about)
 
 
-def _is_begun(out: Path) -> bool:
-    """Killed while it compiled, a training has not even saved its start: it begins again."""
-    return (out / "checkpoints").exists() or (out / "metrics.csv").exists()
+def is_begun(out: Path) -> bool:
+    """Killed before its first checkpoint was complete, a training begins again.
+
+    One that has written rows, but has no checkpoint any more, is not begun again by itself.
+    """
+    return checkpoints.newest(out / "checkpoints") is not None or (out / "metrics.csv").exists()
 
 
-def _restore(run: Run, like: Any) -> Any:
+def _restore(run: Run, like: Any) -> tuple[Any, Thinned]:
     """The newest good checkpoint, and the tables as they were when it was written."""
     assert run.out is not None
     state, about = checkpoints.load(run.out / "checkpoints", like, warn)
@@ -428,8 +520,8 @@ def _restore(run: Run, like: Any) -> Any:
         if path.exists() and b"\n" not in path.read_bytes():
             path.unlink()  # cut short by a crash before its first line was whole
     trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
-    run.reports = read_tables(run.out)
-    return state
+    restore_progress(run, about)
+    return state, Thinned(about.get("tables"))
 
 
 def _save_evaluation(run: Run) -> None:
@@ -444,7 +536,7 @@ def _save_evaluation(run: Run) -> None:
             "lengths": result.lengths.tolist(),
         }
     )
-    checkpoints.save_text(run.out / "evaluation.json", text)
+    files.write(run.out / "evaluation.json", text)
 
 
 def _stored_total(out: Path) -> int:
@@ -469,14 +561,60 @@ def check_numbers(
             raise UserError(f"{name} must be {kind} from {low:,} to {high:,}; got {value!r}.")
 
 
+# What a training makes in its folder before the first checkpoint is complete.
+BEGINNING = ("run.lock", "run.json", "checkpoints", "tensorboard", "wandb")
+
+
 @contextlib.contextmanager
-def folder_of_its_own(out: Path | None, create: bool) -> Iterator[None]:
-    """Hold the run folder's lock, so that two processes never train in one folder."""
+def new_folder(out: Path | None) -> Iterator[None]:
+    """A locked folder for a new run: made, empty, or of a run that was killed before it began.
+
+    What this process made in it is removed again where nothing came of it.
+    """
     if out is None:
         yield
         return
-    if not create:
-        configuration.read(out)  # before a lock is left in a folder that is no run's
+    if (out / "run.json").exists():
+        configuration.read(out)  # UserError where it is not ours
+        if is_begun(out):
+            raise UserError(
+                f"{out} already holds a run. Choose another folder, or go on with it: "
+                f"actorcritic resume {out}"
+            )
+    else:
+        check_empty(out)
+    there = {path.name for path in out.iterdir()} if out.is_dir() else None
+    with folder_of_its_own(out):
+        try:
+            yield
+        except BaseException:
+            if checkpoints.newest(out / "checkpoints") is None:
+                for name in set(BEGINNING) - (there or set()):
+                    files.remove(out / name)
+                if there is None:
+                    with contextlib.suppress(OSError):
+                        out.rmdir()
+            raise
+
+
+def check_empty(out: Path) -> None:
+    """UserError where a folder holds files that a killed process of ours cannot have left."""
+    if not out.is_dir():
+        return  # what else may be wrong with it, the attempt to make it tells
+    names = sorted(path.name for path in out.iterdir())
+    others = [name for name in names if name != "run.lock" and not files.is_left_over(name)]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise UserError(
+            f"{out} is not empty, and nothing of ours: it holds {', '.join(others[:3])}{more}. "
+            "Choose a new folder, so that nothing of yours is touched."
+        )
+
+
+@contextlib.contextmanager
+def folder_of_its_own(out: Path) -> Iterator[None]:
+    """Hold the run folder's lock, so that two processes never train in one folder."""
+    files.refuse_link(out / "run.lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / "run.lock")
@@ -488,17 +626,11 @@ def folder_of_its_own(out: Path | None, create: bool) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"The run folder {out} cannot be written: {error.strerror}.") from None
     try:
+        for path in out.iterdir():
+            if files.is_left_over(path.name):  # by a process that was killed while it wrote
+                files.remove(path)
+        for name in ("tensorboard", "wandb"):
+            files.refuse_link(out / name)
         yield
     finally:
         lock.release()
-
-
-def _discard(out: Path) -> None:
-    """Remove what a training that never began left; files of others stay, and so their folder."""
-    for name in ("checkpoints", "tensorboard", "wandb"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("run.json", "metrics.csv", "episodes.csv", "run.lock"):
-        with contextlib.suppress(OSError):
-            (out / name).unlink()
-    with contextlib.suppress(OSError):
-        out.rmdir()

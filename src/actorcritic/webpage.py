@@ -13,14 +13,13 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actorcritic import plots
-from actorcritic.checkpoints import save_text
+from actorcritic import files, plots
 from actorcritic.types import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +87,8 @@ def write(
     if path.suffix.lower() != ".html":
         raise UserError(f"A report's file must end in .html; got {path}.")
     folder = path.with_name(f"{path.stem}-pictures")
-    _make_folder(folder if any(section.pictures for section in sections) else path.parent)
+    files.refuse_link(folder)
+    files.make_folder(folder if any(section.pictures for section in sections) else path.parent)
     names: set[str] = set()
     shown = [
         {
@@ -105,7 +105,9 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("actorcritic").joinpath("webpage.html.jinja").read_text(encoding="utf-8")
+    template = (
+        resources.files("actorcritic").joinpath("webpage.html.jinja").read_text(encoding="utf-8")
+    )
     page = environment.from_string(template).render(
         title=title,
         summary=summary,
@@ -114,7 +116,7 @@ def write(
         versions=versions,
         folder=folder.name if any(section.pictures for section in sections) else None,
     )
-    save_text(path, page)
+    files.write(path, page)
     return path
 
 
@@ -161,7 +163,7 @@ def _shown(picture: Picture | Animation, stem: Path) -> dict[str, Any]:
 
     shown: dict[str, Any] = {"id": stem.name, "title": picture.title, "note": picture.note}
     if isinstance(picture, Animation):
-        plots.write(stem.with_suffix(".gif"), picture.gif)
+        files.write(stem.with_suffix(".gif"), picture.gif)
         return shown | {"gif": _uri(picture.gif, "gif"), "still": _uri(_still(picture.gif), "png")}
     for ending in (".png", ".svg"):
         plots.save(picture.figure, stem.with_suffix(ending))
@@ -175,16 +177,6 @@ def _shown(picture: Picture | Animation, stem: Path) -> dict[str, Any]:
         "width": picture.figure.get_figwidth(),
         "hover": Markup(hover) if hover != "[]" else None,
     }
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Could not make the folder {folder}: {error.strerror}. Choose a place that can be "
-            "written to."
-        ) from error
 
 
 def _uri(data: bytes, kind: str) -> str:

@@ -15,8 +15,8 @@ from actorcritic.algorithms import (
     Reinforce,
     TDActorCritic,
 )
-from actorcritic.hyperparameters import nearest
 from actorcritic.types import UserError
+from actorcritic.words import nearest
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from actorcritic import spaces
 from actorcritic.envs import masks
-from actorcritic.hyperparameters import nearest
 from actorcritic.types import EnvSpec, Observation, UserError
+from actorcritic.words import nearest
 
 Factory = Callable[..., gymnasium.Env]
 Autoreset = Literal["disabled", "same_step", "next_step"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from actorcritic.runners.session import (
     MetricTable,
     Report,
     is_reported,
+    never,
     tabulate,
     updates_per_row,
 )
@@ -63,6 +64,14 @@ def begin(algorithm: Any, spec: EnvSpec, key: Key[Array, ""]) -> HostState:
     key, learner_key, _ = jax.random.split(key, 3)
     zero = jnp.zeros((), jnp.int32)
     return HostState(algorithm.init(learner_key, spec), key, zero, zero)
+
+
+class _Abandoned(Exception):
+    """A batch was left before it was complete."""
+
+
+class _Diverged(UserError):
+    """A policy is no longer finite."""
 
 
 # ------------------------------------------------------------------------------- the session
@@ -144,6 +153,7 @@ class HostSession:
         self._rollout = Rollout(self._spec, length, algorithm.num_envs, action, extras)
         self._executable = np.zeros(0)  # the latest actions, as the environments were given them
         self._names: tuple[str, ...] = ()  # of the metrics, known once `_update` was traced
+        self.failures: dict[int, str] = {}
         self._programs: tuple[Any, Any, Any] | None = None
 
     # The three programs.
@@ -214,19 +224,33 @@ class HostSession:
 
     @property
     def finished(self) -> bool:
-        return bool((self.steps >= self.total_steps).all())
+        return self._next() is None
+
+    def _next(self) -> int | None:
+        """The seed to train now: the first that is neither done nor given up."""
+        unfinished = np.flatnonzero(self.steps < self.total_steps).tolist()
+        return next((s for s in unfinished if s not in self.failures), None)
+
+    def give_up(self, entry: int, why: str) -> None:
+        self.failures[entry] = why
 
     # Training.
 
-    def advance(self, seconds: float) -> Report:
+    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
+        """A batch under way when `interrupted` says so is left out, as if it had not begun."""
         self.compile()
         start, before = time.perf_counter(), self.steps
         rows: list[tuple[int, int, int, np.ndarray]] = []
         episodes: list[tuple[int, int, float, int]] = []
         every = updates_per_row(self._algorithm)
-        while not self.finished:
-            s = int(np.argmax(self.steps < self.total_steps))
-            metrics, ended = self._train_once(s)
+        while (s := self._next()) is not None:
+            try:
+                metrics, ended = self._train_once(s, interrupted)
+            except _Abandoned:
+                break
+            except _Diverged as stop:
+                self.give_up(s, str(stop))
+                continue
             state = self._states[s]
             made = int(state.updates)
             if is_reported(made, every):
@@ -244,7 +268,9 @@ class HostSession:
         gained = int((self.steps - before).sum())
         return tabulate(table, EpisodeTable(*columns), gained, elapsed)
 
-    def _train_once(self, s: int) -> tuple[np.ndarray, list[tuple[int, float, int]]]:
+    def _train_once(
+        self, s: int, interrupted: Callable[[], bool]
+    ) -> tuple[np.ndarray, list[tuple[int, float, int]]]:
         assert self._programs is not None
         draw, _, update = self._programs
         state = self._states[s]
@@ -253,7 +279,10 @@ class HostSession:
         try:
             if self._under_way != s:
                 self._start(s)
-            batch, episodes = self._collect(state.learner, act_keys, before)
+            batch, episodes = self._collect(state.learner, act_keys, before, interrupted)
+        except _Abandoned:
+            self._under_way = None
+            raise
         except UserError:
             self._under_way = None
             # What stopped an environment may be a number that came before.
@@ -279,7 +308,7 @@ class HostSession:
         self._under_way = s
 
     def _collect(
-        self, learner: Any, keys: Array, steps: int
+        self, learner: Any, keys: Array, steps: int, interrupted: Callable[[], bool]
     ) -> tuple[Transition, list[tuple[int, float, int]]]:
         """One batch, and (step, return, length) of the episodes that ended in it.
 
@@ -299,6 +328,8 @@ class HostSession:
         else:
             write(rollout.before(0), rollout.before(-1))
         for t in range(length):
+            if interrupted():
+                raise _Abandoned
             if not whole and self._masked:
                 if stepper.resetting.all():  # a step without experience needs no row
                     stepper.step(self._executable, rollout.after(t), rollout.before(t))
@@ -354,9 +385,10 @@ class HostSession:
         update = int(self._states[s].updates) + 1
         place = f"step {t + 1} of update {update} (seed {self.seeds[s]}), environment {b}"
         if part == 1:
-            raise UserError(
-                f"The policy drew an action that is not finite at {place}: {value}. The training "
-                "diverged: lower learning_rate or max_grad_norm, or scale the rewards."
+            raise _Diverged(
+                f"Seed {self.seeds[s]}: the training diverged: the policy drew an action that is "
+                f"not finite at {place}: {value}. Lower learning_rate or max_grad_norm, or scale "
+                "the rewards."
             )
         raise UserError(
             f"{self._spec.id} gave {what} that is not finite (in single precision) at {place}: "

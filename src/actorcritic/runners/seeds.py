@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from actorcritic.runners.session import (
     MetricTable,
     Report,
     is_reported,
+    never,
     tabulate,
     updates_per_row,
 )
@@ -178,6 +179,7 @@ class CompiledSession:
         )
         self._program: Any = None
         self._started: TrainState | None = None
+        self.failures: dict[int, str] = {}
         self._rate = 0.0  # updates per second of one seed
 
     def _shardings(self) -> Any:
@@ -214,7 +216,13 @@ class CompiledSession:
 
     @property
     def finished(self) -> bool:
-        return bool((self.steps >= self.total_steps).all())
+        done = self.steps >= self.total_steps
+        done[list(self.failures)] = True
+        return bool(done.all())
+
+    def give_up(self, entry: int, why: str) -> None:
+        """Entries of the program run side by side: this one goes on, but nobody waits for it."""
+        self.failures[entry] = why
 
     # ------------------------------------------------------------------ training
 
@@ -228,7 +236,7 @@ class CompiledSession:
         self._program = self._train.lower(*arguments).compile()
         beside.join()
 
-    def advance(self, seconds: float) -> Report:
+    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
         self.compile()
         before, updates = self.steps, np.asarray(self._state.updates)
         # The first stretch is short: it tells how long an update takes.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, Num, PyTree
+
+EPISODIC = ("return", "length")  # columns of metrics: means over episodes, NaN where none ended
 
 
 class EpisodeTable(NamedTuple):
@@ -68,6 +71,10 @@ def is_reported(update: Any, every: int) -> Any:
     return (update % every == 0) | (update == 1)
 
 
+def never() -> bool:
+    return False
+
+
 class Report(NamedTuple):
     """What a stretch of training gave."""
 
@@ -85,16 +92,93 @@ def tabulate(metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds:
     for seed in np.unique(metrics.seed):
         rows = np.flatnonzero(metrics.seed == seed)
         ended = episodes.seed == seed
-        row = np.searchsorted(metrics.step[rows], episodes.step[ended])
-        count = np.bincount(row, minlength=len(rows))[: len(rows)]
-        for k, column in enumerate((episodes.returns, episodes.length)):
-            total = np.bincount(row, column[ended], minlength=len(rows))[: len(rows)]
-            with np.errstate(invalid="ignore", divide="ignore"):
-                extra[rows, k] = total / count
+        columns = np.ones(ended.sum()), episodes.returns[ended], episodes.length[ended]
+        (count, *totals), _ = _sums(metrics.step[rows], episodes.step[ended], columns, (0, 0, 0))
+        extra[rows, :2] = np.stack([_ratio(total, count) for total in totals], axis=1)
     extra[:, 2] = gained / seconds
-    names = (*metrics.names, "return", "length", "steps_per_second")
+    names = (*metrics.names, *EPISODIC, "steps_per_second")
     table = metrics._replace(names=names, values=np.concatenate([metrics.values, extra], axis=1))
     return Report(table, episodes, seconds)
+
+
+# Rows that are kept one by one, for each seed: beyond them, fewer and fewer.
+FULL_UPDATES, FULL_EPISODES = 8_192, 65_536
+
+
+def is_kept(number: Int[np.ndarray, " n"], full: int) -> Bool[np.ndarray, " n"]:
+    """Which of the rows counted from 1 a table keeps.
+
+    All up to `full`, every second up to twice as many, every fourth up to four times as many, and
+    so on: n rows become about full · (1 + log2(n / full) / 2).
+    """
+    doublings = np.frexp((number - 1) // full)[1]
+    return number % (1 << doublings.astype(np.int64)) == 0
+
+
+class Thinned:
+    """The rows of a training's reports that are kept, in memory or in files.
+
+    A row of metrics also has the mean return and length of all episodes that ended since the last
+    row that was kept. `state` is what has to be known to go on: plain JSON.
+    """
+
+    def __init__(self, state: dict[str, list[float]] | None = None) -> None:
+        # Per seed: episodes so far; of those since the last row: how many, their sums.
+        self.state: dict[str, list[float]] = {} if state is None else dict(state)
+
+    def of(self, report: Report) -> Report:
+        """What is kept of a report; reports have to come in their order."""
+        metrics, episodes = report.metrics, report.episodes
+        values = metrics.values.copy()
+        rows = is_kept(metrics.update, FULL_UPDATES)
+        kept = np.zeros(len(episodes.seed), bool)
+        for seed in np.unique(np.concatenate([metrics.seed, episodes.seed])).tolist():
+            count, *sums = self.state.get(str(seed), [0, 0, 0.0, 0])
+            mine = np.flatnonzero(episodes.seed == seed)
+            kept[mine] = is_kept(int(count) + 1 + np.arange(len(mine)), FULL_EPISODES)
+            at = np.flatnonzero((metrics.seed == seed) & rows)
+            columns = np.ones(len(mine)), episodes.returns[mine], episodes.length[mine]
+            found, rest = _sums(metrics.step[at], episodes.step[mine], columns, sums)
+            for name, total in zip(EPISODIC, found[1:], strict=True):
+                if name in metrics.names:
+                    values[at, metrics.names.index(name)] = _ratio(total, found[0])
+            self.state[str(seed)] = [int(count) + len(mine), int(rest[0]), rest[1], int(rest[2])]
+        return Report(
+            metrics._replace(
+                seed=metrics.seed[rows],
+                update=metrics.update[rows],
+                step=metrics.step[rows],
+                values=values[rows],
+            ),
+            EpisodeTable(*(column[kept] for column in episodes)),
+            report.seconds,
+        )
+
+
+def _sums(
+    rows: Int[np.ndarray, " r"],
+    ended: Int[np.ndarray, " e"],
+    columns: Sequence[Num[np.ndarray, " e"]],
+    before: Sequence[float],
+) -> tuple[list[Float[np.ndarray, " r"]], list[float]]:
+    """Sums over the episodes that `ended` up to the step of each row and after the row before it.
+
+    `before` are sums that the first row has as well. The second result is what comes after the
+    last row.
+    """
+    index = np.searchsorted(rows, ended)
+    found, rest = [], []
+    for column, start in zip(columns, before, strict=True):
+        total = np.bincount(index, column, minlength=len(rows) + 1).astype(float)
+        total[0] += start
+        found.append(total[:-1])
+        rest.append(float(total[-1]))
+    return found, rest
+
+
+def _ratio(total: Float[np.ndarray, " r"], count: Float[np.ndarray, " r"]) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / count
 
 
 class Session(Protocol):
@@ -121,8 +205,14 @@ class Session(Protocol):
         """Compile what training needs (once; `advance` does it otherwise)."""
         ...
 
-    def advance(self, seconds: float) -> Report:
-        """Train for about that long (at least one update)."""
+    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
+        """Train for about that long (at least one update, unless `interrupted` says to stop)."""
+        ...
+
+    failures: dict[int, str]  # entries of `seeds` that cannot recover, and why
+
+    def give_up(self, entry: int, why: str) -> None:
+        """Train this entry of `seeds` no further; `finished` no longer waits for it."""
         ...
 
     def close(self) -> None: ...

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from actorcritic.experiments import REPORT, Study, save_study, study_folder
-from actorcritic.hyperparameters import nearest
 from actorcritic.runs import prepare_jax
 from actorcritic.studies.bench import QUICK, Bench, Question, Result
 from actorcritic.studies.lab import LAB
 from actorcritic.studies.training import TRAINING
 from actorcritic.types import UserError
+from actorcritic.words import nearest
 
 STUDIES: dict[str, Question] = TRAINING | LAB
 

@@ -1,0 +1,36 @@
+from . import audit as audit
+from . import envs as envs
+from . import lab as lab
+from .algorithms import A2C as A2C
+from .algorithms import PPO as PPO
+from .algorithms import SAC as SAC
+from .algorithms import TRPO as TRPO
+from .algorithms import QActorCritic as QActorCritic
+from .algorithms import Reinforce as Reinforce
+from .algorithms import TDActorCritic as TDActorCritic
+from .comparison import Comparison as Comparison
+from .experiments import Sweep as Sweep
+from .experiments import ablate as ablate
+from .experiments import compare as compare
+from .experiments import report as report
+from .experiments import sweep as sweep
+from .networks import CNN as CNN
+from .networks import MLP as MLP
+from .networks import Network as Network
+from .runners.evaluate import Policy as Policy
+from .runs import Evaluated as Evaluated
+from .runs import Run as Run
+from .runs import load as load
+from .runs import open_run as open_run
+from .studies import STUDIES as STUDIES
+from .studies import study as study
+from .training import resume as resume
+from .training import train as train
+from .types import Algorithm as Algorithm
+from .types import Environment as Environment
+from .types import EnvSpec as EnvSpec
+from .types import Step as Step
+from .types import Transition as Transition
+from .types import UserError as UserError
+
+__version__: str
