@@ -25,16 +25,17 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from actorcritic import checkpoints, configuration, hyperparameters, pages, plots, statistics
+from actorcritic import checkpoints, configuration, hyperparameters, pages
 from actorcritic.algorithms.presets import DEFAULT_STEPS, algorithm_named, preset
 from actorcritic.comparison import Comparison
 from actorcritic.console import TrainingDisplay
 from actorcritic.envs.host import HostEnvironment
+from actorcritic.figures import plots, statistics
+from actorcritic.figures.html import Picture, Section, Table
 from actorcritic.runs import Run, prepare_jax, read_evaluation, read_run, restore_from
 from actorcritic.search import FORMS, Choice, Method, Range, ask_optuna, draw
 from actorcritic.training import Options, Training, check_numbers, folder_of_its_own, interruptible
 from actorcritic.types import Environment, EnvSpec, UserError
-from actorcritic.webpage import Picture, Section, Table
 
 STUDY, REPORT = "study.json", "report.html"
 FORMAT = 1

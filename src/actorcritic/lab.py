@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from actorcritic.envs.grid_world import GOAL_REWARD, MOVES, STEP_REWARD, GridWorld
-from actorcritic.statistics import Estimate
+from actorcritic.figures.statistics import Estimate
 from actorcritic.types import UserError
 
 ROUNDING = 1e-9  # how far the sum of probabilities may be from 1

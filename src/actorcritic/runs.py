@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from actorcritic import checkpoints, configuration, statistics, trackers
+from actorcritic import checkpoints, configuration, trackers
 from actorcritic.envs.host import HostEnvironment
+from actorcritic.figures import statistics
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import stacked, use_all_cores
@@ -161,7 +162,7 @@ class Run:
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
-        from actorcritic import plots
+        from actorcritic.figures import plots
 
         return plots.learning_curve([(self.label, self.episodes)], Path(path), title=self.label)
 
@@ -298,7 +299,7 @@ def read_tables(out: Path) -> list[Report]:
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
     """One picture with the learning curves of several run folders."""
-    from actorcritic import plots
+    from actorcritic.figures import plots
 
     curves = []
     for path in map(Path, paths):

@@ -12,9 +12,9 @@ from actorcritic import pages
 from actorcritic.comparison import Comparison, aligned, plain
 from actorcritic.experiments import Part, Setting, planned
 from actorcritic.experiments import train_all as train_missing
+from actorcritic.figures.html import Animation, Picture, Section, Table
 from actorcritic.runs import Run
 from actorcritic.types import Environment
-from actorcritic.webpage import Animation, Picture, Section, Table
 
 QUICK = "quick: shows that it works, proves nothing"
 SEEDS, QUICK_SEEDS = 10, 3

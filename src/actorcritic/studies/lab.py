@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic import lab, plots
+from actorcritic import lab
+from actorcritic.figures import plots
+from actorcritic.figures.html import Picture, Table
+from actorcritic.figures.statistics import figures
 from actorcritic.lab import Critic, Estimator, Measured
-from actorcritic.statistics import figures
 from actorcritic.studies.bench import Answer, Bench, Question
-from actorcritic.webpage import Picture, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,19 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from actorcritic import plots, statistics
 from actorcritic.algorithms import A2C, Reinforce
 from actorcritic.algorithms.presets import preset
 from actorcritic.comparison import NONE, Comparison
 from actorcritic.envs import CartPole, GridWorld, Pendulum
 from actorcritic.envs.grid_world import GOAL_REWARD, MOVES, STEP_REWARD
 from actorcritic.experiments import Part
+from actorcritic.figures import plots, statistics
+from actorcritic.figures.html import Animation, Picture, Table
+from actorcritic.figures.statistics import Estimate, figures
 from actorcritic.hyperparameters import replace
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runs import Run
-from actorcritic.statistics import Estimate, figures
 from actorcritic.studies.bench import Answer, Bench, Question
-from actorcritic.webpage import Animation, Picture, Table
 
 # ------------------------------------------------------------------------------------ in words
 

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actorcritic import plots
-from actorcritic.checkpoints import save_text
+from actorcritic.figures import plots
 from actorcritic.types import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("actorcritic").joinpath("webpage.html.jinja").read_text(encoding="utf-8")
+    template = files("actorcritic.figures").joinpath("page.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         title=title,
         summary=summary,
@@ -114,8 +113,7 @@ def write(
         versions=versions,
         folder=folder.name if any(section.pictures for section in sections) else None,
     )
-    save_text(path, page)
-    return path
+    return plots.write(path, page.encode(), "page")
 
 
 # ---------------------------------------------------------------------------- tables

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic.figures.statistics import iqm, rolling_mean, smoothed_curve, smoothing_window
 from actorcritic.runners.session import EpisodeTable, MetricTable
-from actorcritic.statistics import iqm, rolling_mean, smoothed_curve, smoothing_window
 from actorcritic.types import UserError
 
 if TYPE_CHECKING:
@@ -115,19 +115,22 @@ def save(figure: Figure, path: Path) -> Path:
     return write(path, picture.getvalue())
 
 
-def write(path: Path, picture: bytes) -> Path:
-    """Write a picture's file: as a whole, or not at all."""
+def write(path: Path, data: bytes, what: str = "picture") -> Path:
+    """Write the file of a picture or page: as a whole or, whatever happens, not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.saving")
     try:
-        temporary.write_bytes(picture)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise UserError(
-            f"Could not write the picture {path}: {error.strerror}. Choose a folder that can be "
-            "written to."
+            f"Could not write the {what} {path}: {error.strerror or error}. Free some space or "
+            "choose a folder that can be written to, then try again."
         ) from error
     return path
 
