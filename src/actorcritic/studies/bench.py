@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,17 +18,6 @@ from actorcritic.types import Environment
 
 QUICK = "quick: shows that it works, proves nothing"
 SEEDS, QUICK_SEEDS = 10, 3
-
-
-# ------------------------------------------------------------------------------------ the machinery
-
-
-class Question(NamedTuple):
-    """What a study asks, and the function that answers it."""
-
-    title: str
-    question: str
-    answer: Callable[[Bench], Answer]
 
 
 class Answer(NamedTuple):
