@@ -6,11 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from actorcritic.envs import GridWorld
 from actorcritic.experiments import report
 from actorcritic.figures.statistics import Estimate
 from actorcritic.studies import STUDIES, study
@@ -18,7 +16,6 @@ from actorcritic.studies import s1_critic_against_reinforce as against_reinforce
 from actorcritic.studies import s5_critic_against_exact_values as grid
 from actorcritic.studies.bench import QUICK, Result
 from actorcritic.studies.comparing import deviation, ratio, side
-from actorcritic.studies.s5_critic_against_exact_values import exact_values, optimal_values, visited
 from actorcritic.types import UserError
 
 pytestmark = pytest.mark.long
@@ -189,80 +186,6 @@ def test_a_spread_is_lower_or_higher_only_where_the_interval_says_so():
     assert side(_even(), 1, "lower", "higher") == "cannot be told apart"
     censored = np.where(wide > 0, wide, np.inf)
     assert np.isnan(ratio(narrow, censored, deviation).low)
-
-
-# ---------------------------------------------------------------------------- exact values
-
-
-WORLDS = [
-    grid.GRID,
-    GridWorld(),
-    GridWorld(width=4, height=2, walls=((1, 1),), start=(3, 1), goal=(0, 1)),
-    GridWorld(width=3, height=3, walls=((0, 1), (1, 2)), goal=(2, 2)),  # (0, 2) has no path
-]
-
-
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("gamma", [0.5, 0.95])
-def test_exact_values_satisfy_bellman_s_equation(world, gamma):
-    """By the environment's own `step`, cell by cell."""
-    policy = np.random.default_rng(0).dirichlet(np.ones(4), len(world.cells))
-    values = dict(zip(world.cells, exact_values(world, policy, gamma), strict=True))
-    assert values[world.goal] == 0
-    key = jax.random.key(0)
-    for cell, chances in zip(world.cells, policy, strict=True):
-        expected = 0.0
-        for action, chance in enumerate(chances):
-            after, step = world.step(key, world.state(cell), np.int32(action))
-            goes_on = 0.0 if step.terminated else values[tuple(np.asarray(after.cell).tolist())]
-            expected += chance * (float(step.reward) + gamma * goes_on)
-        if cell != world.goal:
-            assert values[cell] == pytest.approx(expected, abs=1e-7)
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_best_policy_has_the_optimal_values(world):
-    """Going one step closer everywhere is optimal: the linear solve and the formula agree."""
-    gamma = 0.95
-    optimal = optimal_values(world, gamma)
-    best = np.zeros((len(world.cells), 4))
-    for i, cell in enumerate(world.cells):
-        distance = world.distance(cell)
-        closer = [
-            a
-            for a, (dx, dy) in enumerate(grid.MOVES)
-            if world.distance((cell[0] + dx, cell[1] + dy)) == (distance or 0) - 1
-        ]
-        best[i, (closer or [0])[0]] = 1
-    reached = np.isfinite(optimal)
-    np.testing.assert_allclose(
-        exact_values(world, best, gamma)[reached], optimal[reached], atol=1e-12
-    )
-    # And no other one is better: V* satisfies Bellman's optimality equation.
-    rng = np.random.default_rng(1)
-    for _ in range(5):
-        policy = rng.dirichlet(np.ones(4), len(world.cells))
-        assert (exact_values(world, policy, gamma)[reached] <= optimal[reached] + 1e-12).all()
-
-
-def test_how_often_a_policy_is_in_a_cell_gives_its_return():
-    """The value of the start is what the visited cells pay, discounted."""
-    world, gamma = grid.GRID, 0.9
-    policy = np.random.default_rng(2).dirichlet(np.ones(4), len(world.cells))
-    often = visited(world, policy, gamma)
-    assert often.sum() == pytest.approx(1)
-    assert (often >= 0).all()
-    _, reward = grid._decisions(world, policy)
-    values = exact_values(world, policy, gamma)
-    start = values[world.cells.index(world.start)]
-    # Unnormalised visits are at most 1 / (1 - γ); the share of what they pay has the value's sign.
-    transition, _ = grid._decisions(world, policy)
-    first = np.eye(len(often))[world.cells.index(world.start)]
-    visits = np.linalg.solve(np.eye(len(often)) - gamma * transition.T, first)
-    assert visits @ reward == pytest.approx(start)
-    goal = world.cells.index(world.goal)
-    visits[goal] = 0
-    np.testing.assert_allclose(often, visits / visits.sum())
 
 
 def test_watching_a_training_does_not_change_it(done):

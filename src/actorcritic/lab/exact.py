@@ -40,6 +40,26 @@ def objective(mdp: MDP, policy: Float[np.ndarray, "S A"]) -> float:
     return float(mdp.start @ values(mdp, policy))
 
 
+def optimal_values(mdp: MDP) -> Float[np.ndarray, " S"]:
+    """V*(s), the greatest value that any policy has there; by policy iteration.
+
+    Each step solves for the values of a policy and takes the best action wherever one is better
+    (Howard 1960; Sutton & Barto 2018, section 4.3). It starts from the uniform policy. With γ = 1
+    a UserError says so where to go on for ever pays without end.
+    """
+    policy = np.full((mdp.states, mdp.actions), 1 / mdp.actions)
+    before = np.full(mdp.states, -np.inf)
+    while True:
+        v = values(mdp, policy)
+        q, _ = one_step(mdp, v)
+        rounding = 1e-12 * (1 + np.abs(q).max())
+        better = q.max(1) > v + rounding
+        if not better.any() or np.max(v - before) <= rounding:
+            return v
+        policy[better] = np.eye(mdp.actions)[q[better].argmax(1)]
+        before = v
+
+
 def discounted_distribution(mdp: MDP, policy: Float[np.ndarray, "S A"]) -> Float[np.ndarray, " S"]:
     """d(s) = Σ_t γ^t P(s_t = s), not normalised; 0 for terminal states, where nothing is decided.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
+from actorcritic import lab
 from actorcritic.algorithms import A2C, Reinforce
 from actorcritic.comparison import NONE
 from actorcritic.envs import GridWorld
@@ -23,7 +23,6 @@ from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.comparing import fixed_rng, median_seed, versus
 
 QUESTION = "How does the critic come to the exact values, and what does it do for the policy?"
-
 
 GRID = GridWorld(width=5, height=5, walls=((1, 1), (1, 2), (1, 3), (3, 2), (3, 3)))
 FRAMES = 40
@@ -45,7 +44,7 @@ def answer(bench: Bench) -> Answer:
     comparison = part.comparison(None)
     moments = np.unique(np.geomspace(200, total, 8 if bench.quick else FRAMES).astype(int)).tolist()
     watched = {label: watch(each, GRID, bench.seeds, moments) for label, each in variants.items()}
-    optimal = optimal_values(GRID, gamma)
+    optimal = lab.optimal_values(lab.from_grid_world(GRID, gamma))
 
     counted = np.array([float(cell != GRID.goal) for cell in GRID.cells])
     alike = counted / counted.sum()
@@ -196,11 +195,15 @@ def watch(algorithm: Any, world: GridWorld, seeds: Sequence[int], totals: Sequen
         steps.append(float(session.steps.mean()))
         seen.append(jax.tree.map(np.asarray, look(session.state.learner)))
     values, policy = jax.tree.map(lambda *x: np.stack(x), *seen)
+    mdp = lab.from_grid_world(world, algorithm.gamma)
+    # As they come from the network they sum to 1 only in its own precision.
+    chances = policy / policy.sum(-1, keepdims=True, dtype=np.float64)
     exact, often = (
-        np.array([[of(world, each, algorithm.gamma) for each in rows] for rows in policy])
-        for of in (exact_values, visited)
+        np.array([[of(mdp, each) for each in rows] for rows in chances])
+        for of in (lab.values, lab.discounted_distribution)
     )
-    return Watched(np.array(steps), values, policy, exact, often)
+    visited = often / often.sum(-1, keepdims=True)
+    return Watched(np.array(steps), values, policy, exact, visited)
 
 
 def _frames(watched: Watched, row: int, optimal: np.ndarray) -> list[list[plots.Map]]:
@@ -233,72 +236,3 @@ def _curves(errors: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[plots.
         value, low, high = (np.array(column) for column in zip(*found, strict=True))
         curves.append(plots.Series(label, steps, value, low, high))
     return curves
-
-
-def exact_values(
-    world: GridWorld, policy: Float[np.ndarray, "cells 4"], gamma: float
-) -> Float[np.ndarray, " cells"]:
-    """V of each of `world.cells` under the policy's probabilities: (I − γP) V = r, in float64.
-
-    The time limit is ignored: it is no part of the state, and training bootstraps at it.
-    """
-    transition, reward = _decisions(world, policy)
-    return np.linalg.solve(np.eye(len(reward)) - gamma * transition, reward)
-
-
-def visited(
-    world: GridWorld, policy: Float[np.ndarray, "cells 4"], gamma: float
-) -> Float[np.ndarray, " cells"]:
-    """How often the policy is in each cell, from the start, discounted; 1 in sum, 0 at the goal."""
-    transition, _ = _decisions(world, policy)
-    start = np.array([float(cell == world.start) for cell in world.cells])
-    often = np.linalg.solve(np.eye(len(start)) - gamma * transition.T, start)
-    often[world.cells.index(_goal(world))] = 0
-    return often / often.sum()
-
-
-def _decisions(
-    world: GridWorld, policy: Float[np.ndarray, "cells 4"]
-) -> tuple[Float[np.ndarray, "cells cells"], Float[np.ndarray, " cells"]]:
-    """Where the policy goes from each cell (nowhere from the goal), and what it expects there."""
-    after, entered = _moves(world)
-    policy = np.asarray(policy, np.float64)
-    cells, goal = np.arange(len(world.cells)), world.cells.index(_goal(world))
-    transition = np.zeros((len(cells), len(cells)))
-    for action in range(len(MOVES)):
-        np.add.at(transition, (cells, after[:, action]), policy[:, action])
-    reward = (policy * np.where(entered, GOAL_REWARD, STEP_REWARD)).sum(1)
-    transition[goal], reward[goal] = 0, 0
-    return transition, reward
-
-
-def optimal_values(world: GridWorld, gamma: float) -> Float[np.ndarray, " cells"]:
-    """V* of each of `world.cells` by the formula that `GridWorld` gives; NaN without a path."""
-    steps = [world.distance(cell) for cell in world.cells]
-    return np.array([np.nan if n is None else _after_steps(n, gamma) for n in steps])
-
-
-def _after_steps(n: int, gamma: float) -> float:
-    """The discounted return of a shortest path of n steps."""
-    if n == 0:
-        return 0.0
-    return gamma ** (n - 1) * GOAL_REWARD + STEP_REWARD * sum(gamma**t for t in range(n - 1))
-
-
-def _goal(world: GridWorld) -> tuple[int, int]:
-    assert world.goal is not None  # filled in when the world was made
-    return world.goal
-
-
-@cache
-def _moves(world: GridWorld) -> tuple[Int[np.ndarray, "cells 4"], Bool[np.ndarray, "cells 4"]]:
-    """The index of the cell that each move leads to, and whether that enters the goal."""
-
-    def ahead(cell: tuple[int, int], action: int) -> tuple[int, ...]:
-        return tuple(np.asarray(world.move(world.state(cell), jnp.int32(action)).cell).tolist())
-
-    numbers = {cell: i for i, cell in enumerate(world.cells)}
-    after = np.array(
-        [[numbers[ahead(cell, a)] for a in range(len(MOVES))] for cell in world.cells]  # type: ignore[index]
-    )
-    return after, after == numbers[_goal(world)]

@@ -212,7 +212,7 @@ def _limits(samples: int) -> tuple[Parts, Table]:
     return found, Table("limits", "GAE's two limits", columns, rows, note)
 
 
-# ------------------------------------------------------------------------------------ policy gradients
+# ------------------------------------------------------------------------------------ gradients
 
 
 class Form(NamedTuple):
