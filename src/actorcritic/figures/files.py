@@ -58,6 +58,7 @@ def write(path: Path, data: bytes, what: str = "picture") -> Path:
 
 
 def picture_kind(path: Path) -> str:
+    """png or svg, by the name of the file."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
         raise UserError(f"A picture's file must end in .png or .svg; got {path}.")

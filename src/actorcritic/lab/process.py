@@ -98,6 +98,7 @@ class MDP:
 
 
 def checked_policy(mdp: MDP, policy: Any) -> Float[np.ndarray, "S A"]:
+    """The policy in float64, or a UserError that says why this process has no such policy."""
     policy = numbers("The policy", policy)
     if policy.shape != (mdp.states, mdp.actions):
         raise UserError(
@@ -124,6 +125,7 @@ def check_ends(mdp: MDP, policy: np.ndarray) -> None:
 
 
 def check_probabilities(name: str, rows: np.ndarray) -> None:
+    """Each row is a distribution over its last axis."""
     if (rows < 0).any():
         raise UserError(f"{name} has probabilities below 0.")
     off = np.abs(rows.sum(-1) - 1)
@@ -134,6 +136,7 @@ def check_probabilities(name: str, rows: np.ndarray) -> None:
 
 
 def numbers(name: str, array: Any) -> np.ndarray:
+    """The array in float64, all of it finite."""
     try:
         numbers = np.asarray(array, np.float64)
     except (TypeError, ValueError):
