@@ -198,6 +198,9 @@ def test_watching_a_training_does_not_change_it(done):
     for row, seed in enumerate(run.seeds):
         policy = run.policy(seed)
         np.testing.assert_array_equal(policy(cells), watched.policy[-1, row].argmax(-1))
+    np.testing.assert_allclose(watched.visited.sum(-1), 1)
+    goal = grid.GRID.cells.index(grid.GRID.goal)
+    assert (watched.visited[..., goal] == 0).all()
     errors = result.answer.numbers["critic_error"]["A2C"]
     assert errors.shape == (len(result.answer.numbers["steps"]["A2C"]), len(run.seeds))
     uniform = (np.array(grid.GRID.cells) != grid.GRID.goal).any(1)
