@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import actorcritic as ac
-from actorcritic import configuration, statistics
+from actorcritic import configuration
 from actorcritic.algorithms.presets import PRESETS
+from actorcritic.figures import statistics
 from actorcritic.types import Environment
 
 HERE = Path(__file__).resolve().parent

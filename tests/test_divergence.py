@@ -135,7 +135,7 @@ def test_a_comparison_trains_and_reports_the_rest(host, tmp_path):
 
 def test_a_comparison_in_which_everything_fails(tmp_path):
     with pytest.raises(
-        UserError, match="every variant failed. wild: Seed 0: the training diverged"
+        UserError, match=r"every variant failed\. wild: Seed 0: the training diverged"
     ):
         ac.compare({"wild": VARIANTS["wild"]}, Pendulum(), total_steps=6000, seeds=3, **QUICK)
 

@@ -1,4 +1,4 @@
-"""Nothing of the user's is deleted, nothing is written through a link, a killed start begins again."""
+"""The user's files stay, nothing is written through a link, a killed start begins again."""
 
 from __future__ import annotations
 
@@ -75,11 +75,10 @@ def test_a_folder_with_files_of_the_user_s_is_refused_and_left_alone(what, names
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("precious")
     before = contents(out)
+    call = {"train": ac.train, "compare": ac.compare}[what]
+    algorithm = ac.A2C(**TINY)
     with pytest.raises(UserError, match="is not empty, and nothing of ours: it holds") as refused:
-        if what == "train":
-            ac.train(ac.A2C(**TINY), "CartPole-v1", out=out, **QUICK)
-        else:
-            ac.compare([ac.A2C(**TINY)], "CartPole-v1", out=out, **QUICK)
+        call(algorithm if what == "train" else [algorithm], "CartPole-v1", out=out, **QUICK)
     assert names[0].partition("/")[0] in str(refused.value)
     assert contents(out) == before
 

@@ -4,12 +4,15 @@ Where something is sampled, the bound is five standard errors: by chance one num
 in 6 of 10 million cases, and the seeds are fixed.
 """
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
 from actorcritic import lab
 from actorcritic.envs import GridWorld
+from actorcritic.envs.grid_world import MOVES
 from actorcritic.types import UserError
 
 RNG = np.random.default_rng(20)
@@ -48,6 +51,31 @@ each_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES
 
 
 # ------------------------------------------------------------------------------ exact truth
+
+
+@each_process
+def test_optimal_values_solve_bellmans_optimality_equation(make):
+    """V*(s) = max_a Σ_s' P(s'|s, a) (R(s, a, s') + γ V*(s')), which has one solution."""
+    mdp = make()
+    optimal = lab.optimal_values(mdp)
+    for s in np.flatnonzero(~mdp.terminal):
+        best = max(
+            sum(
+                p * (mdp.reward[s, a, x] + (0 if mdp.terminal[x] else mdp.gamma * optimal[x]))
+                for x, p in enumerate(mdp.transition[s, a])
+            )
+            for a in range(mdp.actions)
+        )
+        assert optimal[s] == pytest.approx(best, abs=1e-10)
+    assert (optimal[mdp.terminal] == 0).all()
+
+
+@pytest.mark.parametrize("make", [small, rewards_by_state])
+def test_optimal_values_are_the_best_of_all_deterministic_policies(make):
+    mdp = make()
+    choices = itertools.product(np.eye(mdp.actions), repeat=mdp.states)
+    best = np.max([lab.values(mdp, np.array(policy)) for policy in choices], axis=0)
+    np.testing.assert_allclose(lab.optimal_values(mdp), best, atol=1e-12)
 
 
 @each_process
@@ -140,6 +168,93 @@ def test_the_grid_world_is_the_environment_and_has_its_closed_formula():
         lab.values(mdp, nearer / nearer.sum(1, keepdims=True)), formula, atol=1e-12
     )
     assert mdp.start[world.cells.index((1, 0))] == 1
+
+
+def test_optimal_values_without_end_are_refused():
+    stay_or_end = np.array([[[1.0, 0], [0, 1]], [[0, 1], [0, 1]]])
+    pays = np.array([[1.0, 0], [0, 0]])
+    world = [stay_or_end, pays, np.array([False, True]), np.array([1.0, 0])]
+    np.testing.assert_allclose(lab.optimal_values(lab.MDP(*world, 0.9)), [10, 0])
+    with pytest.raises(UserError, match="With γ = 1 every state must lead to a terminal one"):
+        lab.optimal_values(lab.MDP(*world, 1.0))
+
+
+WORLDS = [
+    GridWorld(),
+    GridWorld(5, 5, walls=((1, 1), (1, 2), (1, 3), (3, 2), (3, 3))),  # of study S5
+    GridWorld(4, 2, walls=((1, 1),), start=(3, 1), goal=(0, 1)),
+    GridWorld(3, 3, walls=((0, 1), (1, 2)), goal=(2, 2)),  # (0, 2) has no path
+]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("gamma", [0.5, 0.95])
+def test_values_of_a_grid_satisfy_bellman_s_equation(world, gamma):
+    """By the environment's own `step`, cell by cell."""
+    policy = np.random.default_rng(0).dirichlet(np.ones(4), len(world.cells))
+    exact = lab.values(lab.from_grid_world(world, gamma), policy)
+    values = dict(zip(world.cells, exact, strict=True))
+    assert values[world.goal] == 0
+    key = jax.random.key(0)
+    for cell, chances in zip(world.cells, policy, strict=True):
+        expected = 0.0
+        for action, chance in enumerate(chances):
+            after, step = world.step(key, world.state(cell), np.int32(action))
+            goes_on = 0.0 if step.terminated else values[tuple(np.asarray(after.cell).tolist())]
+            expected += chance * (float(step.reward) + gamma * goes_on)
+        if cell != world.goal:
+            assert values[cell] == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_best_policy_of_a_grid_has_the_optimal_values(world):
+    """Going one step closer everywhere is optimal: the linear solves and the formula agree."""
+    gamma = 0.95
+    mdp = lab.from_grid_world(world, gamma)
+    optimal = lab.optimal_values(mdp)
+    best = np.zeros((len(world.cells), 4))
+    for i, cell in enumerate(world.cells):
+        distance = world.distance(cell)
+        closer = [
+            a
+            for a, (dx, dy) in enumerate(MOVES)
+            if world.distance((cell[0] + dx, cell[1] + dy)) == (distance or 0) - 1
+        ]
+        best[i, (closer or [0])[0]] = 1
+    lengths = [world.distance(cell) for cell in world.cells]
+    reached = np.array([n is not None for n in lengths])
+    formula = [
+        gamma ** (n - 1) - 0.01 * sum(gamma**t for t in range(n - 1)) if n else 0.0
+        for n in lengths
+        if n is not None
+    ]
+    np.testing.assert_allclose(optimal[reached], formula, atol=1e-12)
+    # Without a path every step costs the same, for ever.
+    np.testing.assert_allclose(optimal[~reached], -0.01 / (1 - gamma))
+    np.testing.assert_allclose(lab.values(mdp, best)[reached], optimal[reached], atol=1e-12)
+    # And no other one is better: V* satisfies Bellman's optimality equation.
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        policy = rng.dirichlet(np.ones(4), len(world.cells))
+        assert (lab.values(mdp, policy) <= optimal + 1e-12).all()
+
+
+def test_how_often_a_policy_is_in_a_cell_gives_its_return():
+    """The value of the start is what the visited cells pay, discounted."""
+    world, gamma = WORLDS[1], 0.9
+    mdp = lab.from_grid_world(world, gamma)
+    policy = np.random.default_rng(2).dirichlet(np.ones(4), len(world.cells))
+    often = lab.discounted_distribution(mdp, policy)
+    assert (often >= 0).all()
+    goal, start = world.cells.index(world.goal), world.cells.index(world.start)
+    transition = np.einsum("sa,sax->sx", policy, mdp.transition)
+    reward = np.einsum("sa,sax,sax->s", policy, mdp.transition, mdp.reward)
+    transition[goal], reward[goal] = 0, 0
+    first = np.eye(len(often))[start]
+    visits = np.linalg.solve(np.eye(len(often)) - gamma * transition.T, first)
+    assert visits @ reward == pytest.approx(lab.values(mdp, policy)[start])
+    visits[goal] = 0
+    np.testing.assert_allclose(often, visits)
 
 
 def test_the_cliff_costs_what_the_book_says():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actorcritic import plots
-from actorcritic.plots import Field, Map, Scores, Series
+from actorcritic.figures import plots
+from actorcritic.figures.plots import Field, Map, Scores, Series
 from actorcritic.runners.session import EpisodeTable, MetricTable
 from actorcritic.types import UserError
 
@@ -358,7 +358,7 @@ def test_other_files(tmp_path):
 def test_matplotlib_costs_no_start_up_and_pyplot_is_never_used(tmp_path):
     code = """
         import sys
-        from actorcritic import plots
+        from actorcritic.figures import plots
         assert "matplotlib" not in sys.modules
         plots.learning_curve([], sys.argv[1], "")
         assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules

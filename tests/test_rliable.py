@@ -9,7 +9,12 @@ times the error of a difference of two is 11 % of it, and the interval is 3.92 o
 import numpy as np
 import pytest
 
-from actorcritic.statistics import aggregate, iqm, performance_profile, probability_of_improvement
+from actorcritic.figures.statistics import (
+    aggregate,
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+)
 
 RESAMPLES = 20_000
 

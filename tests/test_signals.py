@@ -118,8 +118,9 @@ def test_ctrl_c_at_the_start_is_one_line(moment, tmp_path):
             time.sleep({moment})
             os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=interrupt, daemon=True).start()
-        sys.argv = ["actorcritic", "train", "ppo", "CartPole-v1", "--out", {str(tmp_path / "run")!r},
-                    "--total-steps", "5000000"]
+        out = {str(tmp_path / "run")!r}
+        words = ["train", "ppo", "CartPole-v1", "--total-steps", "5000000", "--out", out]
+        sys.argv = ["actorcritic", *words]
         from actorcritic.__main__ import main
         sys.exit(main())
     """)

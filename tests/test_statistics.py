@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from actorcritic.runners.session import EpisodeTable
-from actorcritic.statistics import (
+from actorcritic.figures.statistics import (
     Estimate,
     Summary,
     aggregate,
@@ -27,6 +26,7 @@ from actorcritic.statistics import (
     steps_until,
     summary,
 )
+from actorcritic.runners.session import EpisodeTable
 from actorcritic.types import UserError
 
 FINITE = st.floats(-1e6, 1e6)
@@ -113,7 +113,7 @@ def test_interval_of_curves_draws_whole_seeds():
 def test_interval_is_the_same_however_it_is_divided_into_blocks(monkeypatch):
     x, scores = rng().normal(size=10), rng().normal(size=(2, 30))
     one = interval(x, rng=rng(5)), interval(scores, rng=rng(5), stratified=True)
-    monkeypatch.setattr("actorcritic.statistics._BLOCK", 77)
+    monkeypatch.setattr("actorcritic.figures.statistics._BLOCK", 77)
     assert one == (interval(x, rng=rng(5)), interval(scores, rng=rng(5), stratified=True))
 
 
@@ -425,7 +425,7 @@ def test_estimates_repeat_with_their_generator_only_and_in_any_blocks(name, monk
     one = ESTIMATES[name](x, y, rng(5))
     assert ESTIMATES[name](x, y, rng(5)) == one
     assert any(ESTIMATES[name](x, y, rng(seed)) != one for seed in (6, 7, 8))
-    monkeypatch.setattr("actorcritic.statistics._BLOCK", 777)
+    monkeypatch.setattr("actorcritic.figures.statistics._BLOCK", 777)
     again = ESTIMATES[name](x, y, rng(5))
     # Drawn in turns, x and y have other draws in other blocks; alone or paired the same.
     if name in ("difference", "probability"):

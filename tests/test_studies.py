@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from actorcritic.envs import GridWorld
 from actorcritic.experiments import report
+from actorcritic.figures.statistics import Estimate
 from actorcritic.studies import STUDIES, study
-from actorcritic.studies import training as studies
+from actorcritic.studies import s1_critic_against_reinforce as against_reinforce
+from actorcritic.studies import s5_critic_against_exact_values as grid
 from actorcritic.studies.bench import QUICK, Result
-from actorcritic.studies.training import exact_values, optimal_values, visited
+from actorcritic.studies.comparing import deviation, ratio, side
 from actorcritic.types import UserError
 
 pytestmark = pytest.mark.long
@@ -70,6 +72,21 @@ def test_a_quick_study_leaves_a_page_and_repeated_trains_nothing(done, name, mon
     again = study(name.lower(), quick=True, out=folder, quiet=True)
     assert contents(folder) == before
     assert again.answer.sentences == result.answer.sentences
+
+
+def test_a_study_is_imported_when_it_is_asked_for():
+    code = """
+        import sys
+        from actorcritic import cli, studies
+        cli.main(["study"])
+        modules = {f"actorcritic.studies.{listed.module}" for listed in studies.STUDIES.values()}
+        assert len(modules) == 7 and not modules & set(sys.modules)
+    """
+    lines = "\n".join(line.strip() for line in code.splitlines())
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()[:7]] == list(STUDIES)
 
 
 def test_an_interrupted_study_keeps_what_was_finished(done, tmp_path):
@@ -151,96 +168,24 @@ def test_what_is_said_of_reinforce_agrees_with_the_numbers(done):
 )
 def test_the_claim_follows_the_interval(mine, claim):
     other = np.arange(95.0, 105)
-    beside = studies._Beside(studies._ratio(mine, other, studies._median), False, _even())
+    beside = against_reinforce._Beside(
+        ratio(mine, other, against_reinforce._median), False, _even()
+    )
     assert beside.claim.startswith(claim)
 
 
 def _even():
-    return studies.Estimate(1.0, 0.5, 2.0)
+    return Estimate(1.0, 0.5, 2.0)
 
 
 def test_a_spread_is_lower_or_higher_only_where_the_interval_says_so():
     rng = np.random.default_rng(0)
     wide, narrow = rng.normal(size=10) * 10, rng.normal(size=10)
-    lower = studies._ratio(narrow, wide, studies._deviation)
-    assert studies._side(lower, 1, "lower", "higher") == "lower"
-    assert studies._side(_even(), 1, "lower", "higher") == "cannot be told apart"
+    lower = ratio(narrow, wide, deviation)
+    assert side(lower, 1, "lower", "higher") == "lower"
+    assert side(_even(), 1, "lower", "higher") == "cannot be told apart"
     censored = np.where(wide > 0, wide, np.inf)
-    assert np.isnan(studies._ratio(narrow, censored, studies._deviation).low)
-
-
-# ---------------------------------------------------------------------------- exact values
-
-
-WORLDS = [
-    studies.GRID,
-    GridWorld(),
-    GridWorld(width=4, height=2, walls=((1, 1),), start=(3, 1), goal=(0, 1)),
-    GridWorld(width=3, height=3, walls=((0, 1), (1, 2)), goal=(2, 2)),  # (0, 2) has no path
-]
-
-
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("gamma", [0.5, 0.95])
-def test_exact_values_satisfy_bellman_s_equation(world, gamma):
-    """By the environment's own `step`, cell by cell."""
-    policy = np.random.default_rng(0).dirichlet(np.ones(4), len(world.cells))
-    values = dict(zip(world.cells, exact_values(world, policy, gamma), strict=True))
-    assert values[world.goal] == 0
-    key = jax.random.key(0)
-    for cell, chances in zip(world.cells, policy, strict=True):
-        expected = 0.0
-        for action, chance in enumerate(chances):
-            after, step = world.step(key, world.state(cell), np.int32(action))
-            goes_on = 0.0 if step.terminated else values[tuple(np.asarray(after.cell).tolist())]
-            expected += chance * (float(step.reward) + gamma * goes_on)
-        if cell != world.goal:
-            assert values[cell] == pytest.approx(expected, abs=1e-7)
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_best_policy_has_the_optimal_values(world):
-    """Going one step closer everywhere is optimal: the linear solve and the formula agree."""
-    gamma = 0.95
-    optimal = optimal_values(world, gamma)
-    best = np.zeros((len(world.cells), 4))
-    for i, cell in enumerate(world.cells):
-        distance = world.distance(cell)
-        closer = [
-            a
-            for a, (dx, dy) in enumerate(studies.MOVES)
-            if world.distance((cell[0] + dx, cell[1] + dy)) == (distance or 0) - 1
-        ]
-        best[i, (closer or [0])[0]] = 1
-    reached = np.isfinite(optimal)
-    np.testing.assert_allclose(
-        exact_values(world, best, gamma)[reached], optimal[reached], atol=1e-12
-    )
-    # And no other one is better: V* satisfies Bellman's optimality equation.
-    rng = np.random.default_rng(1)
-    for _ in range(5):
-        policy = rng.dirichlet(np.ones(4), len(world.cells))
-        assert (exact_values(world, policy, gamma)[reached] <= optimal[reached] + 1e-12).all()
-
-
-def test_how_often_a_policy_is_in_a_cell_gives_its_return():
-    """The value of the start is what the visited cells pay, discounted."""
-    world, gamma = studies.GRID, 0.9
-    policy = np.random.default_rng(2).dirichlet(np.ones(4), len(world.cells))
-    often = visited(world, policy, gamma)
-    assert often.sum() == pytest.approx(1)
-    assert (often >= 0).all()
-    _, reward = studies._decisions(world, policy)
-    values = exact_values(world, policy, gamma)
-    start = values[world.cells.index(world.start)]
-    # Unnormalised visits are at most 1 / (1 - γ); the share of what they pay has the value's sign.
-    transition, _ = studies._decisions(world, policy)
-    first = np.eye(len(often))[world.cells.index(world.start)]
-    visits = np.linalg.solve(np.eye(len(often)) - gamma * transition.T, first)
-    assert visits @ reward == pytest.approx(start)
-    goal = world.cells.index(world.goal)
-    visits[goal] = 0
-    np.testing.assert_allclose(often, visits / visits.sum())
+    assert np.isnan(ratio(narrow, censored, deviation).low)
 
 
 def test_watching_a_training_does_not_change_it(done):
@@ -248,13 +193,16 @@ def test_watching_a_training_does_not_change_it(done):
     result, _ = done("S5")
     comparison = result.comparisons[0]
     run = comparison.runs["A2C"]
-    watched = studies.watch(run.algorithm, studies.GRID, run.seeds, [600, run.total_steps])
-    cells = np.array(studies.GRID.cells, np.int32)
+    watched = grid.watch(run.algorithm, grid.GRID, run.seeds, [600, run.total_steps])
+    cells = np.array(grid.GRID.cells, np.int32)
     for row, seed in enumerate(run.seeds):
         policy = run.policy(seed)
         np.testing.assert_array_equal(policy(cells), watched.policy[-1, row].argmax(-1))
+    np.testing.assert_allclose(watched.visited.sum(-1), 1)
+    goal = grid.GRID.cells.index(grid.GRID.goal)
+    assert (watched.visited[..., goal] == 0).all()
     errors = result.answer.numbers["critic_error"]["A2C"]
     assert errors.shape == (len(result.answer.numbers["steps"]["A2C"]), len(run.seeds))
-    uniform = (np.array(studies.GRID.cells) != studies.GRID.goal).any(1)
+    uniform = (np.array(grid.GRID.cells) != grid.GRID.goal).any(1)
     last = watched.values[-1] - watched.exact[-1]
     np.testing.assert_allclose(errors[-1], np.sqrt((last[:, uniform] ** 2).mean(-1)), rtol=1e-5)

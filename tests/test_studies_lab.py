@@ -10,12 +10,14 @@ from scipy import integrate, stats
 
 from actorcritic import lab
 from actorcritic.lab import Measured
-from actorcritic.studies import lab as lab_studies
-from actorcritic.studies import study
+from actorcritic.studies import beside_exact, study
+from actorcritic.studies import s6_estimator_bias_and_variance as variance
+from actorcritic.studies import s7_log_density_of_squashed_actions as squashing
 from actorcritic.studies.bench import Bench
-from actorcritic.studies.lab import LAB, Beside, Setting
+from actorcritic.studies.beside_exact import Beside
+from actorcritic.studies.s7_log_density_of_squashed_actions import Setting
 
-RIGHT, NO_JACOBIAN, NO_SCALE, NEITHER = lab_studies.VARIANTS
+RIGHT, NO_JACOBIAN, NO_SCALE, NEITHER = squashing.VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +52,13 @@ def test_every_measured_number_is_near_its_closed_form(s6, s7):
 
 
 def test_the_formula_of_n_step_returns_is_that_of_the_linear_solves():
-    mdp = lab.chain(lab_studies.CHAIN, (1.0,), reward_std=lab_studies.SIGMA)
+    mdp = lab.chain(variance.CHAIN, (1.0,), reward_std=variance.SIGMA)
     policy = np.ones((mdp.states, 1))
-    critic = lab.exact_critic(mdp, policy).shifted(lab_studies.BIAS).noisy(lab_studies.STD)
-    for n in lab_studies.STEPS:
+    critic = lab.exact_critic(mdp, policy).shifted(variance.BIAS).noisy(variance.STD)
+    for n in variance.STEPS:
         exact = lab.moments(mdp, policy, lab.n_step(n), critic)
-        np.testing.assert_allclose(
-            lab_studies.n_step_formula(n), (exact.bias[0], exact.variance[0])
-        )
-    for limit in lab_studies.gae_limits():
+        np.testing.assert_allclose(variance.n_step_formula(n), (exact.bias[0], exact.variance[0]))
+    for limit in variance.gae_limits():
         exact = lab.moments(mdp, policy, lab.gae(limit.lam), critic)
         np.testing.assert_allclose(
             (limit.bias, limit.variance), (exact.bias[0, 0], exact.variance[0, 0])
@@ -70,13 +70,13 @@ def test_what_s6_says_is_what_it_measured(s6):
     numbers, sentences = data["numbers"], data["sentences"]
     n_step, by_lambda, *gradient, agreement = sentences
     mse = [row["mean_squared_error"]["measured"] for row in numbers["n_step"]]
-    assert re.search(rf"least at n = {lab_studies.STEPS[int(np.argmin(mse))]}\b", n_step)
+    assert re.search(rf"least at n = {variance.STEPS[int(np.argmin(mse))]}\b", n_step)
     bias = [row["squared_bias"]["measured"] for row in numbers["n_step"]]
     assert f"goes from {bias[0]:.4f} [" in n_step
     assert f"to {bias[-1]:.6f} [" in n_step
     mse = [row["mean_squared_error"] for row in numbers["lambda"]]
     best = min(mse, key=lambda each: each["measured"])
-    assert re.search(rf"least at λ = {lab_studies.LAMBDAS[mse.index(best)]:g}\b", by_lambda)
+    assert re.search(rf"least at λ = {variance.LAMBDAS[mse.index(best)]:g}\b", by_lambda)
     apart = best["high"] < min(mse[0]["low"], mse[-1]["low"])
     assert ("less than at both ends" in by_lambda) == apart
 
@@ -111,29 +111,29 @@ def test_a_perfect_critic_reduces_the_variance_and_leaves_some(s6):
 
 def test_sentences_follow_what_is_measured():
     far, near = Beside(Measured(1.0, 0.01), 1.1), Beside(Measured(1.0, 0.01), 1.005)
-    assert lab_studies._agreement([near, near]).startswith("2 of 2")
-    assert "as chance would have it" in lab_studies._agreement([near])
-    assert lab_studies._agreement([near, far]).startswith("1 of 2")
-    assert "10.0 standard errors" in lab_studies._agreement([near, far])
-    assert "more than chance" in lab_studies._agreement([far])
+    assert beside_exact.agreement([near, near]).startswith("2 of 2")
+    assert "as chance would have it" in beside_exact.agreement([near])
+    assert beside_exact.agreement([near, far]).startswith("1 of 2")
+    assert "10.0 standard errors" in beside_exact.agreement([near, far])
+    assert "more than chance" in beside_exact.agreement([far])
     x, y = Measured(1.0, 0.1), Measured(2.0, 0.1)
-    assert lab_studies._more(x, y) == "less than"
-    assert lab_studies._more(y, x) == "more than"
-    assert lab_studies._more(x, Measured(1.2, 0.1)) == "cannot be told apart from"
+    assert beside_exact.more_or_less(x, y) == "less than"
+    assert beside_exact.more_or_less(y, x) == "more than"
+    assert beside_exact.more_or_less(x, Measured(1.2, 0.1)) == "cannot be told apart from"
     found = [Beside(each, 0.0) for each in (y, x, Measured(1.1, 0.1))]
-    assert lab_studies._least("n", (1, 2, 3), found) == (
+    assert beside_exact.least_at("n", (1, 2, 3), found) == (
         1,
         "least at n = 2 (not told apart from 3)",
     )
-    assert lab_studies._least("n", (1, 2), found[:2]) == (1, "least at n = 2")
-    assert "no bias" in lab_studies._biases(Measured(0.1, 0.1))
-    assert "biases" in lab_studies._biases(Measured(0.3, 0.1))
+    assert beside_exact.least_at("n", (1, 2), found[:2]) == (1, "least at n = 2")
+    assert "no bias" in variance._biases(Measured(0.1, 0.1))
+    assert "biases" in variance._biases(Measured(0.3, 0.1))
 
 
 # ---------------------------------------------------------------------------------- S7
 
 
-@pytest.mark.parametrize("setting", lab_studies.SETTINGS, ids=str)
+@pytest.mark.parametrize("setting", squashing.SETTINGS, ids=str)
 def test_the_densities_are_those_of_an_independent_change_of_variables(setting):
     """By scipy alone: of the distribution function of the action, differentiated."""
 
@@ -145,24 +145,24 @@ def test_the_densities_are_those_of_an_independent_change_of_variables(setting):
     a = setting.low + (np.tanh(u) + 1) * setting.half
     step = 1e-5 * setting.half
     density = (distribution(a + step) - distribution(a - step)) / (2 * step)
-    found = {name: np.exp(log_p) for name, log_p in lab_studies.log_densities(setting, u).items()}
+    found = {name: np.exp(log_p) for name, log_p in squashing.log_densities(setting, u).items()}
     np.testing.assert_allclose(found[RIGHT], density, rtol=1e-4)
     np.testing.assert_allclose(found[NO_SCALE], density * setting.half, rtol=1e-4)
     np.testing.assert_allclose(found[NO_JACOBIAN], density / np.cosh(u) ** 2, rtol=1e-4)
     np.testing.assert_allclose(found[NEITHER], stats.norm.pdf(u, setting.mean, setting.std))
 
 
-@pytest.mark.parametrize("setting", lab_studies.SETTINGS, ids=str)
+@pytest.mark.parametrize("setting", squashing.SETTINGS, ids=str)
 def test_only_the_complete_density_integrates_to_1(setting):
-    found = lab_studies.integrals(setting)
+    found = squashing.integrals(setting)
     assert found[RIGHT] == pytest.approx(1, abs=1e-6)
-    for name, value in lab_studies.expected_integrals(setting).items():
+    for name, value in squashing.expected_integrals(setting).items():
         assert found[name] == pytest.approx(value, rel=1e-6)
     assert found[NO_JACOBIAN] < 0.95
     # Adaptive quadrature over the actions instead of sums over u.
     by_scipy, _ = integrate.quad(
         lambda a: np.exp(
-            lab_studies.log_densities(
+            squashing.log_densities(
                 setting, np.array([np.arctanh((a - setting.low) / setting.half - 1)])
             )[NO_JACOBIAN][0]
         ),
@@ -176,9 +176,9 @@ def test_only_the_complete_density_integrates_to_1(setting):
 
 def test_what_cancels_and_what_does_not():
     setting = Setting(0.3, 0.7, -1.0, 5.0)
-    found = lab_studies.what_cancels(setting)
+    found = squashing.what_cancels(setting)
     u = setting.mean + setting.std * np.random.default_rng(0).standard_normal(400_000)
-    slope_u, factor = np.tanh(u), lab_studies.ALPHA * 0.99 / 0.01
+    slope_u, factor = np.tanh(u), squashing.ALPHA * 0.99 / 0.01
     for each in found.values():
         assert each.ratio < 1e-12
         assert each.score < 1e-8
@@ -269,7 +269,7 @@ def test_a_study_is_the_same_each_time(s7):
 
 def test_a_study_answers_as_those_that_train_do(s7):
 
-    answer = LAB["S7"].answer(Bench("", quick=True, folder=None, quiet=True))
+    answer = squashing.answer(Bench("", quick=True, folder=None, quiet=True))
     assert answer.sentences == s7.answer.sentences
     assert answer.parts == ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,7 +62,7 @@ def test_however_a_training_is_divided_the_same_rows_are_kept(cuts, seed):
         metrics, episodes = training(updates, np.random.default_rng(seed))
         thinned, reports = Thinned(), []
         edges = sorted({0, *cuts, updates})
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             rows = (metrics.update > low) & (metrics.update <= high)
             ended = (episodes.step > low) & (episodes.step <= high)
             report = tabulate(part(metrics, rows), part(episodes, ended), 1, 1.0)

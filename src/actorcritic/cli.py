@@ -644,7 +644,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "resume": _TRAINING,
     "evaluate": _TRAINING,
     "play": (*_TRAINING, "actorcritic.play"),
-    "plot": (*_TRAINING, "actorcritic.plots"),
+    "plot": (*_TRAINING, "actorcritic.figures.plots"),
     "compare": _EXPERIMENTS,
     "ablate": _EXPERIMENTS,
     "sweep": _EXPERIMENTS,

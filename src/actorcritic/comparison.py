@@ -18,13 +18,14 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic import pages, plots, statistics
+from actorcritic import pages
 from actorcritic.envs import COMPILED
+from actorcritic.figures import plots, statistics
+from actorcritic.figures.html import Section, Table
+from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.runners.session import EpisodeTable, Report
 from actorcritic.runs import Evaluated, Run
-from actorcritic.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.types import UserError
-from actorcritic.webpage import Section, Table
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
 ENOUGH_SEEDS = 8  # with fewer, bootstrap intervals are too narrow (see `statistics.interval`)

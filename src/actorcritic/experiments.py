@@ -26,11 +26,13 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from actorcritic import checkpoints, configuration, files, hyperparameters, pages, plots, statistics
+from actorcritic import checkpoints, configuration, files, hyperparameters, pages
 from actorcritic.algorithms.presets import DEFAULT_STEPS, algorithm_named, preset
 from actorcritic.comparison import Comparison
 from actorcritic.console import TrainingDisplay
 from actorcritic.envs.host import HostEnvironment
+from actorcritic.figures import plots, statistics
+from actorcritic.figures.html import Picture, Section, Table
 from actorcritic.runs import Run, prepare_jax, read_run, restore_from
 from actorcritic.search import FORMS, Choice, Method, Range, ask_optuna, draw
 from actorcritic.training import (
@@ -43,7 +45,6 @@ from actorcritic.training import (
     interruptible,
 )
 from actorcritic.types import Environment, EnvSpec, UserError
-from actorcritic.webpage import Picture, Section, Table
 from actorcritic.words import printable
 
 STUDY, REPORT = "study.json", "report.html"

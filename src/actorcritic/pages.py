@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actorcritic import files, plots, statistics
-from actorcritic.webpage import Picture, Section, Table, write
+from actorcritic import files
+from actorcritic.figures import plots, statistics
+from actorcritic.figures.html import Picture, Section, Table, write
 
 if TYPE_CHECKING:
     from actorcritic.comparison import Comparison

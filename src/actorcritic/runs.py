@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actorcritic import checkpoints, configuration, statistics, trackers
+from actorcritic import checkpoints, configuration, trackers
 from actorcritic.envs.host import HostEnvironment
+from actorcritic.figures import statistics
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import stacked, use_all_cores
@@ -199,7 +200,7 @@ class Run:
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
-        from actorcritic import plots
+        from actorcritic.figures import plots
 
         return plots.learning_curve([(self.label, self.episodes)], Path(path), title=self.label)
 
@@ -357,7 +358,7 @@ def read_evaluation(out: Path) -> Evaluated | None:
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
     """One picture with the learning curves of several run folders."""
-    from actorcritic import plots
+    from actorcritic.figures import plots
 
     curves = []
     for path in map(Path, paths):

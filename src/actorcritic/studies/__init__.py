@@ -1,22 +1,60 @@
 """The studies: claims that the field's sources make in passing, each measured by one command.
 
 A study trains what it compares, keeps what its folder holds already, and ends in pictures, numbers
-and a few sentences that are computed from what was measured.
+and a few sentences that are computed from what was measured. Each is a file here, with its
+`QUESTION` and the function `answer`; it is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from actorcritic.experiments import REPORT, Study, save_study, study_folder
 from actorcritic.runs import prepare_jax
-from actorcritic.studies.bench import QUICK, Bench, Question, Result
-from actorcritic.studies.lab import LAB
-from actorcritic.studies.training import TRAINING
+from actorcritic.studies.bench import QUICK, Answer, Bench, Result
 from actorcritic.types import UserError
 from actorcritic.words import nearest
 
-STUDIES: dict[str, Question] = TRAINING | LAB
+
+class Listed(NamedTuple):
+    """A study by its title, and the module of this package that carries it out."""
+
+    title: str
+    module: str
+
+
+STUDIES: dict[str, Listed] = {
+    "S1": Listed(
+        "REINFORCE, one-step actor-critic and A2C + GAE on CartPole-v1",
+        "s1_critic_against_reinforce",
+    ),
+    "S2": Listed(
+        "λ = 0, 0.95 and 1 on CartPole-v1",
+        "s2_lambda_between_td_and_monte_carlo",
+    ),
+    "S3": Listed(
+        "Continuous A2C on Pendulum-v1, with gravity and without",
+        "s3_pendulum_in_500_episodes",
+    ),
+    "S4": Listed(
+        "Ablation of A2C on CartPole-v1: critic, n, entropy bonus, λ",
+        "s4_what_each_part_of_a2c_does",
+    ),
+    "S5": Listed(
+        "A grid world, with and without a critic",
+        "s5_critic_against_exact_values",
+    ),
+    "S6": Listed(
+        "Estimator bias and variance",
+        "s6_estimator_bias_and_variance",
+    ),
+    "S7": Listed(
+        "The correction of squashed actions",
+        "s7_log_density_of_squashed_actions",
+    ),
+}
 
 
 def study(
@@ -38,15 +76,16 @@ def study(
             f"There is no study '{name}'.{nearest(name, STUDIES)} Known: {', '.join(STUDIES)}."
         )
     name = known[name.upper()]
-    title, question, answer = STUDIES[name]
-    title = f"{name}: {title}" + f" ({QUICK})" * quick
+    listed = STUDIES[name]
+    asked = import_module(f"{__name__}.{listed.module}")
+    title = f"{name}: {listed.title}" + f" ({QUICK})" * quick
     folder = None if out is None else Path(out)
     about = {"study": name, "quick": quick}
     prepare_jax()
     with study_folder(folder, Study("study", title, command, [], about)):
-        found = answer(Bench(title, quick, folder, quiet))
+        found: Answer = asked.answer(Bench(title, quick, folder, quiet))
         comparisons = tuple(part.comparison(command) for part in found.parts)
-        result = Result(name, title, question, quick, found, comparisons, command)
+        result = Result(name, title, asked.QUESTION, quick, found, comparisons, command)
         if folder is not None:
             save_study(folder, Study("study", title, command, found.parts, about))
             result.report(folder / REPORT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,23 +12,12 @@ from actorcritic import pages
 from actorcritic.comparison import Comparison, aligned, plain
 from actorcritic.experiments import Part, Setting, planned
 from actorcritic.experiments import train_all as train_missing
+from actorcritic.figures.html import Animation, Picture, Section, Table
 from actorcritic.runs import Run
 from actorcritic.types import Environment
-from actorcritic.webpage import Animation, Picture, Section, Table
 
 QUICK = "quick: shows that it works, proves nothing"
 SEEDS, QUICK_SEEDS = 10, 3
-
-
-# ------------------------------------------------------------------------------------ the machinery
-
-
-class Question(NamedTuple):
-    """What a study asks, and the function that answers it."""
-
-    title: str
-    question: str
-    answer: Callable[[Bench], Answer]
 
 
 class Answer(NamedTuple):

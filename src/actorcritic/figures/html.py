@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actorcritic import files, plots
+from actorcritic import files
+from actorcritic.figures import plots
 from actorcritic.types import UserError
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = (
-        resources.files("actorcritic").joinpath("webpage.html.jinja").read_text(encoding="utf-8")
-    )
+    template = resources.files("actorcritic.figures").joinpath("page.html.jinja").read_text("utf-8")
     page = environment.from_string(template).render(
         title=title,
         summary=summary,
