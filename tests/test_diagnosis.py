@@ -62,7 +62,7 @@ def diagnosis() -> Diagnosis:
 def test_each_is_told_once_a_seed(change, kind, words):
     whole, looks = table(seeds=2, **change), diagnosis()
     found = looks.look(whole)
-    assert [(f.kind, f.seed, f.fatal) for f in found] == [(kind, 0, False), (kind, 1, False)]
+    assert [(f.kind, f.seed) for f in found] == [(kind, 0), (kind, 1)]
     for seed, finding in enumerate(found):
         assert finding.text.startswith(f"Seed {seed}: ")
         assert f"{words} (median of updates 22 to 41, up to step 4,100)" in finding.text
@@ -196,4 +196,4 @@ def test_only_what_windows_need_is_kept():
 
 
 def test_finding_is_a_tuple():
-    assert Finding("kl", 0, "text", False) == ("kl", 0, "text", False)
+    assert Finding("kl", 0, "text") == ("kl", 0, "text")
