@@ -11,17 +11,10 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float
 
-from actorcritic.types import Action, EnvSpec, Observation, UserError
+from actorcritic.types import ACTION_SPACES, Action, EnvSpec, Observation, UserError
 
 # This key of a Dict observation says which actions are allowed; it is no feature of the policy.
 MASK = "action_mask"
-
-ACTION_SPACES: tuple[type, ...] = (
-    spaces.Discrete,
-    spaces.MultiDiscrete,
-    spaces.MultiBinary,
-    spaces.Box,
-)
 
 
 def check(spec: EnvSpec) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import gymnasium
 import jax
@@ -19,6 +19,14 @@ from jaxtyping import Array, Bool, Float, Key
 Observation: TypeAlias = Any
 Action = Array  # discrete actions count from 0; continuous ones are as sampled, not yet clipped
 Metrics = dict[str, Float[Array, ""]]
+
+
+ACTION_SPACES: tuple[type, ...] = (
+    gymnasium.spaces.Discrete,
+    gymnasium.spaces.MultiDiscrete,
+    gymnasium.spaces.MultiBinary,
+    gymnasium.spaces.Box,
+)
 
 
 class UserError(Exception):
@@ -56,12 +64,47 @@ class EnvSpec:
         )
 
 
+class Extras(NamedTuple):
+    """What is recorded beside an action, for `update` to have again."""
+
+    draw: Array | None = None  # what the policy drew, where its action does not tell: before tanh
+    log_prob: Float[Array, "..."] | None = None  # of the draw, by the policy that acted
+    own: Any = ()  # whatever else an algorithm wants
+
+
+class Decision(NamedTuple):
+    """What `act` returns for a batch of observations."""
+
+    action: Action  # as the policy drew it, not yet clipped
+    extras: Extras = Extras()
+
+
+class Collects(NamedTuple):
+    """What a runner gathers for one update of an algorithm.
+
+    `num_steps` steps of each of `num_envs` environments; or with `whole_episodes` one complete
+    episode of each, of at most `num_steps` steps.
+    """
+
+    num_envs: int
+    num_steps: int
+    whole_episodes: bool = False
+    discount: float | Float[Array, ""] | None = None  # γ of `Transition.reward_sum`
+
+    def longest(self, spec: EnvSpec) -> int:
+        """T of a batch. Whole episodes need no more room than the environment's time limit."""
+        if self.whole_episodes and spec.max_episode_steps is not None:
+            return min(self.num_steps, spec.max_episode_steps)
+        return self.num_steps
+
+
 class Transition(NamedTuple):
     """A batch of experience; every leaf has leading axes [T, B] (time, environment).
 
-    `next_observation` is the true successor of `observation`, never the observation after a
-    reset. `terminated` means that the task ended (the successor is worth 0), `truncated` that
-    the episode was cut short (the successor keeps its value).
+    Columns are contiguous in time: row t + 1 of a column follows row t, or begins the next episode
+    where row t ended one. `next_observation` is the true successor of `observation`, never the
+    observation after a reset. `terminated` means that the task ended (the successor is worth 0),
+    `truncated` that the episode was cut short (the successor keeps its value).
     """
 
     observation: Observation
@@ -70,8 +113,10 @@ class Transition(NamedTuple):
     terminated: Bool[Array, "T B"]
     truncated: Bool[Array, "T B"]
     next_observation: Observation
-    extras: Any = ()  # what `act` returned beside the action: the algorithm's own NamedTuple
+    extras: Extras = Extras()  # what `act` returned beside the action
     valid: Bool[Array, "T B"] | None = None  # False: not experience (padding, a reset row)
+    # Σ γ^k r_{t-k} over the episode so far; only where the algorithm asked for it (`Collects`).
+    reward_sum: Float[Array, "T B"] | None = None
 
     def cleared(self) -> Transition:
         """The same, with nothing but zeros and ends in rows that are not valid: not even NaN."""
@@ -122,33 +167,88 @@ class Environment(Protocol):
         ...
 
 
+Learner = TypeVar("Learner")
+Actor = TypeVar("Actor")
+Batch = TypeVar("Batch", contravariant=True)
+
+
 @runtime_checkable
-class Algorithm(Protocol):
+class Algorithm(Protocol[Learner, Actor, Batch]):
     """A frozen dataclass and a pytree whose float fields are leaves (see `hyperparameters`).
 
-    Each update learns from `num_steps` steps of `num_envs` environments, or, where
-    `whole_episodes` is true, from one complete episode of each, of at most `num_steps` steps.
+    A class that inherits from this one gets what has a default here.
     """
 
     name: ClassVar[str]
-    num_envs: int
-    num_steps: int
+    action_spaces: ClassVar[tuple[type, ...]] = ACTION_SPACES  # that it is for
 
     @property
-    def whole_episodes(self) -> bool: ...
+    def collects(self) -> Collects | None:
+        """What a runner gathers for an update; None where `update` learns from data or text."""
+        return None
 
-    def init(self, key: Key[Array, ""], spec: EnvSpec) -> Any:
+    def init(self, key: Key[Array, ""], spec: EnvSpec) -> Learner:
         """A fresh learner: one pytree with everything that learning changes."""
         ...
 
+    def actor(self, learner: Learner) -> Actor:
+        """What acting needs, and no more: it travels to other processes and is what is loaded."""
+        ...
+
     def act(
-        self, learner: Any, observation: Observation, key: Key[Array, ""], *, explore: bool = True
-    ) -> tuple[Action, Any]:
-        """Actions for a batch of observations [B, ...], and extras to store beside them."""
+        self, actor: Actor, observation: Observation, key: Key[Array, ""], *, explore: bool = True
+    ) -> Decision:
+        """Actions for a batch of observations [B, ...], and what to record beside them."""
         ...
 
     def update(
-        self, learner: Any, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
-    ) -> tuple[Any, Metrics]:
+        self, learner: Learner, batch: Batch, key: Key[Array, ""], progress: Float[Array, ""]
+    ) -> tuple[Learner, Metrics]:
         """Learn from a batch; `progress` is the share of the training done when it began."""
         ...
+
+    def check(self, spec: EnvSpec) -> None:
+        """Raise UserError where hyperparameters do not fit each other, or the environment."""
+
+    def notes(self, spec: EnvSpec) -> list[str]:
+        """What is allowed on this environment, but seldom meant."""
+        return []
+
+    def spread(self, axis: str, over: int, spec: EnvSpec) -> Any:
+        """The part that one of `over` devices does of every update, or None to do it on one.
+
+        `axis` is the mesh axis to average over. An algorithm offers this by its exact class: what
+        a subclass computes from a whole batch, nobody can spread for it.
+        """
+        return None
+
+
+WITH_DEFAULT = ("action_spaces", "collects", "check", "notes", "spread")
+
+
+def check_protocol(algorithm: Any) -> None:
+    """UserError where something is not an `Algorithm`: what is missing, and what to write."""
+    if isinstance(algorithm, type):
+        raise UserError(
+            f"An algorithm is an object, and {algorithm.__name__} is a class; write "
+            f"{algorithm.__name__}()."
+        )
+    kind = type(algorithm).__name__
+    asked = ("name", "init", "actor", "act", "update", *WITH_DEFAULT)
+    missing = [name for name in asked if not hasattr(algorithm, name)]
+    if missing:
+        raise UserError(
+            f"{kind} is not an algorithm: it lacks {', '.join(missing)}. Inherit from "
+            "actorcritic.Algorithm, which says what they are and has defaults of "
+            f"{', '.join(WITH_DEFAULT)}."
+        )
+    if not hasattr(algorithm, "__dataclass_fields__") or jax.tree.leaves(algorithm) == [algorithm]:
+        raise UserError(
+            f"{kind} must be a frozen dataclass that is a pytree: put @hyperparameters (of "
+            "actorcritic) above the class."
+        )
+    collects = algorithm.collects
+    if collects is not None and not isinstance(collects, Collects):
+        raise UserError(
+            f"{kind}.collects is {collects!r}; expected Collects(num_envs, num_steps) or None."
+        )

@@ -1,7 +1,8 @@
 """The algorithms, by the name the command line knows them by."""
 
+from actorcritic.algorithms.a2c import A2C
 from actorcritic.algorithms.one_step import QActorCritic, TDActorCritic
-from actorcritic.algorithms.policy_gradient import A2C, PPO
+from actorcritic.algorithms.ppo import PPO
 from actorcritic.algorithms.reinforce import Reinforce
 from actorcritic.algorithms.sac import SAC
 from actorcritic.algorithms.trpo import TRPO

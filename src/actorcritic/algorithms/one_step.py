@@ -4,7 +4,7 @@
   TD    r + γ (1 - terminated) V(s') - V(s)                ∇log π(a|s) δ
   Q     r + γ (1 - terminated) Q(s', a') - Q(s, a)         ∇log π(a|s) Q(s, a)
 
-Both are members of the family in `policy_gradient.py`.
+Both are members of the family in `family.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import ClassVar, Literal
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float
 
-from actorcritic import estimators, spaces
-from actorcritic.algorithms.policy_gradient import STANDARDISE, Learner, PolicyGradient
+from actorcritic import estimators
+from actorcritic.algorithms.family import STANDARDISE, VALUE_WEIGHT, JointGradient, Learner
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.types import Transition
 
 
 @hyperparameters
-class TDActorCritic(PolicyGradient):
+class TDActorCritic(JointGradient):
     """One-step actor-critic (Sutton & Barto 2018, sec. 13.5): the advantage is the TD error.
 
     It learns at every step, from one environment. Actor and critic are separate networks, each
@@ -32,6 +32,7 @@ class TDActorCritic(PolicyGradient):
     """
 
     name: ClassVar[str] = "td-actor-critic"
+    spreads_rows: ClassVar[bool] = True
 
     num_envs: int = hyperparameter(1, "environments stepped side by side", "[1, 1e6]")
     num_steps: int = hyperparameter(1, "steps of each environment before an update", "[1, 1e6]")
@@ -39,7 +40,7 @@ class TDActorCritic(PolicyGradient):
     critic_learning_rate: float | None = hyperparameter(
         1e-3, "step size of the critic; none: learning_rate", "(0, 10]"
     )
-    value_coefficient: float = hyperparameter(1.0, "weight of the value loss", "[0, 1e3]")
+    value_coefficient: float = hyperparameter(1.0, VALUE_WEIGHT, "[0, 1e3]")
     max_grad_norm: float = hyperparameter(1e9, "largest norm of the whole gradient", "(0, 1e9]")
 
     def advantages(
@@ -50,7 +51,7 @@ class TDActorCritic(PolicyGradient):
 
 
 @hyperparameters
-class QActorCritic(PolicyGradient):
+class QActorCritic(JointGradient):
     """Q actor-critic: the critic learns Q(s, a) on-policy, and the actor follows ∇log π Q(s, a).
 
     The critic's target is r + γ Q(s', a') with a' drawn from the policy at the true
@@ -60,13 +61,17 @@ class QActorCritic(PolicyGradient):
 
     name: ClassVar[str] = "q-actor-critic"
     action_spaces: ClassVar[tuple[type, ...]] = (gym_spaces.Discrete,)
-    critic: ClassVar[Literal["state", "action"] | None] = "action"
+    spreads_rows: ClassVar[bool] = True
 
     learning_rate: float = hyperparameter(3e-4, "step size of the actor, α_θ", "(0, 10]")
     critic_learning_rate: float | None = hyperparameter(
         2e-3, "step size of the critic, α_w; none: learning_rate", "(0, 10]"
     )
     normalize_advantage: bool = hyperparameter(True, STANDARDISE)
+
+    @property
+    def critic(self) -> Literal["state", "action"]:
+        return "action"
 
     def advantages(
         self, batch: Transition, reward: Array, value: Array, next_value: Array
@@ -78,9 +83,6 @@ class QActorCritic(PolicyGradient):
         self, learner: Learner, batch: Transition, observation: Array, key: Array
     ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
         """Q(s_t, a_t), and Q(s_{t+1}, a') with a' from the policy."""
-        model, params = self._model(learner.spec), learner.params
-        after = self._encode(learner, batch.next_observation)
-        allowed = spaces.action_mask(learner.spec.observation_space, batch.next_observation)
-        action = model.policy(params, after, allowed).sample(key)
-        value = model.value(params, observation, batch.action)
-        return value, model.value(params, after, action)
+        action = self.policy(self.actor(learner), batch.next_observation).sample(key)
+        value = self._model(learner.spec).value(learner.params, observation, batch.action)
+        return value, self.value(learner, batch.next_observation, action)

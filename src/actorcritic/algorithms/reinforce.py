@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 from jaxtyping import Array, Float
 
 from actorcritic import estimators
-from actorcritic.algorithms.policy_gradient import STANDARDISE, PolicyGradient
+from actorcritic.algorithms.family import STANDARDISE, JointGradient
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.types import Transition
+from actorcritic.types import Collects, EnvSpec, Transition, UserError
 
 
 @hyperparameters
-class Reinforce(PolicyGradient):
+class Reinforce(JointGradient):
     """REINFORCE (Williams 1992): ∇ log π(a_t|s_t) G_t over whole episodes.
 
     With `baseline`, a value network is regressed on G_t and subtracted from it. An update takes
@@ -22,15 +22,26 @@ class Reinforce(PolicyGradient):
     """
 
     name: ClassVar[str] = "reinforce"
-    whole_episodes: ClassVar[bool] = True
 
     num_steps: int = hyperparameter(1000, "longest episode that is collected", "[1, 1e6]")
     baseline: bool = hyperparameter(True, "subtract a learned V(s_t) from the return")
     normalize_advantage: bool = hyperparameter(True, STANDARDISE)
 
     @property
-    def critic(self) -> Literal["state", "action"] | None:  # type: ignore[override]
+    def critic(self) -> Literal["state", "action"] | None:
         return "state" if self.baseline else None
+
+    @property
+    def collects(self) -> Collects:
+        return super().collects._replace(whole_episodes=True)
+
+    def check(self, spec: EnvSpec) -> None:
+        super().check(spec)
+        if not self.baseline and self.value_coefficient != type(self).value_coefficient:
+            raise UserError(
+                "value_coefficient weighs the loss of the baseline, and baseline is off: it would "
+                "have no effect. Leave one of the two out."
+            )
 
     def advantages(
         self, batch: Transition, reward: Array, value: Array, next_value: Array

@@ -29,7 +29,17 @@ from actorcritic import losses, spaces
 from actorcritic.distributions import TanhGaussian
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.networks import MLP, ActorCritic, Dense, NetworkLike
-from actorcritic.types import Action, EnvSpec, Metrics, Observation, Transition, UserError
+from actorcritic.types import (
+    Action,
+    Algorithm,
+    Collects,
+    Decision,
+    EnvSpec,
+    Metrics,
+    Observation,
+    Transition,
+    UserError,
+)
 
 
 class Buffer(NamedTuple):
@@ -80,6 +90,21 @@ class Optimizer(NamedTuple):
     actor: Any
     critics: Any
     log_temperature: Any
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "uniform", "warm_up"],
+    meta_fields=["spec"],
+)
+@dataclass(frozen=True)
+class Actor:
+    """What acting needs of a learner."""
+
+    params: PyTree  # the policy's
+    uniform: Bool[Array, ""]  # whether actions are still random, before the learning
+    warm_up: Key[Array, ""]
+    spec: EnvSpec
 
 
 @partial(
@@ -164,15 +189,9 @@ class Model:
         inputs = jnp.concatenate([x, action], axis=-1)
         return jnp.minimum(*(self.q(critic, inputs) for critic in critics))
 
-    def value(
-        self, params: Parameters, x: Float[Array, "... features"], action: Float[Array, "... d"]
-    ) -> Float[Array, "..."]:
-        """What the critics make of an action in [-1, 1]^d."""
-        return self.least_q(params.critics, x, action)
-
 
 @hyperparameters
-class SAC:
+class SAC(Algorithm[Learner, Actor, Transition]):
     """Soft actor-critic with two critics and a learned temperature α.
 
     `gradient_steps` follow each num_envs × num_steps environment steps: the update-to-data ratio
@@ -182,7 +201,6 @@ class SAC:
     """
 
     name: ClassVar[str] = "sac"
-    whole_episodes: ClassVar[bool] = False
     action_spaces: ClassVar[tuple[type, ...]] = (gymnasium.spaces.Box,)
 
     num_envs: int = hyperparameter(1, "environments stepped side by side", "[1, 1e6]")
@@ -214,8 +232,11 @@ class SAC:
 
     # ------------------------------------------------------------------ the protocol
 
+    @property
+    def collects(self) -> Collects:
+        return Collects(self.num_envs, self.num_steps)
+
     def check(self, spec: EnvSpec) -> None:
-        """Raise UserError where hyperparameters do not fit each other."""
         batch = self.num_envs * self.num_steps
         least = max(batch, self.batch_size, self.learning_starts)
         if self.buffer_size < least:
@@ -241,42 +262,39 @@ class SAC:
             spec=spec,
         )
 
+    def actor(self, learner: Learner) -> Actor:
+        uniform = learner.buffer.seen < self.learning_starts
+        return Actor(learner.params.actor, uniform, learner.warm_up, learner.spec)
+
     def act(
-        self,
-        learner: Learner,
-        observation: Observation,
-        key: Key[Array, ""],
-        *,
-        explore: bool = True,
-    ) -> tuple[Action, tuple[()]]:
-        spec = learner.spec
-        x = spaces.encode(spec.observation_space, observation)
-        model, actor = self._model(spec), learner.params.actor
-        policy = model.policy(actor, x)
+        self, actor: Actor, observation: Observation, key: Key[Array, ""], *, explore: bool = True
+    ) -> Decision:
+        x = spaces.encode(actor.spec.observation_space, observation)
+        model = self._model(actor.spec)
+        policy = model.policy(actor.params, x)
         action = policy.action(policy.mode())
         if explore:
             noise = jax.random.normal(key, action.shape, action.dtype)
-            action, _ = model.draw(actor, x, noise)
-            uniform = jax.random.uniform(learner.warm_up, action.shape, minval=-1.0)
-            action = jnp.where(learner.buffer.seen < self.learning_starts, uniform, action)
-        middle, half = _bounds(spec, action)
-        return middle + half * action, ()
+            action, _ = model.draw(actor.params, x, noise)
+            uniform = jax.random.uniform(actor.warm_up, action.shape, minval=-1.0)
+            action = jnp.where(actor.uniform, uniform, action)
+        middle, half = _bounds(actor.spec, action)
+        return Decision(middle + half * action)
 
     def update(
         self, learner: Learner, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
-        model, buffer = self._model(learner.spec), self._stored(learner, batch)
-        draw_key, noise_key, warm_up = jax.random.split(key, 3)
+        buffer = self._stored(learner, batch)
+        draw_key, learn_key, warm_up = jax.random.split(key, 3)
         drawn = buffer.draw(draw_key, (self.gradient_steps, self.batch_size))
-        # For the actions in the targets, and for those in the actor's loss.
-        d = sizes(learner.spec)[1]
-        noise = jax.random.normal(noise_key, (self.gradient_steps, 2, self.batch_size, d))
+        keys = jax.random.split(learn_key, self.gradient_steps)
 
-        def descend(k: Array, carry: Any) -> Any:
+        def step(k: Array, carry: Any) -> Any:
             params, optimizer, sums = carry
             sample = _sample(learner.spec, buffer.rows[drawn[k]])
-            params, optimizer, metrics = self._descend(model, params, optimizer, sample, noise[k])
-            return params, optimizer, jax.tree.map(jnp.add, sums, metrics)
+            now = replace(learner, params=params, optimizer=optimizer)
+            now, metrics = self.learn(now, sample, keys[k])
+            return now.params, now.optimizer, jax.tree.map(jnp.add, sums, metrics)
 
         # A loop of no steps, and not `cond`, which would copy all that it may change.
         begun = buffer.seen >= max(self.learning_starts, 1)
@@ -284,7 +302,7 @@ class SAC:
         names = ("policy_loss", "value_loss", "entropy", "temperature", "q_value", "gradient_norm")
         sums = dict.fromkeys(names, jnp.zeros((), buffer.rows.dtype))
         params, optimizer, sums = jax.lax.fori_loop(
-            0, steps, descend, (learner.params, learner.optimizer, sums)
+            0, steps, step, (learner.params, learner.optimizer, sums)
         )
         metrics = {name: total / self.gradient_steps for name, total in sums.items()}
         learner = replace(
@@ -292,19 +310,20 @@ class SAC:
         )
         return learner, metrics
 
-    # ------------------------------------------------------------------ its parts
+    def learn(
+        self, learner: Learner, sample: Sample, key: Key[Array, ""]
+    ) -> tuple[Learner, Metrics]:
+        """One gradient step of each part, each with what the ones before it have become.
 
-    def _descend(
-        self,
-        model: Model,
-        params: Parameters,
-        optimizer: Optimizer,
-        sample: Sample,
-        noise: Float[Array, "2 N d"],
-    ) -> tuple[Parameters, Optimizer, Metrics]:
-        """One gradient step of each part, each with what the ones before it have become."""
+        It stands by itself: where the minibatch comes from, it does not know.
+        """
+        model = self._model(learner.spec)
+        params, optimizer = learner.params, learner.optimizer
         actor, critics, targets, log_temperature = params
         temperature = jnp.exp(log_temperature)
+        # For the actions in the targets, and for those in the actor's loss.
+        size = (2, sample.reward.shape[0], sizes(learner.spec)[1])
+        noise = jax.random.normal(key, size, sample.reward.dtype)
 
         target = self._target(model, params, sample, noise[0])
         gradient, (value_loss, q_value) = jax.grad(
@@ -336,11 +355,25 @@ class SAC:
             "q_value": q_value,
             "gradient_norm": jnp.hypot(critics_norm, actor_norm),
         }
-        return (
-            Parameters(actor, critics, targets, log_temperature),
-            Optimizer(actor_state, critics_state, temperature_state),
-            metrics,
+        learner = replace(
+            learner,
+            params=Parameters(actor, critics, targets, log_temperature),
+            optimizer=Optimizer(actor_state, critics_state, temperature_state),
         )
+        return learner, metrics
+
+    # ------------------------------------------------------------------ for whoever looks inside
+
+    def value(
+        self, learner: Learner, observation: Observation, action: Array
+    ) -> Float[Array, "..."]:
+        """min_i Q_i(s, a) for observations [..., *] and actions as `act` gives them."""
+        x = spaces.encode(learner.spec.observation_space, observation)
+        middle, half = _bounds(learner.spec, action)
+        model = self._model(learner.spec)
+        return model.least_q(learner.params.critics, x, (action - middle) / half)
+
+    # ------------------------------------------------------------------ its parts
 
     def _target(
         self, model: Model, params: Parameters, sample: Sample, noise: Float[Array, "N d"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,23 +12,26 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from actorcritic import losses, optimizers
-from actorcritic.algorithms.policy_gradient import (
-    A2C,
+from actorcritic.algorithms.family import (
     LAMBDA,
     OPTIMIZERS,
     STANDARDISE,
+    WHOLE_EPISODES,
+    Carry,
     Learner,
+    PolicyGradient,
     Rows,
     mean_of,
     standardised,
 )
+from actorcritic.algorithms.ppo import in_minibatches
 from actorcritic.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.networks import ActorCritic
-from actorcritic.types import EnvSpec, Metrics, UserError
+from actorcritic.types import Collects, EnvSpec, Metrics, Transition, UserError
 
 
 @hyperparameters
-class TRPO(A2C):
+class TRPO(PolicyGradient):
     """Trust-region policy optimisation (Schulman et al. 2015): the largest step within a KL bound.
 
     The actor moves along F⁻¹g, g the gradient of E[ρ_t A_t] and F the Fisher matrix of the policy
@@ -41,7 +43,9 @@ class TRPO(A2C):
     """
 
     name: ClassVar[str] = "trpo"
+    spreads_rows: ClassVar[bool] = True
 
+    whole_episodes: bool = hyperparameter(False, WHOLE_EPISODES)
     num_steps: int = hyperparameter(256, "steps of each environment before an update", "[1, 1e6]")
     gae_lambda: float = hyperparameter(0.95, LAMBDA, "[0, 1]")
     normalize_advantage: bool = hyperparameter(True, STANDARDISE)
@@ -52,33 +56,53 @@ class TRPO(A2C):
     line_search_shrink: float = hyperparameter(0.8, "factor from one length to the next", "(0, 1)")
     optimizer: optimizers.Kind = hyperparameter("adam", f"the critic's: {OPTIMIZERS}")
     learning_rate: float = hyperparameter(1e-3, "step size of the critic", "(0, 10]")
-    num_epochs: int = hyperparameter(10, "the critic's passes over each batch", "[1, 1e6]")  # type: ignore[misc]
-    num_minibatches: int = hyperparameter(16, "parts of a pass, a step each", "[1, 1e6]")  # type: ignore[misc]
+    num_epochs: int = hyperparameter(10, "the critic's passes over each batch", "[1, 1e6]")
+    num_minibatches: int = hyperparameter(16, "parts of a pass, a step each", "[1, 1e6]")
     max_grad_norm: float = hyperparameter(1e9, "largest norm of the critic's gradient", "(0, 1e9]")
+
+    @property
+    def collects(self) -> Collects:
+        return super().collects._replace(whole_episodes=self.whole_episodes)
+
+    @property
+    def _parts(self) -> int:
+        return self.num_minibatches
+
+    def advantages(
+        self, batch: Transition, reward: Array, value: Array, next_value: Array
+    ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+        return self._gae(batch, reward, value, next_value, self.gae_lambda)
 
     def check(self, spec: EnvSpec) -> None:
         super().check(spec)
+        self._check_minibatches(spec, self.num_minibatches)
         if self.shared_network:
             raise UserError(
                 "trpo needs separate networks: with shared_network a step of the critic would move "
                 "the policy out of its trust region. Turn shared_network off."
             )
 
-    def _descend(
+    def descend(
         self,
         learner: Learner,
         rows: Rows,
         rows_of: Callable[[PyTree], Rows],
         key: Key[Array, ""],
         progress: Float[Array, ""],
-    ) -> tuple[PyTree, Any, Metrics]:
-        """The actor's step, then the critic's."""
-        model = self._model(learner.spec)
-        params, trust = self._natural_step(model, learner.params, rows)
-        learner = replace(learner, params=params)
-        # The loss below has no gradient for the actor, so that the optimiser leaves it alone.
-        params, optimizer, metrics = super()._descend(learner, rows, rows_of, key, progress)
-        return params, optimizer, metrics | trust
+    ) -> tuple[Carry, Metrics]:
+        """The actor's step, then the critic's epochs."""
+        params, trust = self._natural_step(self._model(learner.spec), learner.params, rows)
+
+        def step(carry: Carry, part: Rows) -> tuple[Carry, Metrics]:
+            # The loss below has no gradient for the actor, so that the optimiser leaves it alone.
+            return self.gradient_step(carry, learner, part, progress)
+
+        def epoch(carry: Carry, key: Array) -> tuple[Carry, Metrics]:
+            return in_minibatches(step, carry, rows, key, self.num_minibatches)
+
+        keys = jax.random.split(key, self.num_epochs)
+        carry, metrics = jax.lax.scan(epoch, (params, learner.optimizer), keys)
+        return carry, jax.tree.map(jnp.mean, metrics) | trust
 
     def _natural_step(
         self, model: ActorCritic, params: dict[str, Any], rows: Rows
@@ -139,10 +163,10 @@ class TRPO(A2C):
         }
         return unravel(jnp.where(accepted, vector, start)) | critic, metrics
 
-    def _loss(
-        self, model: ActorCritic, params: PyTree, rows: Rows, progress: Float[Array, ""]
+    def loss(
+        self, params: PyTree, spec: EnvSpec, rows: Rows, progress: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
         """The critic's alone."""
-        value = model.value(params, rows.observation)
+        value = self._model(spec).value(params, rows.observation)
         value_loss = mean_of(self.value_loss(value, rows, progress), rows.valid)
         return value_loss, {"value_loss": value_loss}

@@ -167,8 +167,8 @@ class HostEnvironment:
         policy: Callable[[Observation], np.ndarray],
         seed: int,
         max_steps: int,
-    ) -> Iterator[tuple[int, float, int]]:
-        """(index, return, length) of episodes as they end, without end.
+    ) -> Iterator[tuple[int, float, int, bool]]:
+        """(index, return, length, whether it was cut) of episodes as they end, without end.
 
         `policy` maps a batch of observations to actions inside the bounds. Where the environment
         states no time limit, an episode is left after `max_steps` steps.
@@ -187,7 +187,7 @@ class HostEnvironment:
             done = terminated | truncated
             left = ~done & (lengths >= limit)
             for k in np.flatnonzero(done | left):
-                yield int(k), float(returns[k]), int(lengths[k])
+                yield int(k), float(returns[k]), int(lengths[k]), bool(left[k])
                 returns[k], lengths[k] = 0.0, 0
             if left.any():
                 stepper.restart(left, current)
@@ -205,6 +205,16 @@ class HostEnvironment:
                 with contextlib.suppress(Exception):
                     environment.close()
         self._checked = True
+
+
+def environment_seed(*entropy: int) -> int:
+    """A seed for environments side by side, which are given it, it plus 1, and so on.
+
+    Seeds that are near each other give numbers that are far apart; 30 bits suit every generator
+    that users may have.
+    """
+    words = [number % 2**32 for number in entropy]
+    return int(np.random.SeedSequence(words).generate_state(1)[0]) >> 2
 
 
 def autoreset_mode(environments: VectorEnv, name: str) -> AutoresetMode:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from actorcritic import spaces
 from actorcritic.envs.keys import next_episode, step_key
-from actorcritic.types import Action, Algorithm, Environment, EnvSpec, Transition
+from actorcritic.types import Action, Algorithm, Collects, Environment, Transition
 
 
 class Running(NamedTuple):
@@ -30,6 +30,7 @@ class Running(NamedTuple):
     observation: Any
     episode_return: Float[Array, " B"]
     episode_length: Int[Array, " B"]
+    reward_sum: Float[Array, " B"]  # discounted, see `Transition.reward_sum`
 
 
 class TrainState(NamedTuple):
@@ -49,7 +50,7 @@ class Episodes(NamedTuple):
     lengths: Int[Array, "T B"]
 
 
-def _where(condition: Array, new: Any, old: Any) -> Any:
+def select(condition: Array, new: Any, old: Any) -> Any:
     """Per environment (leading axis), `new` where the condition holds."""
 
     def pick(a: Array, b: Array) -> Array:
@@ -65,11 +66,11 @@ def reset(environment: Environment, key: Key[Array, " B"]) -> Running:
     key, reset_key = jax.vmap(next_episode)(key)
     state, observation = jax.vmap(environment.reset)(reset_key)
     zero = jnp.zeros(key.shape[0])
-    return Running(key, state, observation, zero, zero.astype(jnp.int32))
+    return Running(key, state, observation, zero, zero.astype(jnp.int32), zero)
 
 
 def take_step(
-    environment: Environment, now: Running, action: Action
+    environment: Environment, now: Running, action: Action, collects: Collects | None = None
 ) -> tuple[Running, Transition, Bool[Array, " B"]]:
     """One step of every environment, without resets; and which episodes it ended."""
     limit = environment.spec.max_episode_steps
@@ -80,62 +81,88 @@ def take_step(
     length = now.episode_length + 1
     truncated = step.truncated if limit is None else step.truncated | (length >= limit)
     done = step.terminated | truncated
-    ahead = Running(now.key, state, step.observation, now.episode_return + step.reward, length)
+    total = now.episode_return + step.reward
     row = Transition(
         now.observation, action, step.reward, step.terminated, truncated, step.observation
     )
+    reward_sum = now.reward_sum
+    if collects is not None and collects.discount is not None:
+        reward_sum = collects.discount * reward_sum + step.reward
+        row = row._replace(reward_sum=reward_sum)
+    ahead = Running(now.key, state, step.observation, total, length, reward_sum)
     return ahead, row, done
 
 
 def advance(
-    environment: Environment, now: Running, action: Action
+    environment: Environment, now: Running, action: Action, collects: Collects | None = None
 ) -> tuple[Running, Transition, Episodes]:
     """One step of every environment, and a reset of those whose episode it ended. Rows are [B]."""
-    ahead, row, done = take_step(environment, now, action)
+    ahead, row, done = take_step(environment, now, action, collects)
     ended = Episodes(
         jnp.where(done, ahead.episode_return, 0.0), jnp.where(done, ahead.episode_length, 0)
     )
     ahead = jax.lax.cond(
-        jnp.any(done), lambda: _where(done, reset(environment, now.key), ahead), lambda: ahead
+        jnp.any(done), lambda: select(done, reset(environment, now.key), ahead), lambda: ahead
     )
     return ahead, row, ended
 
 
 def collect(
-    algorithm: Algorithm, environment: Environment, learner: Any, now: Running, key: Key[Array, ""]
+    algorithm: Algorithm, environment: Environment, actor: Any, now: Running, key: Key[Array, ""]
 ) -> tuple[Running, Transition, Episodes]:
-    """`num_steps` steps of every environment: [T, B]."""
+    """What the algorithm collects for one update: [T, B]."""
+    assert algorithm.collects is not None
+    gather = _collect_episodes if algorithm.collects.whole_episodes else _collect_steps
+    return gather(algorithm, algorithm.collects, environment, actor, now, key)
+
+
+def _collect_steps(
+    algorithm: Algorithm,
+    collects: Collects,
+    environment: Environment,
+    actor: Any,
+    now: Running,
+    key: Key[Array, ""],
+) -> tuple[Running, Transition, Episodes]:
+    """`num_steps` steps of every environment."""
 
     def step(now: Running, key: Array) -> tuple[Running, tuple[Transition, Episodes]]:
-        action, extras = algorithm.act(learner, now.observation, key)
-        now, row, ended = advance(environment, now, action)
+        action, extras = algorithm.act(actor, now.observation, key)
+        now, row, ended = advance(environment, now, action, collects)
         return now, (row._replace(extras=extras), ended)
 
-    now, (batch, episodes) = jax.lax.scan(step, now, jax.random.split(key, algorithm.num_steps))
+    now, (batch, episodes) = jax.lax.scan(step, now, jax.random.split(key, collects.num_steps))
     return now, batch, episodes
 
 
-def longest_batch(algorithm: Algorithm, spec: EnvSpec) -> int:
-    """T of a batch. Whole episodes need no more room than the environment's time limit."""
-    if algorithm.whole_episodes and spec.max_episode_steps is not None:
-        return min(algorithm.num_steps, spec.max_episode_steps)
-    return algorithm.num_steps
-
-
-def collect_episodes(
-    algorithm: Algorithm, environment: Environment, learner: Any, now: Running, key: Key[Array, ""]
+def _collect_episodes(
+    algorithm: Algorithm,
+    collects: Collects,
+    environment: Environment,
+    actor: Any,
+    now: Running,
+    key: Key[Array, ""],
 ) -> tuple[Running, Transition, Episodes]:
-    """One complete episode of every environment, from a fresh start: [T, B], padding not valid."""
-    length = longest_batch(algorithm, environment.spec)
+    """One complete episode of every environment, from a fresh start; padding is not valid.
+
+    An episode that is longer than the batch is cut there, and counts as it is then.
+    """
+    length = collects.longest(environment.spec)
     keys = jax.random.split(key, length)
 
     def step(t: Array, now: Running, open_: Array) -> tuple[Running, Array, Any]:
-        action, extras = algorithm.act(learner, now.observation, keys[t])
-        now, row, ended = advance(environment, now, action)
-        cut = (t == length - 1) & ~(row.terminated | row.truncated)
-        row = row._replace(extras=extras, truncated=row.truncated | cut, valid=open_)
-        ended = Episodes(*(jnp.where(open_, x, jnp.zeros_like(x)) for x in ended))
-        return now, open_ & ~(row.terminated | row.truncated), (row, ended)
+        action, extras = algorithm.act(actor, now.observation, keys[t])
+        ahead, row, done = take_step(environment, now, action, collects)
+        row = row._replace(extras=extras, valid=open_)
+        row = row._replace(truncated=row.truncated | ((t == length - 1) & ~row.terminated))
+        ends = open_ & (row.terminated | row.truncated)
+        ended = Episodes(
+            jnp.where(ends, ahead.episode_return, 0.0), jnp.where(ends, ahead.episode_length, 0)
+        )
+        ahead = jax.lax.cond(
+            jnp.any(done), lambda: select(done, reset(environment, now.key), ahead), lambda: ahead
+        )
+        return ahead, open_ & ~ends, (row, ended)
 
     def body(carry: tuple[Array, Running, Array, Any]) -> tuple[Array, Running, Array, Any]:
         t, now, open_, rows = carry
@@ -144,7 +171,7 @@ def collect_episodes(
         return t + 1, now, open_, rows
 
     now = reset(environment, now.key)
-    open_ = jnp.ones(algorithm.num_envs, bool)
+    open_ = jnp.ones(collects.num_envs, bool)
     row = jax.eval_shape(lambda: step(jnp.asarray(0), now, open_)[2])
     rows = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
     _, now, _, (batch, episodes) = jax.lax.while_loop(
@@ -159,24 +186,26 @@ def begin(algorithm: Algorithm, environment: Environment, key: Key[Array, ""]) -
     """The state before the first update of one seed."""
     key, learner_key, environment_key = jax.random.split(key, 3)
     learner = algorithm.init(learner_key, environment.spec)
-    running = reset(environment, jax.random.split(environment_key, algorithm.num_envs))
+    assert algorithm.collects is not None
+    running = reset(environment, jax.random.split(environment_key, algorithm.collects.num_envs))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(learner, running, key, zero, zero)
 
 
 def train_once(
-    algorithm: Algorithm, environment: Environment, state: TrainState, total_steps: Int[Array, ""]
+    algorithm: Algorithm,
+    environment: Environment,
+    state: TrainState,
+    total_steps: Int[Array, ""],
+    axis: str | None = None,
 ) -> tuple[TrainState, Any, Episodes]:
-    """Collect one batch and learn from it."""
+    """Collect one batch and learn from it; with `axis`, as one of the devices of a mesh axis."""
     key, act_key, update_key = jax.random.split(state.key, 3)
-    axis = getattr(algorithm, "axis", None)
     if axis is not None:  # each device draws its own noise and its own minibatches
         here = jax.lax.axis_index(axis)
         act_key, update_key = (jax.random.fold_in(k, here) for k in (act_key, update_key))
-    gather = collect_episodes if algorithm.whole_episodes else collect
-    running, batch, episodes = gather(
-        algorithm, environment, state.learner, state.environments, act_key
-    )
+    actor = algorithm.actor(state.learner)
+    running, batch, episodes = collect(algorithm, environment, actor, state.environments, act_key)
     progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
     gained = batch.reward.size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
@@ -208,30 +237,37 @@ def train_chunk(
     environment: Environment,
     capacity: int,
     state: TrainState,
-    most: Int[Array, ""],
+    count: Int[Array, ""],
     total_steps: Int[Array, ""],
+    axis: str | None = None,
 ) -> tuple[TrainState, Log]:
-    """At most `most` updates, and `capacity` (the log's); none beyond `total_steps`."""
-    first = state.updates
+    """`count` updates, of which the log has room for `capacity`.
+
+    Batches of whole episodes are of unknown size: of them, none begins beyond `total_steps`.
+    """
+    assert algorithm.collects is not None
+    whole = algorithm.collects.whole_episodes
 
     @partial(jax.jit, inline=True)  # so that it is traced once, not again in the loop
     def once(state: TrainState, total_steps: Array) -> tuple[TrainState, Log]:
-        state, metrics, episodes = train_once(algorithm, environment, state, total_steps)
+        state, metrics, episodes = train_once(algorithm, environment, state, total_steps, axis)
         names = tuple(sorted(metrics))
         row = Named(jnp.stack([metrics[name] for name in names]), names)
         return state, Log(row, episodes, state.steps)
 
-    def body(carry: tuple[TrainState, Log]) -> tuple[TrainState, Log]:
-        state, log = carry
-        k = state.updates - first
+    def body(carry: tuple[Array, TrainState, Log]) -> tuple[Array, TrainState, Log]:
+        k, state, log = carry
         state, row = once(state, total_steps)
-        return state, jax.tree.map(lambda buffer, x: buffer.at[k].set(x), log, row)
+        return k + 1, state, jax.tree.map(lambda buffer, x: buffer.at[k].set(x), log, row)
 
-    def more(carry: tuple[TrainState, Log]) -> Array:
-        state, _ = carry
-        made = state.updates - first
-        return (made < capacity) & (made < most) & (state.steps < total_steps)
+    def more(carry: tuple[Array, TrainState, Log]) -> Array:
+        k, state, _ = carry
+        # Under `vmap`, a condition that differs by seed would select the whole state each turn,
+        # a replay buffer included: `count` has to be enough wherever it can be.
+        return (k < count) & (state.steps < total_steps) if whole else k < count
 
     _, row = jax.eval_shape(once, state, total_steps)
     log = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
-    return jax.lax.while_loop(more, body, (state, log))
+    zero = jnp.zeros((), jnp.int32)
+    _, state, log = jax.lax.while_loop(more, body, (zero, state, log))
+    return state, log

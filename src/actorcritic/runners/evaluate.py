@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces as gym_spaces
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from actorcritic import spaces
-from actorcritic.envs.host import HostEnvironment
+from actorcritic.envs.host import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.runners.compiled import reset, take_step
 from actorcritic.runners.session import COMPILE_FAST
@@ -28,6 +28,7 @@ class Evaluation(NamedTuple):
 
     returns: Float[np.ndarray, "S E"]
     lengths: Int[np.ndarray, "S E"]
+    cut: Bool[np.ndarray, "S E"]  # left after `MAX_STEPS`, where nothing else ends an episode
 
 
 class Policy:
@@ -41,8 +42,8 @@ class Policy:
     key "action_mask", or the environment's own observation comes with `action_mask`.
     """
 
-    def __init__(self, algorithm: Algorithm, learner: Any, spec: EnvSpec, seed: int = 0) -> None:
-        self.algorithm, self.learner, self.spec = algorithm, learner, spec
+    def __init__(self, algorithm: Algorithm, actor: Any, spec: EnvSpec, seed: int = 0) -> None:
+        self.algorithm, self.actor, self.spec = algorithm, actor, spec
         self._key = jax.random.key(seed)
         self._calls = 0
 
@@ -57,7 +58,8 @@ class Policy:
             observation = jax.tree.map(lambda x: x[None], observation)
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += not deterministic
-        action = _action(self.algorithm, self.learner, observation, key, not deterministic)
+        explore = not deterministic
+        action = _action(self.algorithm, self.actor, self.spec, observation, key, explore)
         action = np.asarray(action).astype(self.spec.action_space.dtype)
         return action[0] if single else action
 
@@ -97,12 +99,17 @@ class Policy:
         return {**observation, spaces.MASK: mask}
 
 
-@partial(jax.jit, static_argnames="explore")
+@partial(jax.jit, static_argnames=("spec", "explore"))
 def _action(
-    algorithm: Algorithm, learner: Any, observation: Observation, key: Array, explore: bool
+    algorithm: Algorithm,
+    actor: Any,
+    spec: EnvSpec,
+    observation: Observation,
+    key: Array,
+    explore: bool,
 ) -> Array:
-    action, _ = algorithm.act(learner, observation, key, explore=explore)
-    return spaces.executable(learner.spec.action_space, action)
+    action, _ = algorithm.act(actor, observation, key, explore=explore)
+    return spaces.executable(spec.action_space, action)
 
 
 def _is_single(space: gym_spaces.Space, observation: Observation) -> bool:
@@ -144,39 +151,39 @@ def _arrays(space: gym_spaces.Space, observation: Observation) -> Observation:
 
 
 class CompiledEvaluation:
-    """Complete episodes of compiled environments, side by side, for several learners."""
+    """Complete episodes of compiled environments, side by side, for several actors."""
 
     def __init__(
         self,
         algorithms: Any,
         environment: Environment,
-        learners: Any,
+        actors: Any,
         episodes: int,
         explore: bool = False,
     ) -> None:
-        """The leaves of both lead with [S]; of learners, `jax.ShapeDtypeStruct`s are enough."""
+        """The leaves of both lead with [S]; of actors, `jax.ShapeDtypeStruct`s are enough."""
         self._algorithms, self._device = algorithms, jax.devices()[0]
-        keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(learners), np.uint32))
+        keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(actors), np.uint32))
         play = partial(_play, environment=environment, episodes=episodes, explore=explore)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), actors)
         self._program = (
             jax.jit(play, compiler_options=COMPILE_FAST).lower(algorithms, shapes, keys).compile()
         )
 
-    def __call__(self, learners: Any, seeds: Sequence[int]) -> Evaluation:
-        """Each learner has its own entry of `seeds` for the randomness of its episodes."""
+    def __call__(self, actors: Any, seeds: Sequence[int]) -> Evaluation:
+        """Each actor has its own entry of `seeds` for the randomness of its episodes."""
         keys = jax.vmap(jax.random.key)(np.asarray(seeds))
-        arguments = jax.device_put((self._algorithms, learners, keys), self._device)
+        arguments = jax.device_put((self._algorithms, actors, keys), self._device)
         return Evaluation(*map(np.asarray, self._program(*arguments)))
 
 
-def _count(learners: Any) -> int:
-    return jax.tree.leaves(learners)[0].shape[0]
+def _count(actors: Any) -> int:
+    return jax.tree.leaves(actors)[0].shape[0]
 
 
 def _play(
     algorithms: Any,
-    learners: Any,
+    actors: Any,
     keys: Key[Array, " S"],
     environment: Environment,
     episodes: int,
@@ -185,13 +192,13 @@ def _play(
     limit = environment.spec.max_episode_steps or MAX_STEPS
 
     def of_one(each: tuple[Algorithm, Any, Array]) -> Evaluation:
-        algorithm, learner, key = each
+        algorithm, actor, key = each
         start_key, act_key = jax.random.split(key)
 
         def body(carry: tuple[Array, Any, Array]) -> tuple[Array, Any, Array]:
             t, now, open_ = carry
             action, _ = algorithm.act(
-                learner, now.observation, jax.random.fold_in(act_key, t), explore=explore
+                actor, now.observation, jax.random.fold_in(act_key, t), explore=explore
             )
             ahead, row, done = take_step(environment, now, action)
             # A finished episode stands still.
@@ -207,10 +214,10 @@ def _play(
 
         now = reset(environment, jax.random.split(start_key, episodes))
         start = (jnp.zeros((), jnp.int32), now, jnp.ones(episodes, bool))
-        _, now, _ = jax.lax.while_loop(more, body, start)
-        return Evaluation(now.episode_return, now.episode_length)  # type: ignore[arg-type]
+        _, now, open_ = jax.lax.while_loop(more, body, start)
+        return Evaluation(now.episode_return, now.episode_length, open_)  # type: ignore[arg-type]
 
-    return jax.lax.map(of_one, (algorithms, learners, keys))
+    return jax.lax.map(of_one, (algorithms, actors, keys))
 
 
 def evaluate_host(
@@ -218,7 +225,7 @@ def evaluate_host(
     environment: HostEnvironment,
     episodes: int,
     explore: bool,
-    learners: Any,
+    actors: Any,
     seeds: Sequence[int],
 ) -> Evaluation:
     """The same on a Gymnasium environment: some copies side by side, a quota of episodes each.
@@ -230,19 +237,20 @@ def evaluate_host(
     quota = [episodes // count + (k < episodes % count) for k in range(count)]
     results = []
     for s, seed in enumerate(seeds):
-        policy = Policy(algorithm, jax.tree.map(itemgetter(s), learners), environment.spec, seed)
+        policy = Policy(algorithm, jax.tree.map(itemgetter(s), actors), environment.spec, seed)
         decide = partial(policy, deterministic=not explore)
-        found: list[list[tuple[float, int]]] = [[] for _ in quota]
+        found: list[list[tuple[float, int, bool]]] = [[] for _ in quota]
         copies = environment.make(count)
         try:
-            for index, result, length in environment.episodes(copies, decide, seed, MAX_STEPS):
+            start = environment_seed(seed)
+            for index, *one in environment.episodes(copies, decide, start, MAX_STEPS):
                 if len(found[index]) < quota[index]:
-                    found[index].append((result, length))
+                    found[index].append((one[0], one[1], one[2]))
                 if sum(map(len, found)) == episodes:
                     break
         finally:
             if own is None:
                 copies.close()
         results.append([episode for of_one in found for episode in of_one])
-    returns, lengths = np.moveaxis(np.asarray(results), -1, 0)
-    return Evaluation(returns, lengths.astype(np.int64))
+    returns, lengths, cut = np.moveaxis(np.asarray(results, np.float64), -1, 0)
+    return Evaluation(returns, lengths.astype(np.int64), cut.astype(bool))

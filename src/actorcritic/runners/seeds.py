@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from actorcritic.runners.compiled import (
     Log,
     TrainState,
     begin,
-    longest_batch,
+    select,
     train_chunk,
 )
 from actorcritic.runners.session import (
@@ -34,7 +33,7 @@ from actorcritic.runners.session import (
     tabulate,
     updates_per_row,
 )
-from actorcritic.types import Algorithm, Environment
+from actorcritic.types import Algorithm, Environment, EnvSpec
 
 # Rows that the log of one chunk has room for: of one seed, and of all on a device together. It is
 # zeroed and copied each chunk, however few of its rows are used.
@@ -50,25 +49,22 @@ def use_all_cores() -> None:
             jax.config.update("jax_num_cpu_devices", max(1, cores or 1))
 
 
-# Fewer rows of a minibatch on each device, and exchanging gradients costs more than it gains.
-MIN_ROWS_PER_DEVICE = 128
-
-
-def layout(algorithm: Any, num_seeds: int, devices: int) -> tuple[str, int]:
-    """How a run uses its devices: ("seeds" or "rows", how many of them).
+def layout(
+    algorithm: Any, spec: EnvSpec, num_seeds: int, devices: int, spread: int | None = None
+) -> tuple[Any, int, int]:
+    """How a run uses its devices: (the part of each, devices for its seeds, devices for its rows).
 
     Several seeds are spread over the devices. A single seed has its environments and the rows of
-    its minibatches spread instead, where they are enough to gain from it.
+    its minibatches spread instead, where the algorithm says that this can be done and pays. Its
+    numbers depend on over how many: `spread` asks for so many, or for as many as pay.
     """
-    if num_seeds > 1 or not hasattr(algorithm, "axis"):
-        return "seeds", min(num_seeds, devices)
-    batch = algorithm.num_envs * algorithm.num_steps
-    for spread in range(devices, 1, -1):
-        each, rest = divmod(batch, spread * algorithm.num_minibatches)
-        divides = rest == 0 and algorithm.num_envs % spread == 0 and not algorithm.whole_episodes
-        if divides and each >= MIN_ROWS_PER_DEVICE:
-            return "rows", spread
-    return "seeds", 1
+    wanted = range(devices, 1, -1) if spread is None else [spread] * (1 < spread <= devices)
+    if num_seeds == 1:
+        for over in wanted:
+            part = algorithm.spread("rows", over, spec)
+            if part is not None:
+                return part, 1, over
+    return algorithm, min(num_seeds, devices), 1
 
 
 def stacked(algorithms: Sequence[Any]) -> Any:
@@ -81,7 +77,8 @@ class CompiledSession:
 
     Given one algorithm for each entry of `seeds`, which may then repeat, it trains several runs
     beside each other; their hyperparameters may differ where they are floats. `rows` is what
-    reports call each entry: its seed, where nothing else is given.
+    reports call each entry: its seed, where nothing else is given. `spread` is over how many
+    devices the rows of a single seed are spread (see `layout`).
     """
 
     def __init__(
@@ -91,6 +88,7 @@ class CompiledSession:
         seeds: Sequence[int],
         total_steps: int,
         rows: Sequence[int] | None = None,
+        spread: int | None = None,
     ) -> None:
         use_all_cores()
         self.seeds, self.total_steps = tuple(seeds), total_steps
@@ -98,7 +96,10 @@ class CompiledSession:
         algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
         algorithms *= len(seeds) // len(algorithms)
         self._algorithm = algorithm = algorithms[0]
-        mode, count = layout(algorithm, len(seeds), jax.device_count())
+        part, over_seeds, self.spread = layout(
+            algorithm, environment.spec, len(seeds), jax.device_count(), spread
+        )
+        mode, count = ("rows", self.spread) if self.spread > 1 else ("seeds", over_seeds)
         self._mesh = jax.make_mesh(
             (count,),
             (mode,),
@@ -119,12 +120,11 @@ class CompiledSession:
 
         shapes = jax.eval_shape(init, self._algorithms, self._keys)
         if mode == "seeds":
-            each, spread = self._algorithms, P("seeds")
+            each, spread_over = self._algorithms, P("seeds")
             log_spread: Any = P("seeds")
             self._spread = jax.tree.map(lambda _: P("seeds"), shapes)
         else:
-            part = replace(algorithm, axis="rows", num_envs=algorithm.num_envs // count)
-            each, spread = stacked([part]), P()
+            each, spread_over = stacked([part]), P()
             # A leaf that has a dimension of environments is spread along it, the rest is copied.
             self._spread = jax.tree.map(
                 lambda whole, part: P(
@@ -137,24 +137,32 @@ class CompiledSession:
                 jax.eval_shape(init, each, self._keys),
             )
             log_spread = Log(P(), P(None, None, None, "rows"), P())  # type: ignore[arg-type]
-        self._each = jax.device_put(each, NamedSharding(self._mesh, spread))
-        batch = algorithm.num_envs * longest_batch(algorithm, environment.spec)
-        self._every = updates_per_row(algorithm)
+        self._each = jax.device_put(each, NamedSharding(self._mesh, spread_over))
+        self._collects = collects = algorithm.collects
+        batch = collects.num_envs * collects.longest(environment.spec)
+        self._every = updates_per_row(collects)
         together = LOG_ROWS_PER_DEVICE // (len(self._keys) // count if mode == "seeds" else 1)
         most = min(4096, LOG_ROWS // batch, together // batch)
         self._capacity = max(1, most // self._every) * self._every
 
+        axis = "rows" if mode == "rows" else None
+
         def train(
-            algorithms: Algorithm, states: TrainState, most: Array, total: Array
+            algorithms: Algorithm, states: TrainState, counts: Array, total: Array
         ) -> tuple[TrainState, Log]:
-            def chunk(pair: tuple[Algorithm, TrainState]) -> tuple[TrainState, Log]:
-                return train_chunk(pair[0], environment, self._capacity, pair[1], most, total)
+            def chunk(each: tuple[Algorithm, TrainState, Array]) -> tuple[TrainState, Log]:
+                return train_chunk(each[0], environment, self._capacity, *each[1:], total, axis)
 
             # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
-            on_cpu = jax.default_backend() == "cpu"
-            pairs = algorithms, states
-            return jax.lax.map(chunk, pairs) if on_cpu else jax.vmap(chunk)(pairs)
+            if self._on_cpu:
+                return jax.lax.map(chunk, (algorithms, states, counts))
+            # Elsewhere all make as many updates (see `train_chunk`), and those with nothing left
+            # to do are put back to where they were.
+            count = jnp.max(counts)
+            after, log = jax.vmap(lambda *each: chunk((*each, count)))(algorithms, states)
+            return select(counts > 0, after, states), log
 
+        self._on_cpu = jax.default_backend() == "cpu"
         self._init = jax.jit(init, out_shardings=self._shardings(), compiler_options=COMPILE_FAST)
         self._shapes = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -165,7 +173,7 @@ class CompiledSession:
             jax.shard_map(
                 train,
                 mesh=self._mesh,
-                in_specs=(spread, self._spread, P(), P()),
+                in_specs=(spread_over, self._spread, spread_over, P()),
                 out_specs=(self._spread, log_spread),
                 check_vma=False,
             ),
@@ -232,7 +240,7 @@ class CompiledSession:
             return
         beside = threading.Thread(target=lambda: self._state)
         beside.start()
-        arguments = (self._each, self._shapes, jnp.int32(0), jnp.int32(0))
+        arguments = (self._each, self._shapes, self._counts(0), jnp.int32(0))
         self._program = self._train.lower(*arguments).compile()
         beside.join()
 
@@ -241,16 +249,28 @@ class CompiledSession:
         before, updates = self.steps, np.asarray(self._state.updates)
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds / self._every)) * self._every
-        most = jnp.int32(min(budget, self._capacity))
+        counts = self._counts(min(budget, self._capacity))
         start = time.perf_counter()
         self._started, log = self._program(
-            self._each, self._state, most, jnp.int32(self.total_steps)
+            self._each, self._state, counts, jnp.int32(self.total_steps)
         )
         log = jax.tree.map(np.asarray, log)
         elapsed = time.perf_counter() - start
         made = np.asarray(self._state.updates) - updates
         self._rate = made.max() / elapsed
         return self._report(log, before, updates, made, elapsed)
+
+    def _counts(self, most: int) -> Array:
+        """How many updates each seed makes now: at most so many, and none beyond the end."""
+        counts = np.full(len(self._keys), most)
+        if not self._collects.whole_episodes:
+            batch = self._collects.num_envs * self._collects.num_steps
+            left = -(-(self.total_steps - np.asarray(self._state.steps)) // batch)
+            counts = np.minimum(counts, np.maximum(left, 0))
+            if not self._on_cpu and counts.any():
+                counts = np.where(counts > 0, counts[counts > 0].min(), 0)
+        sharding = NamedSharding(self._mesh, P("seeds") if self.spread == 1 else P())
+        return jax.device_put(counts.astype(np.int32), sharding)
 
     def _report(
         self, log: Any, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
@@ -266,8 +286,8 @@ class CompiledSession:
             metrics.append(MetricTable(*columns, log.metrics.names, values))
             update, t, b = np.nonzero(log.episodes.lengths[s, :n])
             start = np.concatenate([before[s : s + 1], after])[update]
-            step = start + t * self._algorithm.num_envs + b + 1
-            if self._algorithm.whole_episodes:  # where parallel steps are not told apart
+            step = start + t * self._collects.num_envs + b + 1
+            if self._collects.whole_episodes:  # where parallel steps are not told apart
                 step = after[update]
             returns, lengths = (x[s, update, t, b] for x in log.episodes)
             episodes.append(EpisodeTable(np.full(len(step), row), step, returns, lengths))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree
 
+from actorcritic.types import Collects
+
 EPISODIC = ("return", "length")  # columns of metrics: means over episodes, NaN where none ended
 
 
@@ -59,15 +61,15 @@ COMPILE_FAST = {"xla_backend_optimization_level": 0}
 STEPS_PER_ROW = 8
 
 
-def updates_per_row(algorithm: Any) -> int:
-    """Every how manieth update is reported: each, but of the tiniest. Stretches end with one."""
-    if algorithm.whole_episodes:
+def updates_per_row(collects: Collects) -> int:
+    """So many updates are one row of metrics: 1, but of the tiniest. Stretches end with a row."""
+    if collects.whole_episodes:
         return 1
-    return -(-STEPS_PER_ROW // (algorithm.num_envs * algorithm.num_steps))
+    return -(-STEPS_PER_ROW // (collects.num_envs * collects.num_steps))
 
 
 def is_reported(update: Any, every: int) -> Any:
-    """Of updates counted from 1 (one, or an array of them): the first, and every so manieth."""
+    """Whether updates counted from 1 (one, or an array) get a row: the first, and each `every`."""
     return (update % every == 0) | (update == 1)
 
 
