@@ -186,6 +186,47 @@ def test_a_convolution_is_a_sum_over_3_by_3_neighbourhoods(height, width):
         np.testing.assert_allclose(y[i, j], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "features"),
+    [(4, 6, 1, 1), (5, 3, 2, 4), (1, 2, 3, 2), (10, 10, 4, 16), (7, 8, 16, 3)],
+)
+def test_a_convolution_and_its_gradients_are_those_of_jax(
+    height, width, channels, features, dtype
+):
+    def native(x, kernel, bias):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + bias.reshape(1, 1, 1, -1)
+
+    def ours(x, kernel, bias):
+        return Convolution(kernel, bias)(x)
+
+    def outputs(function, arguments):
+        y, pull = jax.vjp(function, *arguments)
+        return y, *pull(jnp.cos(y))
+
+    rng = np.random.default_rng(0)
+    shapes = [(3, height, width, channels), (3, 3, channels, features), (features,)]
+    with jax.enable_x64(dtype == np.float64):
+        arguments = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+        pairs = zip(outputs(ours, arguments), outputs(native, arguments), strict=True)
+        tolerance = 1e-12 if dtype == np.float64 else 1e-4
+        for got, expected in pairs:
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_convolution_is_a_product_of_matrices():
+    """Inside of a loop on a CPU, XLA takes 10 to 30 times as long for a convolution's gradient."""
+    network = CNN((10, 10, 4), (5,))
+    x = jnp.zeros((2, 400))
+    params = jax.eval_shape(network.init, jax.random.key(0), x[:1])
+    gradient = jax.grad(lambda params: jnp.sum(network.apply(params, x)))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(gradient)(params))
+
+
 @pytest.mark.parametrize(
     ("shape", "features"), [((10, 10, 4), 2 * 2 * 32), ((84, 84, 4), 11 * 11 * 32)]
 )
