@@ -52,12 +52,35 @@ def stacked(observations: list, *lead: int):
 def test_encode_is_gymnasiums_flatten(space, seed):
     observations = sampled(space, seed, 6)
     expected = np.stack([gym.flatten(space, o) for o in observations]).astype(np.float32)
+    expected *= scale(space)
     assert spaces.feature_count(space) == gym.flatdim(space) == expected.shape[1]
 
     encoded = spaces.encode(space, stacked(observations, 2, 3))
     assert encoded.dtype == jnp.float32
     np.testing.assert_array_equal(encoded, expected.reshape(2, 3, -1))
     np.testing.assert_array_equal(spaces.encode(space, observations[0]), expected[0])
+
+
+def scale(space: gymnasium.Space) -> np.ndarray:
+    """What each number of a flattened observation is multiplied by: 1/255 for bytes."""
+    if isinstance(space, gym.Dict | gym.Tuple):
+        parts = space.spaces.values() if isinstance(space, gym.Dict) else space.spaces
+        return np.concatenate([scale(part) for part in parts])
+    factor = 1 / 255 if space.dtype == np.uint8 else 1.0
+    return np.full(gym.flatdim(space), factor, np.float32)
+
+
+@pytest.mark.parametrize(("high", "expected"), [(255, 0.2), (51, 1.0)])
+def test_bytes_are_scaled_by_their_largest_bound(high, expected):
+    space = gym.Box(0, high, (2,), np.uint8)
+    np.testing.assert_allclose(spaces.encode(space, [51, 0]), [expected, 0.0])
+    mixed = gym.Box(np.array([0, 0], np.uint8), np.array([1, high], np.uint8), dtype=np.uint8)
+    np.testing.assert_allclose(spaces.encode(mixed, [0, 51]), [0.0, expected])
+
+
+def test_a_board_of_zeros_and_ones_stays_one():
+    np.testing.assert_array_equal(spaces.encode(gym.Box(0, 1, (2,), np.uint8), [1, 0]), [1, 0])
+    np.testing.assert_array_equal(spaces.encode(gym.Box(0, 0, (2,), np.uint8), [0, 0]), [0, 0])
 
 
 def test_multidiscrete_observations_count_from_their_start():

@@ -134,11 +134,32 @@ def _feature_count(space: spaces.Space) -> int:
     )
 
 
+def image_parts(space: spaces.Space) -> list[tuple[int, spaces.Box]]:
+    """The parts with three axes, and where in an encoded observation each of them starts."""
+    return _image_parts(_seen(space), 0)
+
+
+def _image_parts(space: spaces.Space, start: int) -> list[tuple[int, spaces.Box]]:
+    if isinstance(space, spaces.Box) and len(space.shape) == 3:
+        return [(start, space)]
+    inner: list[spaces.Space] = []
+    if isinstance(space, spaces.Dict):
+        inner = list(space.spaces.values())
+    elif isinstance(space, spaces.Tuple):
+        inner = list(space.spaces)
+    found = []
+    for part in inner:
+        found += _image_parts(part, start)
+        start += _feature_count(part)
+    return found
+
+
 def encode(space: spaces.Space, observation: Observation) -> Float[Array, "... features"]:
     """Observations with any leading axes as flat vectors of floats.
 
     Box and MultiBinary are flattened, Discrete and MultiDiscrete become one-hot, Dict (in the
-    space's order of keys, without the mask of actions) and Tuple are concatenated.
+    space's order of keys, without the mask of actions) and Tuple are concatenated. A Box of bytes
+    is divided by its largest upper bound, 255 for an image.
     """
     return _encode(_seen(space), observation)
 
@@ -159,7 +180,10 @@ def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... 
         sizes = space.nvec.reshape(-1)
         hot = [jax.nn.one_hot(flat[..., k] - start[k], int(n)) for k, n in enumerate(sizes)]
         return jnp.concatenate(hot, axis=-1)
-    return x.reshape(*lead, -1).astype(jnp.float32)
+    x = x.reshape(*lead, -1).astype(jnp.float32)
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+        x = x * (1 / max(int(space.high.max(initial=0)), 1))
+    return x
 
 
 def is_numeric(space: spaces.Space) -> np.ndarray:

@@ -218,7 +218,6 @@ class PolicyGradient:
             self.hidden_sizes,
             self.activation,
             self.initialization,
-            self.normalize_observation,
         )
         return ActorCritic(
             spec,
