@@ -83,6 +83,39 @@ def test_a_board_of_zeros_and_ones_stays_one():
     np.testing.assert_array_equal(spaces.encode(gym.Box(0, 0, (2,), np.uint8), [0, 0]), [0, 0])
 
 
+LARGE = 2**32
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "kept"),
+    [
+        (-LARGE, LARGE, np.int64, np.float32),
+        (-LARGE, 0, np.int64, np.float32),
+        (0, LARGE, np.uint64, np.float32),
+        (0, 2**32 - 1, np.uint32, np.float32),
+        (0, 2**31 - 1, np.int64, np.int32),
+        (-(2**31), 0, np.int64, np.int32),
+        (-np.inf, np.inf, np.float64, np.float32),
+        (0, 255, np.uint8, np.uint8),
+    ],
+)
+def test_integers_beyond_32_bits_are_kept_as_floats(low, high, dtype, kept):
+    space = gym.Box(low, high, (2,), dtype)
+    assert spaces.kept_dtype(space) == kept
+    for batch in ([0, high], [[low, high]]):
+        x = np.asarray(batch, dtype)
+        held = spaces.as_kept(space, x)
+        assert jnp.asarray(held).dtype == kept
+        np.testing.assert_array_equal(jnp.asarray(held), x.astype(kept))
+        expected = x.astype(np.float32) / (255 if dtype == np.uint8 else 1)
+        np.testing.assert_allclose(spaces.encode(space, x), expected)
+
+
+def test_whole_numbers_for_a_box_of_floats_do_not_wrap():
+    encoded = spaces.encode(gym.Box(0.0, 1e12, (2,)), [LARGE, 1])
+    np.testing.assert_array_equal(encoded, [LARGE, 1])
+
+
 def test_multidiscrete_observations_count_from_their_start():
     space = gym.MultiDiscrete([2, 3], start=[5, -1])
     encoded = spaces.encode(space, jnp.asarray([[5, -1], [6, 1]]))

@@ -134,6 +134,26 @@ def _feature_count(space: spaces.Space) -> int:
     )
 
 
+def kept_dtype(space: spaces.Space) -> np.dtype:
+    """The dtype in which observations are kept; JAX has no 64 bits.
+
+    A Box of integers whose bounds exceed those of int32 is kept as float32, so that none wraps.
+    """
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        limits = np.iinfo(np.int32)
+        ends = int(space.low.min(initial=0)), int(space.high.max(initial=0))
+        if ends[0] < limits.min or ends[1] > limits.max:
+            return np.dtype(np.float32)
+    return jax.dtypes.canonicalize_dtype(space.dtype)
+
+
+def as_kept(space: spaces.Space, observation: Observation) -> np.ndarray:
+    """An observation that is no Dict or Tuple as an array, which JAX then takes as it is kept."""
+    x, dtype = np.asarray(observation), kept_dtype(space)
+    whole = np.issubdtype(x.dtype, np.integer)
+    return x.astype(dtype) if whole and np.issubdtype(dtype, np.floating) else x
+
+
 def image_parts(space: spaces.Space) -> list[tuple[int, spaces.Box]]:
     """The parts with three axes, and where in an encoded observation each of them starts."""
     return _image_parts(_seen(space), 0)
@@ -171,7 +191,8 @@ def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... 
     if isinstance(space, spaces.Tuple):
         parts = [_encode(p, o) for p, o in zip(space.spaces, observation, strict=True)]
         return jnp.concatenate(parts, axis=-1)
-    x = jnp.asarray(observation)
+    kept = observation if isinstance(observation, jax.Array) else as_kept(space, observation)
+    x = jnp.asarray(kept)
     lead = x.shape[: x.ndim - len(space.shape or ())]
     if isinstance(space, spaces.Discrete):
         return jax.nn.one_hot(x - space.start, int(space.n))
