@@ -1,6 +1,7 @@
 """Encodings against gymnasium's own `flatten`, and actions against the space they must be in."""
 
 import json
+import re
 
 import gymnasium
 import jax
@@ -199,7 +200,7 @@ def test_supported_spaces_pass(space):
             gym.Tuple([gym.Discrete(2)]),
             r"odd has the action space Tuple.*expected",
         ),
-        (gym.Discrete(2), gym.Box(-np.inf, np.inf, (1,)), "unbounded actions.*RescaleAction"),
+        (gym.Discrete(2), gym.Box(-np.inf, np.inf, (1,)), "unbounded actions.*TransformAction"),
         (gym.Discrete(2), gym.Box(0.0, np.inf, (1,)), "unbounded actions"),
         (gym.Discrete(2), gym.Box(1.0, 1.0, (1,)), "low >= high"),
         (gym.Text(5), gym.Discrete(2), r"space Text.*not supported"),
@@ -209,3 +210,25 @@ def test_supported_spaces_pass(space):
 def test_other_spaces_are_refused_by_name(observations, actions, message):
     with pytest.raises(UserError, match=message):
         spaces.check(EnvSpec("odd", observations, actions))
+
+
+@pytest.mark.parametrize("low", [-np.inf, 0.0])
+def test_what_is_advised_for_unbounded_actions_works(low):
+    class Endless(gymnasium.Env):
+        observation_space = gym.Discrete(2)
+        action_space = gym.Box(low, np.inf, (2, 1))
+
+        def step(self, action):
+            return 0, float(action.sum()), False, False, {}
+
+    def spec_of(env):
+        return EnvSpec("endless", env.observation_space, env.action_space)
+
+    with pytest.raises(UserError) as error:
+        spaces.check(spec_of(Endless()))
+    (advice,) = re.findall(r"gymnasium\.wrappers\..*\)\)", str(error.value))
+    wrapped = eval(advice, {"gymnasium": gymnasium, "env": Endless()})
+    spaces.check(spec_of(wrapped))
+    assert wrapped.action_space == gym.Box(-10, 10, (2, 1))
+    action = np.asarray(spaces.executable(wrapped.action_space, jnp.asarray([3.0, 70.0])))
+    assert wrapped.step(action)[1] == 13.0

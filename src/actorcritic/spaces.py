@@ -36,7 +36,9 @@ def check(spec: EnvSpec) -> None:
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise UserError(
                 f"{spec.id} has unbounded actions (low {action.low}, high {action.high}); expected "
-                "finite bounds. Wrap it in gymnasium.wrappers.RescaleAction or state its bounds."
+                "finite bounds. State them in its action_space, or around it: "
+                "gymnasium.wrappers.TransformAction(env, lambda action: action, "
+                f"gymnasium.spaces.Box(-10, 10, {action.shape})), with bounds that suit it."
             )
         if not (action.low < action.high).all():
             raise UserError(
