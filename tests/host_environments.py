@@ -186,6 +186,15 @@ class Switches(Walk):
         return float(action[0, 0]) - float(action[0, 1])
 
 
+class Large(Walk):
+    """Its numbers are multiples of 2³², which in 32 bits are 0."""
+
+    observation_space = spaces.Box(0, 2**40, (1,), np.int64)
+
+    def observe(self) -> Any:
+        return np.array([(1 + self.time) * 2**32], np.int64)
+
+
 class Double(Walk):
     """Its bound of 0.1 is no number of single precision: float32(0.1) lies outside."""
 

@@ -30,6 +30,7 @@ from actorcritic.envs import AsGymnasium, CartPole, GridWorld, Pendulum
 from actorcritic.envs.host import HostEnvironment, Workers
 from actorcritic.hyperparameters import hyperparameters
 from actorcritic.runners import session as session_module
+from actorcritic.runners.evaluate import Policy, _arrays
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
@@ -82,6 +83,19 @@ def assert_close(one: Any, other: Any, **tolerance: float) -> None:
 
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(numbers(a), numbers(b), **tolerance)
+
+
+def test_large_integers_do_not_wrap() -> None:
+    environment = HostEnvironment(odd.Large)
+    algorithm = A2C(**SMALL, normalize_observation=True)
+    learner = trained(environment, algorithm)
+    assert 2**32 < learner.observations.mean[0] < 10 * 2**32
+
+    policy = Policy(algorithm, learner, environment.spec)
+    for batch in ([[2**32], [9 * 2**32]], np.array([[2**32], [9 * 2**32]], np.float32)):
+        x = _arrays(environment.spec.observation_space, batch)
+        np.testing.assert_array_equal(jnp.asarray(x), [[2.0**32], [9 * 2.0**32]])
+        assert policy(batch).shape == (2,)
 
 
 # ------------------------------------------------------------------- as the compiled runner

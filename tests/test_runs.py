@@ -517,6 +517,53 @@ def test_what_is_seldom_meant_is_noted(algorithm, environment, note, capsys):
     assert note is None or note in said
 
 
+def box_of(low, high):
+    ends = (np.asarray(end, np.float32).reshape(-1) for end in (low, high))
+    return EnvSpec("box", gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(*ends))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options", "note"),
+    [
+        (-1.0, 1.0, {}, None),
+        (0.0, 1.0, {}, None),
+        (-2.0, 2.0, {"initial_log_std": 2.0}, None),
+        (-10.0, 10.0, {}, None),
+        (0.1, 10.0, {}, "of which 46 % falls inside the bounds"),
+        (10.0, 20.0, {}, "of which less than 0.1 % falls inside"),
+        (-20.0, -10.0, {}, "of which less than 0.1 % falls inside"),
+        (-0.01, 0.01, {}, "deviation 1, of which 0.8 % falls inside"),
+        ([-1.0, -0.01], [1.0, 0.01], {}, "of which 0.8 % falls inside"),
+        (0.0, 0.1, {}, "of which 4 % falls inside"),
+        (0.0, 1e4, {}, "are up to 1e+04 deviations away"),
+        (-1e4, 1.0, {}, "are up to 1e+04 deviations away"),
+        ([-1.0, -100.0], [1.0, 100.0], {}, "are up to 100 deviations away"),
+        (-1.0, 1.0, {"initial_log_std": -3.0}, "are up to 20.1 deviations away"),
+        # Of a network's own σ, which starts at 1, initial_log_std is no part.
+        (-1.0, 1.0, {"initial_log_std": -3.0, "state_dependent_std": True}, None),
+    ],
+)
+def test_bounds_that_a_gaussian_does_not_fit_are_noted(low, high, options, note):
+    said = configuration.notes(ac.PPO(**options), box_of(low, high))
+    assert len(said) == (note is not None)
+    for text in said:
+        assert note in text
+        assert "squash=True" in text
+        assert "gymnasium.wrappers.RescaleAction(env, -1, 1)" in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1e4), (10.0, 20.0), (-0.01, 0.01)])
+def test_what_the_note_on_bounds_advises_works(low, high):
+    class Named(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+        action_space = gymnasium.spaces.Box(low, high, (2,))
+
+    wrapped = gymnasium.wrappers.RescaleAction(Named(), -1, 1)
+    spec = EnvSpec("wrapped", wrapped.observation_space, wrapped.action_space)
+    np.testing.assert_array_equal(wrapped.action_space.high, [1, 1])
+    assert configuration.notes(ac.PPO(), spec) == []
+
+
 def test_bounds_far_from_where_a_gaussian_starts_are_noted():
     spec = EnvSpec("far", gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(10, 20, (1,)))
     (note,) = configuration.notes(ac.PPO(), spec)

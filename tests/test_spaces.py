@@ -1,6 +1,7 @@
 """Encodings against gymnasium's own `flatten`, and actions against the space they must be in."""
 
 import json
+import re
 
 import gymnasium
 import jax
@@ -52,12 +53,68 @@ def stacked(observations: list, *lead: int):
 def test_encode_is_gymnasiums_flatten(space, seed):
     observations = sampled(space, seed, 6)
     expected = np.stack([gym.flatten(space, o) for o in observations]).astype(np.float32)
+    expected *= scale(space)
     assert spaces.feature_count(space) == gym.flatdim(space) == expected.shape[1]
 
     encoded = spaces.encode(space, stacked(observations, 2, 3))
     assert encoded.dtype == jnp.float32
     np.testing.assert_array_equal(encoded, expected.reshape(2, 3, -1))
     np.testing.assert_array_equal(spaces.encode(space, observations[0]), expected[0])
+
+
+def scale(space: gymnasium.Space) -> np.ndarray:
+    """What each number of a flattened observation is multiplied by: 1/255 for bytes."""
+    if isinstance(space, gym.Dict | gym.Tuple):
+        parts = space.spaces.values() if isinstance(space, gym.Dict) else space.spaces
+        return np.concatenate([scale(part) for part in parts])
+    factor = 1 / 255 if space.dtype == np.uint8 else 1.0
+    return np.full(gym.flatdim(space), factor, np.float32)
+
+
+@pytest.mark.parametrize(("high", "expected"), [(255, 0.2), (51, 1.0)])
+def test_bytes_are_scaled_by_their_largest_bound(high, expected):
+    space = gym.Box(0, high, (2,), np.uint8)
+    np.testing.assert_allclose(spaces.encode(space, [51, 0]), [expected, 0.0])
+    mixed = gym.Box(np.array([0, 0], np.uint8), np.array([1, high], np.uint8), dtype=np.uint8)
+    np.testing.assert_allclose(spaces.encode(mixed, [0, 51]), [0.0, expected])
+
+
+def test_a_board_of_zeros_and_ones_stays_one():
+    np.testing.assert_array_equal(spaces.encode(gym.Box(0, 1, (2,), np.uint8), [1, 0]), [1, 0])
+    np.testing.assert_array_equal(spaces.encode(gym.Box(0, 0, (2,), np.uint8), [0, 0]), [0, 0])
+
+
+LARGE = 2**32
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "kept"),
+    [
+        (-LARGE, LARGE, np.int64, np.float32),
+        (-LARGE, 0, np.int64, np.float32),
+        (0, LARGE, np.uint64, np.float32),
+        (0, 2**32 - 1, np.uint32, np.float32),
+        (0, 2**31 - 1, np.int64, np.int32),
+        (-(2**31), 0, np.int64, np.int32),
+        (-np.inf, np.inf, np.float64, np.float32),
+        (0, 255, np.uint8, np.uint8),
+    ],
+)
+def test_integers_beyond_32_bits_are_kept_as_floats(low, high, dtype, kept):
+    space = gym.Box(low, high, (2,), dtype)
+    assert spaces.kept_dtype(space) == kept
+    for batch in ([0, high], [[low, high]]):
+        x = np.asarray(batch, dtype)
+        held = spaces.as_kept(space, x)
+        assert jnp.asarray(held).dtype == kept
+        np.testing.assert_array_equal(jnp.asarray(held), x.astype(kept))
+        expected = x.astype(np.float32) / (255 if dtype == np.uint8 else 1)
+        np.testing.assert_allclose(spaces.encode(space, x), expected)
+
+
+def test_whole_numbers_for_a_box_of_floats_do_not_wrap():
+    encoded = spaces.encode(gym.Box(0.0, 1e12, (2,)), [LARGE, 1])
+    np.testing.assert_array_equal(encoded, [LARGE, 1])
 
 
 def test_multidiscrete_observations_count_from_their_start():
@@ -143,7 +200,7 @@ def test_supported_spaces_pass(space):
             gym.Tuple([gym.Discrete(2)]),
             r"odd has the action space Tuple.*expected",
         ),
-        (gym.Discrete(2), gym.Box(-np.inf, np.inf, (1,)), "unbounded actions.*RescaleAction"),
+        (gym.Discrete(2), gym.Box(-np.inf, np.inf, (1,)), "unbounded actions.*TransformAction"),
         (gym.Discrete(2), gym.Box(0.0, np.inf, (1,)), "unbounded actions"),
         (gym.Discrete(2), gym.Box(1.0, 1.0, (1,)), "low >= high"),
         (gym.Text(5), gym.Discrete(2), r"space Text.*not supported"),
@@ -153,3 +210,25 @@ def test_supported_spaces_pass(space):
 def test_other_spaces_are_refused_by_name(observations, actions, message):
     with pytest.raises(UserError, match=message):
         spaces.check(EnvSpec("odd", observations, actions))
+
+
+@pytest.mark.parametrize("low", [-np.inf, 0.0])
+def test_what_is_advised_for_unbounded_actions_works(low):
+    class Endless(gymnasium.Env):
+        observation_space = gym.Discrete(2)
+        action_space = gym.Box(low, np.inf, (2, 1))
+
+        def step(self, action):
+            return 0, float(action.sum()), False, False, {}
+
+    def spec_of(env):
+        return EnvSpec("endless", env.observation_space, env.action_space)
+
+    with pytest.raises(UserError) as error:
+        spaces.check(spec_of(Endless()))
+    (advice,) = re.findall(r"gymnasium\.wrappers\..*\)\)", str(error.value))
+    wrapped = eval(advice, {"gymnasium": gymnasium, "env": Endless()})
+    spaces.check(spec_of(wrapped))
+    assert wrapped.action_space == gym.Box(-10, 10, (2, 1))
+    action = np.asarray(spaces.executable(wrapped.action_space, jnp.asarray([3.0, 70.0])))
+    assert wrapped.step(action)[1] == 13.0

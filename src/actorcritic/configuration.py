@@ -11,12 +11,14 @@ import importlib.metadata
 import json
 import math
 import platform
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import jax
+import numpy as np
 
 from actorcritic import hyperparameters, spaces, words
 from actorcritic.algorithms import ALGORITHMS
@@ -26,6 +28,8 @@ from actorcritic.envs.host import Autoreset, HostEnvironment
 from actorcritic.types import Environment, EnvSpec, UserError
 
 FORMAT = 1
+LEAST_INSIDE = 0.1  # of the first actions, in each dimension
+FARTHEST_BOUND = 10.0  # in deviations of the first actions
 
 
 def describe(
@@ -223,14 +227,30 @@ def notes(algorithm: Any, spec: EnvSpec) -> list[str]:
             f"{spec.id} allows {limit}."
         )
     if isinstance(box, gymnasium.spaces.Box) and getattr(algorithm, "squash", None) is False:
-        # The policy starts as N(0, σ) in the environment's own units.
-        sigma = math.exp(algorithm.initial_log_std)
-        if (box.low > 0).any() or (box.high < 0).any() or (box.high - box.low < 0.2 * sigma).any():
-            said.append(
-                f"the policy starts as a normal distribution around 0 with deviation {sigma:g}, "
-                f"of which little falls inside the bounds {box}; try squash=True."
-            )
+        said.extend(_bounds_notes(algorithm, box))
     return said
+
+
+def _bounds_notes(algorithm: Any, box: gymnasium.spaces.Box) -> list[str]:
+    """Of a Gaussian, which starts as N(0, σ) in the environment's own units."""
+    sigma = 1.0 if algorithm.state_dependent_std else math.exp(algorithm.initial_log_std)
+    ends = [np.asarray(end, np.float64).reshape(-1) / sigma for end in (box.low, box.high)]
+    low, high = (np.array([statistics.NormalDist().cdf(x) for x in end]) for end in ends)
+    inside, farthest = np.min(high - low), np.max(np.abs(ends))
+    starts = f"the policy starts as a normal distribution around 0 with deviation {sigma:g}"
+    todo = (
+        "try squash=True, or rescale the actions: gymnasium.wrappers.RescaleAction(env, -1, 1) "
+        "makes the bounds -1 and 1."
+    )
+    if inside < LEAST_INSIDE or (ends[0] > 0).any() or (ends[1] < 0).any():
+        share = "less than 0.1 %" if inside < 1e-3 else f"{100 * inside:.2g} %"
+        return [f"{starts}, of which {share} falls inside the bounds {box}; {todo}"]
+    if farthest > FARTHEST_BOUND:
+        return [
+            f"{starts}, but the bounds {box} are up to {farthest:.3g} deviations away, where "
+            f"exploration does not reach; {todo}"
+        ]
+    return []
 
 
 def _others(spec: EnvSpec) -> str:

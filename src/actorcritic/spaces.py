@@ -29,7 +29,9 @@ def check(spec: EnvSpec) -> None:
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise UserError(
                 f"{spec.id} has unbounded actions (low {action.low}, high {action.high}); expected "
-                "finite bounds. Wrap it in gymnasium.wrappers.RescaleAction or state its bounds."
+                "finite bounds. State them in its action_space, or around it: "
+                "gymnasium.wrappers.TransformAction(env, lambda action: action, "
+                f"gymnasium.spaces.Box(-10, 10, {action.shape})), with bounds that suit it."
             )
         if not (action.low < action.high).all():
             raise UserError(
@@ -127,11 +129,52 @@ def _feature_count(space: spaces.Space) -> int:
     )
 
 
+def kept_dtype(space: spaces.Space) -> np.dtype:
+    """The dtype in which observations are kept; JAX has no 64 bits.
+
+    A Box of integers whose bounds exceed those of int32 is kept as float32, so that none wraps.
+    """
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        limits = np.iinfo(np.int32)
+        ends = int(space.low.min(initial=0)), int(space.high.max(initial=0))
+        if ends[0] < limits.min or ends[1] > limits.max:
+            return np.dtype(np.float32)
+    return jax.dtypes.canonicalize_dtype(space.dtype)
+
+
+def as_kept(space: spaces.Space, observation: Observation) -> np.ndarray:
+    """An observation that is no Dict or Tuple as an array, which JAX then takes as it is kept."""
+    x, dtype = np.asarray(observation), kept_dtype(space)
+    whole = np.issubdtype(x.dtype, np.integer)
+    return x.astype(dtype) if whole and np.issubdtype(dtype, np.floating) else x
+
+
+def image_parts(space: spaces.Space) -> list[tuple[int, spaces.Box]]:
+    """The parts with three axes, and where in an encoded observation each of them starts."""
+    return _image_parts(_seen(space), 0)
+
+
+def _image_parts(space: spaces.Space, start: int) -> list[tuple[int, spaces.Box]]:
+    if isinstance(space, spaces.Box) and len(space.shape) == 3:
+        return [(start, space)]
+    inner: list[spaces.Space] = []
+    if isinstance(space, spaces.Dict):
+        inner = list(space.spaces.values())
+    elif isinstance(space, spaces.Tuple):
+        inner = list(space.spaces)
+    found = []
+    for part in inner:
+        found += _image_parts(part, start)
+        start += _feature_count(part)
+    return found
+
+
 def encode(space: spaces.Space, observation: Observation) -> Float[Array, "... features"]:
     """Observations with any leading axes as flat vectors of floats.
 
     Box and MultiBinary are flattened, Discrete and MultiDiscrete become one-hot, Dict (in the
-    space's order of keys, without the mask of actions) and Tuple are concatenated.
+    space's order of keys, without the mask of actions) and Tuple are concatenated. A Box of bytes
+    is divided by its largest upper bound, 255 for an image.
     """
     return _encode(_seen(space), observation)
 
@@ -143,7 +186,8 @@ def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... 
     if isinstance(space, spaces.Tuple):
         parts = [_encode(p, o) for p, o in zip(space.spaces, observation, strict=True)]
         return jnp.concatenate(parts, axis=-1)
-    x = jnp.asarray(observation)
+    kept = observation if isinstance(observation, jax.Array) else as_kept(space, observation)
+    x = jnp.asarray(kept)
     lead = x.shape[: x.ndim - len(space.shape or ())]
     if isinstance(space, spaces.Discrete):
         return jax.nn.one_hot(x - space.start, int(space.n))
@@ -152,7 +196,10 @@ def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... 
         sizes = space.nvec.reshape(-1)
         hot = [jax.nn.one_hot(flat[..., k] - start[k], int(n)) for k, n in enumerate(sizes)]
         return jnp.concatenate(hot, axis=-1)
-    return x.reshape(*lead, -1).astype(jnp.float32)
+    x = x.reshape(*lead, -1).astype(jnp.float32)
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+        x = x * (1 / max(int(space.high.max(initial=0)), 1))
+    return x
 
 
 def is_numeric(space: spaces.Space) -> np.ndarray:

@@ -370,7 +370,6 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
             self.hidden_sizes,
             self.activation,
             self.initialization,
-            self.normalize_observation,
         )
         return ActorCritic(
             spec,

@@ -18,7 +18,6 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import gymnasium
-import jax
 import numpy as np
 from gymnasium import spaces as gym_spaces
 from gymnasium.envs.registration import registry
@@ -249,12 +248,12 @@ def leaves(space: gymnasium.Space, observation: Any) -> list[Any]:
 
 
 def zeros(space: gymnasium.Space, *lead: int) -> Observation:
-    """Room for observations, of the dtypes that JAX has (no 64 bits)."""
+    """Room for observations, of the dtypes in which they are kept (no 64 bits)."""
     if isinstance(space, gym_spaces.Dict):
         return {name: zeros(part, *lead) for name, part in space.spaces.items()}
     if isinstance(space, gym_spaces.Tuple):
         return tuple(zeros(part, *lead) for part in space.spaces)
-    return np.zeros((*lead, *(space.shape or ())), jax.dtypes.canonicalize_dtype(space.dtype))
+    return np.zeros((*lead, *(space.shape or ())), spaces.kept_dtype(space))
 
 
 def row_of(observation: Observation, t: int) -> Observation:

@@ -147,7 +147,7 @@ def _arrays(space: gym_spaces.Space, observation: Observation) -> Observation:
         return {name: _arrays(part, observation[name]) for name, part in space.spaces.items()}
     if isinstance(space, gym_spaces.Tuple):
         return tuple(_arrays(*p) for p in zip(space.spaces, observation, strict=True))
-    return np.asarray(observation)
+    return spaces.as_kept(space, observation)
 
 
 class CompiledEvaluation:
