@@ -734,7 +734,7 @@ def _together(runs: Sequence[Run]) -> Run:
         first,
         seeds=seeds,
         out=None,
-        learners=None,
+        trained=None,
         steps_per_second=len(seeds) * first.total_steps / sum(seconds),
         final_evaluation=evaluation,
         failed={seed: why for run in runs for seed, why in run.failed.items()},

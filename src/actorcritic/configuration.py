@@ -9,27 +9,22 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import math
 import platform
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import jax
-import numpy as np
 
 from actorcritic import hyperparameters, spaces, words
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import algorithm_named
 from actorcritic.envs import COMPILED, compiled_environment
 from actorcritic.envs.host import Autoreset, HostEnvironment
-from actorcritic.types import Environment, EnvSpec, UserError
+from actorcritic.types import Environment, EnvSpec, UserError, check_protocol
 
 FORMAT = 1
-LEAST_INSIDE = 0.1  # of the first actions, in each dimension
-FARTHEST_BOUND = 10.0  # in deviations of the first actions
 
 
 def describe(
@@ -37,8 +32,9 @@ def describe(
     world: Environment | HostEnvironment,
     seeds: Sequence[int],
     total_steps: int,
+    spread: int | None,
 ) -> dict[str, Any]:
-    """What run.json holds."""
+    """What run.json holds. `spread` is over how many devices the rows of a seed are spread."""
     names = ("actorcritic", "jax", "jaxlib", "optax", "numpy", "gymnasium")
     return {
         "format": FORMAT,
@@ -48,6 +44,7 @@ def describe(
         "total_steps": total_steps,
         "versions": {name: importlib.metadata.version(name) for name in names}
         | {"python": platform.python_version()},
+        "spread": spread,
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
     }
 
@@ -218,41 +215,6 @@ def resolve_environment(
         raise UserError(f"{error}{hint}") from None
 
 
-def notes(algorithm: Any, spec: EnvSpec) -> list[str]:
-    """What is allowed, but seldom meant."""
-    said, box, limit = [], spec.action_space, spec.max_episode_steps
-    if algorithm.whole_episodes and algorithm.num_steps < (limit or 0):
-        said.append(
-            f"episodes of more than num_steps = {algorithm.num_steps} steps are cut there; "
-            f"{spec.id} allows {limit}."
-        )
-    if isinstance(box, gymnasium.spaces.Box) and getattr(algorithm, "squash", None) is False:
-        said.extend(_bounds_notes(algorithm, box))
-    return said
-
-
-def _bounds_notes(algorithm: Any, box: gymnasium.spaces.Box) -> list[str]:
-    """Of a Gaussian, which starts as N(0, σ) in the environment's own units."""
-    sigma = 1.0 if algorithm.state_dependent_std else math.exp(algorithm.initial_log_std)
-    ends = [np.asarray(end, np.float64).reshape(-1) / sigma for end in (box.low, box.high)]
-    low, high = (np.array([statistics.NormalDist().cdf(x) for x in end]) for end in ends)
-    inside, farthest = np.min(high - low), np.max(np.abs(ends))
-    starts = f"the policy starts as a normal distribution around 0 with deviation {sigma:g}"
-    todo = (
-        "try squash=True, or rescale the actions: gymnasium.wrappers.RescaleAction(env, -1, 1) "
-        "makes the bounds -1 and 1."
-    )
-    if inside < LEAST_INSIDE or (ends[0] > 0).any() or (ends[1] < 0).any():
-        share = "less than 0.1 %" if inside < 1e-3 else f"{100 * inside:.2g} %"
-        return [f"{starts}, of which {share} falls inside the bounds {box}; {todo}"]
-    if farthest > FARTHEST_BOUND:
-        return [
-            f"{starts}, but the bounds {box} are up to {farthest:.3g} deviations away, where "
-            f"exploration does not reach; {todo}"
-        ]
-    return []
-
-
 def _others(spec: EnvSpec) -> str:
     known: dict[str, Any] = ALGORITHMS
     names = (n for n, a in known.items() if isinstance(spec.action_space, a.action_spaces))
@@ -261,21 +223,28 @@ def _others(spec: EnvSpec) -> str:
 
 def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
     """Everything that can be wrong before the first step."""
+    check_protocol(algorithm)
     hyperparameters.check(algorithm)
     spaces.check(world.spec)
-    suited = getattr(algorithm, "action_spaces", spaces.ACTION_SPACES)
+    suited = algorithm.action_spaces
     if not isinstance(world.spec.action_space, suited):
         raise UserError(
             f"{algorithm.name} is for actions of {' or '.join(kind.__name__ for kind in suited)}; "
             f"{world.spec.id} has {world.spec.action_space}. {_others(world.spec)}"
         )
-    if hasattr(algorithm, "check"):
-        algorithm.check(world.spec)
-    batch = algorithm.num_envs * (1 if algorithm.whole_episodes else algorithm.num_steps)
+    collects = algorithm.collects
+    if collects is None:
+        raise UserError(
+            f"{algorithm.name} learns from data and collects none by itself: its `collects` is "
+            "None. Let it return Collects(num_envs, num_steps) to train it on an environment."
+        )
+    algorithm.check(world.spec)
+    steps = 1 if collects.whole_episodes else collects.num_steps
+    batch = collects.num_envs * steps
     if total_steps < batch:
         raise UserError(
             f"total_steps = {total_steps} is fewer than one update takes: num_envs × num_steps = "
-            f"{algorithm.num_envs} × {algorithm.num_steps} = {batch}. Raise it, or lower those."
+            f"{collects.num_envs} × {steps} = {batch}. Raise it, or lower those."
         )
     if isinstance(world, HostEnvironment):
         world.check()

@@ -33,7 +33,7 @@ from actorcritic.console import TrainingDisplay
 from actorcritic.envs.host import HostEnvironment
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table
-from actorcritic.runs import Run, prepare_jax, read_run, restore_from
+from actorcritic.runs import Run, prepare_jax, read_run, restore_results
 from actorcritic.search import FORMS, Choice, Method, Range, ask_optuna, draw
 from actorcritic.training import (
     Interruption,
@@ -250,7 +250,7 @@ def _train_groups(
 def _notes(runs: Sequence[Run]) -> Iterator[str]:
     said: dict[str, str] = {}
     for run in runs:
-        for note in configuration.notes(run.algorithm, run.spec):
+        for note in run.algorithm.notes(run.spec):
             said.setdefault(note, run.variant)
     for note, label in said.items():
         yield f"Note: {label}: {note}"
@@ -265,6 +265,7 @@ def _is_finished(run: Run, setting: Setting) -> bool:
     if run.out is None or not (run.out / "run.json").exists():
         return False
     stored = configuration.read(run.out)
+    run.spread = stored.get("spread")
     wanted = json.loads(json.dumps(run.configuration()))
     for name in ("algorithm", "environment", "seeds", "total_steps"):
         if stored[name] != wanted[name]:
@@ -274,7 +275,7 @@ def _is_finished(run: Run, setting: Setting) -> bool:
             )
     if checkpoints.newest(run.out / "checkpoints") is None:
         return False
-    restore_from(run.out, run)
+    restore_results(run)
     evaluated = run.final_evaluation is not None or not run.trained_seeds
     return run.finished and (evaluated or not setting.evaluation_episodes)
 

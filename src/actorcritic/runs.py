@@ -20,17 +20,25 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from actorcritic import checkpoints, configuration, trackers
 from actorcritic.envs.host import HostEnvironment
 from actorcritic.figures import statistics
-from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy, evaluate_host
+from actorcritic.runners.evaluate import (
+    MAX_STEPS,
+    CompiledEvaluation,
+    Evaluation,
+    Policy,
+    evaluate_host,
+)
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import stacked, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
@@ -40,12 +48,13 @@ from actorcritic.words import printable
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Returns and lengths [S, E] of the evaluation episodes of each seed, and their summary."""
+    """Returns and lengths of the evaluation episodes of each seed, and their summary."""
 
     seeds: tuple[int, ...]
-    returns: np.ndarray
-    lengths: np.ndarray
+    returns: Float[np.ndarray, "S E"]
+    lengths: Int[np.ndarray, "S E"]
     deterministic: bool
+    cut: Bool[np.ndarray, "S E"] | None = None  # left before they ended, if any were
 
     @property
     def summary(self) -> statistics.Summary:
@@ -60,10 +69,17 @@ class Evaluated:
         return self.seeds[int(np.argmax(self.returns.mean(axis=1)))]
 
     def __str__(self) -> str:
-        return str(self.summary)
+        return f"{self.summary}{self.remark}"
+
+    @property
+    def remark(self) -> str:
+        """What has to be said of episodes that were cut; "" where none was."""
+        number = 0 if self.cut is None else int(self.cut.sum())
+        which = "every episode" if number == self.returns.size else f"{number:,} episodes"
+        return f"; {which} was cut after {MAX_STEPS:,} steps" if number else ""
 
 
-WARNINGS = "warnings.txt"
+WARNINGS, CHECKPOINTS = "warnings.txt", "checkpoints"
 Evaluator = Callable[[Any, Sequence[int]], Evaluation]
 EVALUATION_SEED = 1_000_000  # added to a seed, for the randomness of its evaluation
 
@@ -71,19 +87,17 @@ EVALUATION_SEED = 1_000_000  # added to a seed, for the randomness of its evalua
 def evaluator(
     algorithms: Sequence[Any],
     environment: Environment | HostEnvironment,
-    learners: Any,
+    actors: Any,
     episodes: int,
     deterministic: bool = True,
 ) -> Evaluator:
-    """What evaluates learners, one for each algorithm, compiled where the environment is.
+    """What evaluates actors, one for each algorithm, compiled where the environment is.
 
-    The leaves of `learners` lead with [S]; `jax.ShapeDtypeStruct`s are enough.
+    The leaves of `actors` lead with [S]; `jax.ShapeDtypeStruct`s are enough.
     """
     if not isinstance(environment, Environment):
         return partial(evaluate_host, algorithms[0], environment, episodes, not deterministic)
-    return CompiledEvaluation(
-        stacked(algorithms), environment, learners, episodes, not deterministic
-    )
+    return CompiledEvaluation(stacked(algorithms), environment, actors, episodes, not deterministic)
 
 
 @dataclass
@@ -95,8 +109,8 @@ class Run:
     seeds: tuple[int, ...]
     total_steps: int
     out: Path | None
-    learners: Any = None  # leaves lead with [S]
     steps_per_second: float = float("nan")  # of all seeds together, without compilation
+    spread: int | None = None  # over how many devices the rows of a seed are spread
     finished: bool = False
     final_evaluation: Evaluated | None = None
     variant: str = ""  # what a comparison calls it
@@ -104,6 +118,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list, repr=False)  # of a run without a folder
     stored: dict[str, Any] | None = field(default=None, repr=False)  # run.json, if only read
+    trained: Any = field(default=None, repr=False)  # the learners, of a run that was trained here
 
     @property
     def spec(self) -> EnvSpec:
@@ -112,6 +127,18 @@ class Run:
     @property
     def label(self) -> str:
         return f"{self.algorithm.name} on {self.spec.id}"
+
+    @property
+    def learners(self) -> Any:
+        """Everything that was learned, leaves [S]. Of a run that was opened, it is read now."""
+        return self.trained if self.trained is not None else _load_learners(self)
+
+    @property
+    def actors(self) -> Any:
+        """What acting needs of the learners, leaves [S]; nothing else is read."""
+        if self.trained is None:
+            return _load_actors(self)
+        return actors_of([self.algorithm] * len(self.seeds), self.trained)
 
     @property
     def name(self) -> str:
@@ -144,7 +171,7 @@ class Run:
         if self.stored is not None:
             return self.stored
         return configuration.describe(
-            self.algorithm, self.environment, self.seeds, self.total_steps
+            self.algorithm, self.environment, self.seeds, self.total_steps, self.spread
         )
 
     def evaluate(
@@ -159,22 +186,21 @@ class Run:
         seeds = self.trained_seeds
         if not seeds:
             raise UserError(f"{self.name} cannot be evaluated: {' '.join(self.failed.values())}")
-        kept = [self.seeds.index(s) for s in seeds]
-        learners = rows_of(self.learners, kept)
-        check_finite(learners, seeds, self.name)
+        actors = rows_of(self.actors, [self.seeds.index(s) for s in seeds])
+        check_finite(actors, seeds, self.name)
         algorithms = [self.algorithm] * len(seeds)
-        evaluate = evaluator(algorithms, self.environment, learners, episodes, deterministic)
-        result = evaluate(learners, [seed + s for s in seeds])
-        return Evaluated(seeds, result.returns, result.lengths, deterministic)
+        evaluate = evaluator(algorithms, self.environment, actors, episodes, deterministic)
+        result = evaluate(actors, [seed + s for s in seeds])
+        return Evaluated(seeds, result.returns, result.lengths, deterministic, result.cut)
 
     def policy(self, seed: int | None = None) -> Policy:
         """The trained policy of a seed; by default the best, by final evaluation."""
         chosen, why = self._choose(seed)
         if seed is None and len(self.seeds) > 1:
             print(printable(f"Using seed {chosen}, {why}."), file=sys.stderr)
-        learner = jax.tree.map(lambda x: x[self.seeds.index(chosen)], self.learners)
-        check_finite(jax.tree.map(lambda x: x[None], learner), (chosen,), self.name)
-        return Policy(self.algorithm, learner, self.spec)
+        actors = rows_of(self.actors, [self.seeds.index(chosen)])
+        check_finite(actors, (chosen,), self.name)
+        return Policy(self.algorithm, jax.tree.map(itemgetter(0), actors), self.spec)
 
     def _choose(self, seed: int | None) -> tuple[int, str]:
         if seed is not None:
@@ -228,15 +254,21 @@ def open_run(
             autoreset=data["environment"].get("autoreset", "disabled"),
         )
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
+    run.spread = data.get("spread")
     if restore:
-        restore_from(out, run)
+        restore_results(run)
     return run
 
 
-def restore_from(out: Path, run: Run) -> None:
-    """Fill a run with what its folder holds: learners, evaluation, warnings."""
-    restore_learners(run)
-    run.warnings = _read_warnings(out)
+def restore_results(run: Run) -> None:
+    """Fill a run with what its folder says of it: how far it is, its evaluation, its warnings.
+
+    Raises UserError where it has no checkpoint.
+    """
+    assert run.out is not None
+    _, about = checkpoints.load(run.out / CHECKPOINTS, (), warn, partial=True)
+    restore_progress(run, about)
+    run.warnings, run.final_evaluation = _read_warnings(run.out), read_evaluation(run.out)
 
 
 def _read_warnings(out: Path) -> list[str]:
@@ -257,7 +289,7 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
         algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
-    restore_learners(run)
+    restore_results(run)
     return run.policy(seed)
 
 
@@ -272,10 +304,8 @@ def read_run(path: str | Path) -> Run:
     name = _NameOnly(data["algorithm"]["name"])
     seeds, total_steps = tuple(data["seeds"]), data["total_steps"]
     run = Run(name, world, seeds, total_steps, out, stored=data)  # type: ignore[arg-type]
-    run.warnings, run.final_evaluation = _read_warnings(out), read_evaluation(out)
-    if checkpoints.newest(out / "checkpoints") is not None:
-        _, about = checkpoints.load(out / "checkpoints", (), warn, partial=True)
-        restore_progress(run, about)
+    if checkpoints.newest(out / CHECKPOINTS) is not None:
+        restore_results(run)
     return run
 
 
@@ -299,14 +329,45 @@ class _Learners(NamedTuple):
     learner: Any
 
 
-def restore_learners(run: Run) -> None:
+def _load_learners(run: Run) -> Any:
     assert run.out is not None
+    like = _Learners(_learner_shapes(run))
+    return checkpoints.load(run.out / CHECKPOINTS, like, warn, partial=True)[0].learner
+
+
+def _load_actors(run: Run) -> Any:
+    """Only those leaves of the learners that the actors are made of: no optimiser, no buffer."""
+    assert run.out is not None
+    shapes, structure = jax.tree.flatten(_learner_shapes(run))
+    make = partial(actors_of, [run.algorithm] * len(run.seeds))
+    program = jax.make_jaxpr(lambda *x: make(jax.tree.unflatten(structure, x)))(*shapes).jaxpr
+    used = {id(v) for v in [*program.outvars, *(v for eqn in program.eqns for v in eqn.invars)]}
+    needed = [id(variable) in used for variable in program.invars]
+    like = [x if need else None for x, need in zip(shapes, needed, strict=True)]
+    wanted = _Learners(jax.tree.unflatten(structure, like))
+    state, _ = checkpoints.load(run.out / CHECKPOINTS, wanted, warn, partial=True)
+    loaded = iter(jax.tree.leaves(state))
+    leaves = [next(loaded) if need else _nothing(x) for x, need in zip(shapes, needed, strict=True)]
+    return make(jax.tree.unflatten(structure, leaves))
+
+
+def _nothing(like: jax.ShapeDtypeStruct) -> Any:
+    """Stands for a leaf that nobody looks at; takes no memory."""
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), like.shape)
+    return np.broadcast_to(np.zeros((), like.dtype), like.shape)
+
+
+def _learner_shapes(run: Run) -> Any:
     keys = jax.vmap(jax.random.key)(np.asarray(run.seeds))
-    like = jax.eval_shape(jax.vmap(lambda key: run.algorithm.init(key, run.spec)), keys)
-    state, about = checkpoints.load(run.out / "checkpoints", _Learners(like), warn, partial=True)
-    run.learners = state.learner
-    restore_progress(run, about)
-    run.final_evaluation = read_evaluation(run.out)
+    return jax.eval_shape(jax.vmap(lambda key: run.algorithm.init(key, run.spec)), keys)
+
+
+def actors_of(algorithms: Sequence[Any], learners: Any) -> Any:
+    """What acting needs of learners, one for each algorithm; leaves [S]."""
+    return jax.vmap(lambda algorithm, learner: algorithm.actor(learner))(
+        stacked(algorithms), learners
+    )
 
 
 def restore_progress(run: Run, about: dict[str, Any]) -> None:
@@ -321,18 +382,19 @@ def rows_of(tree: Any, rows: Sequence[int]) -> Any:
     return jax.tree.map(lambda x: x[np.asarray(rows, int)], tree)
 
 
-def finite(learners: Any) -> np.ndarray:
-    """Which learners, of a tree whose leaves lead with [S], have finite parameters."""
-    found = []
-    for leaf in jax.tree.leaves(getattr(learners, "params", learners)):
+def finite(actors: Any) -> Bool[np.ndarray, " S"]:
+    """Which actors, of a tree whose leaves lead with [S], have finite numbers only."""
+    found = [np.ones(len(jax.tree.leaves(actors)[0]), bool)]
+    for leaf in jax.tree.leaves(actors):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            found.append(np.isfinite(np.asarray(leaf, np.float32)).reshape(len(leaf), -1).all(1))
+            rows = np.isfinite(np.asarray(leaf, np.float32)).reshape(len(leaf), -1)
+            found.append(np.asarray(rows.all(axis=1)))
     return np.all(found, axis=0)
 
 
-def check_finite(learners: Any, seeds: Sequence[int], name: str) -> None:
+def check_finite(actors: Any, seeds: Sequence[int], name: str) -> None:
     """UserError where a policy would act by numbers that are not finite."""
-    bad = [seed for seed, good in zip(seeds, finite(learners), strict=True) if not good]
+    bad = [seed for seed, good in zip(seeds, finite(actors), strict=True) if not good]
     if bad:
         which = ", ".join(map(str, bad))
         raise UserError(
@@ -353,7 +415,9 @@ def read_evaluation(out: Path) -> Evaluated | None:
             f"{path} is not what a training writes. Restore it from a copy, or remove it."
         )
     returns, lengths = np.asarray(data["returns"]), np.asarray(data["lengths"])
-    return Evaluated(tuple(data["seeds"]), returns, lengths, bool(data.get("deterministic", True)))
+    cut = np.asarray(data["cut"]) if data.get("cut") is not None else None
+    kind = bool(data.get("deterministic", True))
+    return Evaluated(tuple(data["seeds"]), returns, lengths, kind, cut)
 
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:

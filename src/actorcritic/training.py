@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +35,7 @@ from actorcritic.runs import (
     Evaluated,
     Evaluator,
     Run,
+    actors_of,
     evaluator,
     finite,
     open_run,
@@ -45,6 +47,7 @@ from actorcritic.runs import (
 from actorcritic.types import Environment, UserError
 
 CHUNK_SECONDS = 0.3  # between two looks at the training
+FEW_EPISODES = 10  # of a seed
 NOT_FINITE = (
     "the training diverged: its parameters are no longer finite. Start again with a lower "
     "learning_rate."
@@ -155,7 +158,7 @@ def _alone(run: Run, options: Options, quiet: bool) -> Run:
             with TrainingDisplay(run.label, total, quiet) as display:
                 if isinstance(training.session, HostSession) and run.out is not None:
                     display.say(RESUME_NOTE)
-                for note in configuration.notes(run.algorithm, run.spec):
+                for note in run.algorithm.notes(run.spec):
                     display.say(f"Note: {note}")
                 training.go(display, interruption)
         finally:
@@ -184,25 +187,44 @@ class Training:
         if isinstance(first.environment, Environment):
             rows = range(len(seeds)) if len(self.runs) > 1 else None
             self.session = CompiledSession(
-                self._algorithms, first.environment, seeds, first.total_steps, rows
+                self._algorithms,
+                first.environment,
+                seeds,
+                first.total_steps,
+                rows,
+                # A run goes on as it was begun, beside others or alone: its bits depend on it.
+                spread=first.spread,
             )
         else:
             self.session = HostSession(
                 first.algorithm, first.environment, first.seeds, first.total_steps
             )
+        for run in self.runs:
+            run.spread = self._checked_spread(run)
         self._evaluator = self._prepare_end()
         self._thinned = [Thinned() for _ in self.runs]
         self._sinks: list[list[trackers.Sink]] = []
 
+    def _checked_spread(self, run: Run) -> int:
+        """Over how many devices the rows of a seed are spread now; a word where that changed."""
+        if run.spread not in (None, self.session.spread):
+            warn(
+                f"{run.name} was begun with its rows spread over {run.spread} devices, and goes on "
+                f"with {self.session.spread}: a valid training, but not bit for bit the one that "
+                "was never stopped."
+            )
+        return self.session.spread
+
     def _prepare_end(self) -> Future[Evaluator] | None:
         """Compile the final evaluation and import what draws, while the training runs."""
         first, learners = self.runs[0], self.session.shapes.learner
+        actors = jax.eval_shape(partial(actors_of, self._algorithms), learners)
         episodes = self._options.evaluation_episodes
 
         def prepare() -> Evaluator:
             if first.out is not None:
                 import matplotlib.backends.backend_agg  # noqa: F401
-            return evaluator(self._algorithms, first.environment, learners, episodes)
+            return evaluator(self._algorithms, first.environment, actors, episodes)
 
         if not episodes:
             return None
@@ -224,15 +246,17 @@ class Training:
             self._save()
         self._train(display, interruption)
         learners = self.session.state.learner
-        self._fail(np.flatnonzero(~finite(learners)).tolist(), display)
+        actors = actors_of(self._algorithms, learners)
+        self._fail(np.flatnonzero(~finite(actors)).tolist(), display)
         for run, learner in zip(self.runs, self._split(learners), strict=True):
-            run.learners, run.finished = learner, self.session.finished
+            run.trained, run.finished = learner, self.session.finished
+            self._note_few_episodes(run, display)
         self._save()
         if self.session.finished and self._evaluator is not None:
             display.say_what("evaluating …")
             try:
                 with interruption.at_once():  # everything is saved, so that nothing is lost
-                    self._evaluate(learners)
+                    self._evaluate(actors)
             except KeyboardInterrupt:
                 for run in self.runs:
                     run.finished = run.final_evaluation is not None
@@ -296,6 +320,20 @@ class Training:
             self._warn(run, run.failed[seed], display, alone=not run.trained_seeds)
             if not run.trained_seeds and len(self.runs) == 1 and not run.variant:
                 raise UserError(f"Training stopped: {run.failed[seed]}")
+
+    def _note_few_episodes(self, run: Run, display: TrainingDisplay) -> None:
+        """Where episodes have no end, that few of them ended is worth a word."""
+        if run.spec.max_episode_steps is not None or not run.finished:
+            return
+        ended = len(run.episodes.step)
+        if ended < FEW_EPISODES * len(run.seeds):
+            number = f"{ended} training episode{'s' * (ended != 1)}"
+            text = (
+                f"Only {number} ended in {run.total_steps:,} steps a seed: {run.spec.id} states "
+                "no time limit. Give it one (gymnasium.wrappers.TimeLimit), or train for longer."
+            )
+            if text not in run.warnings:
+                self._warn(run, text, display)
 
     def _warn(self, run: Run, text: str, display: TrainingDisplay, *, alone: bool = False) -> None:
         run.warnings.append(text)
@@ -367,22 +405,26 @@ class Training:
             self.session.state = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         return True
 
-    def _evaluate(self, learners: Any) -> None:
+    def _evaluate(self, actors: Any) -> None:
         assert self._evaluator is not None
         seeds = [EVALUATION_SEED + seed for run in self.runs for seed in run.seeds]
         evaluate, entries = self._evaluator.result(), list(range(len(seeds)))
         if not isinstance(evaluate, CompiledEvaluation):  # that program is of all entries
             entries = [entry for entry in entries if entry not in self.session.failures]
-            learners, seeds = rows_of(learners, entries), [seeds[entry] for entry in entries]
+            actors, seeds = rows_of(actors, entries), [seeds[entry] for entry in entries]
         if not entries:
             return
-        result = evaluate(learners, seeds)
+        result = evaluate(actors, seeds)
         for run, rows in zip(self.runs, self._rows, strict=True):
             mine = [k for k, entry in enumerate(entries) if rows.start <= entry < rows.stop]
             mine = [k for k in mine if entries[k] not in self.session.failures]
             if mine:
                 run.final_evaluation = Evaluated(
-                    run.trained_seeds, result.returns[mine], result.lengths[mine], True
+                    run.trained_seeds,
+                    result.returns[mine],
+                    result.lengths[mine],
+                    True,
+                    result.cut[mine],
                 )
                 _save_evaluation(run)
 
@@ -534,6 +576,7 @@ def _save_evaluation(run: Run) -> None:
             "deterministic": result.deterministic,
             "returns": result.returns.tolist(),
             "lengths": result.lengths.tolist(),
+            "cut": None if result.cut is None else result.cut.tolist(),
         }
     )
     files.write(run.out / "evaluation.json", text)

@@ -17,11 +17,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import NormalDist
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import gymnasium
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic import estimators, losses, optimizers, spaces
@@ -51,6 +53,9 @@ LAMBDA = "λ of GAE: 0 is the TD error, 1 the n-step return"
 STANDARDISE = "shift and scale Ψ to mean 0, deviation 1"
 VALUE_WEIGHT = "weight of the value loss"
 WHOLE_EPISODES = "collect complete episodes; num_steps is then the longest one"
+
+LEAST_INSIDE = 0.1  # of the first actions, in each dimension
+FARTHEST_BOUND = 10.0  # in deviations of the first actions
 
 # Observations that running statistics have to have seen before anything is learned from them.
 FEWEST_OBSERVATIONS = 16
@@ -235,14 +240,7 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
                 f"{spec.id} allows {limit}."
             )
         if isinstance(box, gymnasium.spaces.Box) and not self.squash:
-            # The policy starts as N(0, σ) in the environment's own units.
-            sigma = math.exp(self.initial_log_std)
-            narrow = (box.high - box.low < 0.2 * sigma).any()
-            if (box.low > 0).any() or (box.high < 0).any() or narrow:
-                said.append(
-                    f"the policy starts as a normal distribution around 0 with deviation "
-                    f"{sigma:g}, of which little falls inside the bounds {box}; try squash=True."
-                )
+            said += notes_on_bounds(box, 0.0 if self.state_dependent_std else self.initial_log_std)
         return said
 
     def spread(self, axis: str, over: int, spec: EnvSpec) -> PolicyGradient | None:
@@ -512,3 +510,25 @@ def statistics(x: Array, valid: Array | None, axis: str | None) -> estimators.Ru
 def standardised(x: Array, valid: Array | None, axis: str | None) -> Array:
     found = statistics(x, valid, axis)
     return (x - found.mean) / (jnp.sqrt(found.variance) + 1e-8)
+
+
+def notes_on_bounds(box: gymnasium.spaces.Box, log_std: float) -> list[str]:
+    """Of a Gaussian that starts as N(0, σ²) in the environment's own units."""
+    sigma = math.exp(log_std)
+    ends = [np.asarray(end, np.float64).reshape(-1) / sigma for end in (box.low, box.high)]
+    low, high = (np.array([NormalDist().cdf(x) for x in end]) for end in ends)
+    inside, farthest = np.min(high - low), np.max(np.abs(ends))
+    starts = f"the policy starts as a normal distribution around 0 with deviation {sigma:g}"
+    todo = (
+        "try squash=True, or rescale the actions: gymnasium.wrappers.RescaleAction(env, -1, 1) "
+        "makes the bounds -1 and 1."
+    )
+    if inside < LEAST_INSIDE or (ends[0] > 0).any() or (ends[1] < 0).any():
+        share = "less than 0.1 %" if inside < 1e-3 else f"{100 * inside:.2g} %"
+        return [f"{starts}, of which {share} falls inside the bounds {box}; {todo}"]
+    if farthest > FARTHEST_BOUND:
+        return [
+            f"{starts}, but the bounds {box} are up to {farthest:.3g} deviations away, where "
+            f"exploration does not reach; {todo}"
+        ]
+    return []

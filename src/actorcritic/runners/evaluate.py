@@ -245,7 +245,7 @@ def evaluate_host(
             start = environment_seed(seed)
             for index, *one in environment.episodes(copies, decide, start, MAX_STEPS):
                 if len(found[index]) < quota[index]:
-                    found[index].append((one[0], one[1], one[2]))
+                    found[index].append((one[0], int(one[1]), bool(one[2])))
                 if sum(map(len, found)) == episodes:
                     break
         finally:

@@ -188,6 +188,7 @@ class Session(Protocol):
 
     seeds: tuple[int, ...]
     total_steps: int
+    spread: int  # over how many devices the rows of a seed are spread
     state: PyTree  # leaves have leading axis [S], one entry a seed
 
     @property

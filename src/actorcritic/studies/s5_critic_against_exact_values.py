@@ -178,13 +178,12 @@ def watch(algorithm: Any, world: GridWorld, seeds: Sequence[int], totals: Sequen
     @jax.jit
     @jax.vmap
     def look(learner: Any) -> tuple[Array | None, Array]:
-        policy = algorithm._policy(learner, cells)
+        policy = algorithm.policy(algorithm.actor(learner), cells)
         actions = [jnp.full(len(world.cells), a, jnp.int32) for a in range(len(MOVES))]
         chances = jnp.stack([jnp.exp(policy.log_prob(a)) for a in actions], axis=-1)
         if algorithm.critic is None:
             return None, chances
-        model, encoded = algorithm._model(learner.spec), algorithm._encode(learner, cells)
-        return model.value(learner.params, encoded), chances
+        return algorithm.value(learner, cells), chances
 
     session = CompiledSession(algorithm, world, seeds, totals[-1])
     steps, seen = [], []
