@@ -518,8 +518,8 @@ def cleanrl(checkout: Path | None) -> Iterator[Subject]:
 
 
 def actorcritic(cleanrl: Path | None) -> Iterator[Subject]:
-    from actorcritic import estimators, losses
-    from actorcritic.distributions import Categorical, Gaussian, TanhGaussian
+    from actorcritic.maths import estimators, losses
+    from actorcritic.maths.distributions import Categorical, Gaussian, TanhGaussian
 
     made = functools.partial(Subject, "actorcritic")
 
@@ -690,10 +690,10 @@ def measured(library: str, index: int, checkout: Path | None, cases: int, limit:
 # ------------------------------------------------------------------------------- as commands
 
 COMMANDS = (
-    ("actorcritic.estimators:gae",),
-    ("actorcritic.estimators:vtrace",),
-    ("actorcritic.losses:clipped_surrogate_loss",),
-    ("actorcritic.losses:clipped_value_loss",),
+    ("actorcritic.maths.estimators:gae",),
+    ("actorcritic.maths.estimators:vtrace",),
+    ("actorcritic.maths.losses:clipped_surrogate_loss",),
+    ("actorcritic.maths.losses:clipped_value_loss",),
     ("rlax:truncated_generalized_advantage_estimation", "--kind", "advantages"),
     ("torchrl.objectives.value.functional:td0_return_estimate", "--kind", "returns",
      "--map", "next_state_value=next_values"),

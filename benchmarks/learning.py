@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import actorcritic as ac
-from actorcritic import configuration
 from actorcritic.algorithms.presets import PRESETS
+from actorcritic.core.types import Environment
 from actorcritic.figures import statistics
-from actorcritic.types import Environment
+from actorcritic.runs import configuration
 
 HERE = Path(__file__).resolve().parent
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from actorcritic import checkpoints
+from actorcritic.runs import checkpoints
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "actorcritic-tests", "cli")
 ENVIRONMENT = {**os.environ, "ACTORCRITIC_CACHE_DIR": str(CACHE), "JAX_PLATFORMS": "cpu"}

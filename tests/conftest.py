@@ -24,7 +24,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # dataclasses are pytrees: JAX fills their fields with tracers and other placeholders.
 jaxtyping.install_import_hook(
     [
-        f"actorcritic.{module}"
+        f"actorcritic.maths.{module}"
         for module in ("distributions", "estimators", "losses", "networks", "optimizers", "spaces")
     ],
     "beartype.beartype",

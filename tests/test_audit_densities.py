@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actorcritic.audit import densities
 from actorcritic.audit.findings import CannotCall
-from actorcritic.distributions import Categorical, Gaussian, TanhGaussian
+from actorcritic.maths.distributions import Categorical, Gaussian, TanhGaussian
 
 pytestmark = pytest.mark.long
 

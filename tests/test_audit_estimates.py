@@ -14,9 +14,10 @@ from audit_subjects_estimates import RIGHT, WRONG, Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorcritic import audit, estimators
+from actorcritic import audit
 from actorcritic.audit import calling, estimates
 from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.maths import estimators
 
 PLANTED = [(check, plan) for check, plans in WRONG.items() for plan in plans]
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorcritic import losses
 from actorcritic.audit import calling
 from actorcritic.audit import losses as audit
 from actorcritic.audit.findings import CannotCall
+from actorcritic.maths import losses
 
 pytestmark = pytest.mark.long
 stop = jax.lax.stop_gradient

@@ -13,9 +13,9 @@ import pytest
 
 from actorcritic.audit.findings import CannotCall
 from actorcritic.audit.rollouts import rollout
-from actorcritic.envs.host import HostEnvironment
+from actorcritic.core.types import Transition
+from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.host import HostSession
-from actorcritic.types import Transition
 
 RIGHT = {
     subjects.next_step_masked: "NEXT_STEP yes",

@@ -20,7 +20,8 @@ import pytest
 from command_line import command, final_hashes
 
 import actorcritic as ac
-from actorcritic import checkpoints, cli
+from actorcritic import cli
+from actorcritic.runs import checkpoints
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
 TRAIN = ("train", "ppo", "CartPole-v1")

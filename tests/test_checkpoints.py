@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from actorcritic import checkpoints
-from actorcritic.types import UserError
+from actorcritic.core.types import UserError
+from actorcritic.runs import checkpoints
 
 
 class State(NamedTuple):
@@ -509,7 +509,7 @@ WRITER = """
     import itertools, sys
     from pathlib import Path
     import numpy as np
-    from actorcritic import checkpoints
+    from actorcritic.runs import checkpoints
 
     folder = Path(sys.argv[1])
     first = checkpoints.newest(folder)

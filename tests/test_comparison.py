@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import actorcritic as ac
-from actorcritic.comparison import Comparison
-from actorcritic.envs.host import HostEnvironment
-from actorcritic.hyperparameters import hyperparameters
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import UserError
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.experiments.comparison import Comparison
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.runs import Evaluated, Run, read_run
-from actorcritic.types import UserError
+from actorcritic.runs.run import Evaluated, Run, read_run
 
 CARTPOLE = ac.envs.CartPole()
 NO_METRICS = MetricTable.join([])

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from actorcritic.algorithms import A2C, PPO, Reinforce
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import EnvSpec, Step
 from actorcritic.envs import CartPole
 from actorcritic.envs.probes import ContinuousTarget, FiniteReward
-from actorcritic.hyperparameters import hyperparameters
 from actorcritic.runners import compiled
 from actorcritic.runners.seeds import CompiledSession, layout
-from actorcritic.types import EnvSpec, Step
 
 
 class DiaryState(NamedTuple):

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from actorcritic.algorithms import ALGORITHMS
+from actorcritic.core.types import Algorithm, EnvSpec, Step
 from actorcritic.envs import CartPole, Pendulum, probes
 from actorcritic.runners import compiled
 from actorcritic.runners.seeds import CompiledSession
-from actorcritic.types import Algorithm, EnvSpec, Step
 
 ENVIRONMENTS = (CartPole(), Pendulum())
 SMALL = {

@@ -8,9 +8,9 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorcritic.diagnosis import Diagnosis, Finding, uniform_entropy
+from actorcritic.core.types import EnvSpec
 from actorcritic.runners.session import MetricTable
-from actorcritic.types import EnvSpec
+from actorcritic.runs.diagnosis import Diagnosis, Finding, uniform_entropy
 
 UPDATES, STEPS = 400, 100  # updates of the training, environment steps of an update
 HEALTHY = {

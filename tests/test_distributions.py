@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from actorcritic.distributions import Categorical, Gaussian, MultiCategorical, TanhGaussian
+from actorcritic.maths.distributions import Categorical, Gaussian, MultiCategorical, TanhGaussian
 
 DRAWS = 20_000
 

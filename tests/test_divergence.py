@@ -12,11 +12,11 @@ import pytest
 
 import actorcritic as ac
 from actorcritic import cli
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import UserError
 from actorcritic.envs import Pendulum
-from actorcritic.hyperparameters import hyperparameters
-from actorcritic.runs import read_run
-from actorcritic.search import Choice
-from actorcritic.types import UserError
+from actorcritic.experiments.search import Choice
+from actorcritic.runs.run import read_run
 
 QUICK: dict[str, Any] = {"evaluation_episodes": 4, "quiet": True}
 TINY: dict[str, Any] = {"num_envs": 4, "num_steps": 16, "hidden_sizes": (8,)}

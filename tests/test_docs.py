@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 import actorcritic as ac
-from actorcritic import cli, configuration, hyperparameters
+from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import preset
+from actorcritic.core import hyperparameters
+from actorcritic.runs import configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -22,6 +22,7 @@ from gymnasium.envs.classic_control import (
 from gymnasium.utils.env_checker import check_env
 from scipy import stats
 
+from actorcritic.core.types import Environment, UserError
 from actorcritic.envs import (
     COMPILED,
     Acrobot,
@@ -34,12 +35,11 @@ from actorcritic.envs import (
     compiled_environment,
     probes,
 )
-from actorcritic.envs.acrobot import AcrobotState
-from actorcritic.envs.cartpole import CartPoleState
+from actorcritic.envs.classic.acrobot import AcrobotState
+from actorcritic.envs.classic.cartpole import CartPoleState
+from actorcritic.envs.classic.mountain_car import CarState
+from actorcritic.envs.classic.pendulum import PendulumState
 from actorcritic.envs.grid_world import MOVES, GridState, as_cell
-from actorcritic.envs.mountain_car import CarState
-from actorcritic.envs.pendulum import PendulumState
-from actorcritic.types import Environment, UserError
 
 PROBES = [
     probes.ConstantReward(),

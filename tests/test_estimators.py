@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorcritic import estimators
-from actorcritic.estimators import RunningStatistics
+from actorcritic.maths import estimators
+from actorcritic.maths.estimators import RunningStatistics
 
 gae = jax.jit(estimators.gae)
 td_errors = jax.jit(estimators.td_errors)

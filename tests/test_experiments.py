@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import actorcritic as ac
-from actorcritic import experiments, hyperparameters, search
-from actorcritic.experiments import Stopped
-from actorcritic.runs import read_run
-from actorcritic.training import Training
-from actorcritic.types import UserError
+from actorcritic.core import hyperparameters
+from actorcritic.core.types import UserError
+from actorcritic.experiments import search
+from actorcritic.experiments.together import Stopped
+from actorcritic.runs.run import read_run
+from actorcritic.runs.train import Training
 
 SMALL = ac.PPO(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, hidden_sizes=(8,))
 QUICK = {"total_steps": 1024, "seeds": 3, "evaluation_episodes": 5, "quiet": True}
@@ -126,7 +127,7 @@ def test_a_stopped_study_goes_on_where_it_was(compared, tmp_path, monkeypatch):
             return train(self, display, lambda: next(looks, True))
         return train(self, display, interrupted)
 
-    monkeypatch.setattr("actorcritic.training.CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr("actorcritic.runs.train.CHUNK_SECONDS", 0.0)
     monkeypatch.setattr(Training, "_train", stopped)
     with pytest.raises(Stopped, match="saved"):
         ac.compare(variants, "CartPole-v1", out=tmp_path / "s", **QUICK)
@@ -345,7 +346,7 @@ def test_fewer_than_three_seeds_get_no_interval(tmp_path):
         (lambda: search.Range(1.0, 0.5), "the lower first"),
         (lambda: search.parse(ac.PPO, "gamma=normal:0:1"), "KIND one of"),
         (lambda: search.parse(ac.PPO, "gama=uniform:0:1"), "'gamma'"),
-        (lambda: ac.report([]), "at least one run or study"),
+        (lambda: ac.report([]), "at least one run or experiment"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(call, says, tmp_path, monkeypatch):
@@ -357,7 +358,7 @@ def test_mistakes_are_named_before_anything_is_written(call, says, tmp_path, mon
 
 def test_a_folder_of_something_else(compared, tmp_path):
     _, folder = compared
-    with pytest.raises(UserError, match="already holds another study"):
+    with pytest.raises(UserError, match="already holds another experiment"):
         ac.compare({"one": SMALL}, "CartPole-v1", out=folder, **QUICK)
     same = {"low": SMALL, "high": RATES["high"], "a2c": ac.A2C(hidden_sizes=(8,))}
     with pytest.raises(UserError, match="another algorithm"):
@@ -365,13 +366,13 @@ def test_a_folder_of_something_else(compared, tmp_path):
     run = folder / "variants" / "00-low"
     with pytest.raises(UserError, match="already holds a run"):
         ac.compare({"one": SMALL}, "CartPole-v1", out=run, **QUICK)
-    with pytest.raises(UserError, match="neither a run nor a study"):
+    with pytest.raises(UserError, match="neither a run nor an experiment"):
         ac.report([tmp_path], tmp_path / "r.html")
-    (tmp_path / "study.json").write_text("{}")
-    with pytest.raises(UserError, match="not what a study writes"):
+    (tmp_path / "experiment.json").write_text("{}")
+    with pytest.raises(UserError, match="not what an experiment writes"):
         ac.report([tmp_path], tmp_path / "r.html")
-    empty = json.loads((folder / "study.json").read_text()) | {"parts": []}
-    (tmp_path / "study.json").write_text(json.dumps(empty))
+    empty = json.loads((folder / "experiment.json").read_text()) | {"parts": []}
+    (tmp_path / "experiment.json").write_text(json.dumps(empty))
     with pytest.raises(UserError, match="holds no runs yet"):
         ac.report([tmp_path], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
@@ -409,7 +410,7 @@ def test_the_command_line(tmp_path):
         (("compare", "--env", "CartPole-v1"), "Usage: actorcritic compare"),
         (("ablate", "ppo", "CartPole-v1", "--vary", "gae_lambda"), "--vary takes SETTING="),
         (("sweep", "ppo", "CartPole-v1", "--space", "gamma=1"), "KIND one of"),
-        (("report", "nothing-here"), "neither a run nor a study"),
+        (("report", "nothing-here"), "neither a run nor an experiment"),
     ]:
         failed = command(*words, cwd=tmp_path)
         assert failed.returncode == 1, (words, failed.stdout)

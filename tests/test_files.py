@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import actorcritic as ac
-from actorcritic import checkpoints, cli, files, trackers
+from actorcritic import cli
+from actorcritic.core import files
+from actorcritic.core.types import UserError
 from actorcritic.envs import CartPole
-from actorcritic.types import UserError
+from actorcritic.runs import checkpoints, trackers
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
 QUICK: dict[str, Any] = {"total_steps": 64, "evaluation_episodes": 0, "quiet": True}

@@ -8,9 +8,9 @@ import pytest
 
 gymnax = pytest.importorskip("gymnax")
 
+from actorcritic.core.types import Environment, UserError  # noqa: E402
 from actorcritic.envs import AsGymnasium, compiled_environment, from_gymnax  # noqa: E402
 from actorcritic.envs.gymnax import to_gymnasium  # noqa: E402
-from actorcritic.types import Environment, UserError  # noqa: E402
 
 BREAKOUT = "Breakout-MinAtar"
 

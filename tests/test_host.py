@@ -26,15 +26,16 @@ from gymnasium.wrappers.vector import TransformReward
 
 from actorcritic.algorithms import A2C, PPO, Reinforce
 from actorcritic.algorithms.sac import SAC
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import Transition, UserError
 from actorcritic.envs import AsGymnasium, CartPole, GridWorld, Pendulum
-from actorcritic.envs.host import HostEnvironment, Workers
-from actorcritic.hyperparameters import hyperparameters
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.envs.host.workers import Workers
 from actorcritic.runners import session as session_module
 from actorcritic.runners.evaluate import Policy, _arrays
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.types import Transition, UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -500,8 +501,8 @@ SCRIPT = """
 import sys
 sys.path.append({tests!r})
 from host_environments import Walk
-from actorcritic.algorithms.policy_gradient import A2C
-from actorcritic.envs.host import HostEnvironment
+from actorcritic.algorithms.family import A2C
+from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.host import HostSession
 
 class Mine(Walk):

@@ -10,9 +10,15 @@ import pytest
 from gymnasium.spaces import Discrete
 
 from actorcritic.algorithms import ALGORITHMS
+from actorcritic.core.hyperparameters import (
+    check,
+    hyperparameter,
+    hyperparameters,
+    nearest,
+    replace,
+)
+from actorcritic.core.types import UserError
 from actorcritic.envs import CartPole, Pendulum
-from actorcritic.hyperparameters import check, hyperparameter, hyperparameters, nearest, replace
-from actorcritic.types import UserError
 
 
 @hyperparameters

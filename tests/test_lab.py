@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from actorcritic import lab
+from actorcritic.core.types import UserError
 from actorcritic.envs import GridWorld
 from actorcritic.envs.grid_world import MOVES
-from actorcritic.types import UserError
 
 RNG = np.random.default_rng(20)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from actorcritic import losses
+from actorcritic.maths import losses
 
 
 @pytest.fixture(autouse=True)

@@ -19,16 +19,16 @@ from gymnasium import spaces as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import actorcritic as ac
-from actorcritic import spaces
 from actorcritic.algorithms import ALGORITHMS
-from actorcritic.diagnosis import Diagnosis
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import EnvSpec, Step, UserError
 from actorcritic.envs import AsGymnasium
-from actorcritic.envs.host import HostEnvironment
+from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.masks import Masked, source
-from actorcritic.hyperparameters import hyperparameters
-from actorcritic.play import play
+from actorcritic.maths import spaces
 from actorcritic.runners.host import HostSession
-from actorcritic.types import EnvSpec, Step, UserError
+from actorcritic.runs.diagnosis import Diagnosis
+from actorcritic.runs.play import play
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actorcritic.distributions import Categorical, Gaussian, MultiCategorical
-from actorcritic.networks import (
+from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.maths.distributions import Categorical, Gaussian, MultiCategorical
+from actorcritic.maths.networks import (
     CNN,
     MLP,
     ActorCritic,
@@ -25,7 +26,6 @@ from actorcritic.networks import (
     initial_weight,
     orthogonal,
 )
-from actorcritic.types import EnvSpec, UserError
 
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (3,))
 DISCRETE = gymnasium.spaces.Discrete(4)
@@ -86,7 +86,7 @@ def test_many_initialisations_on_two_devices_do_not_hang():
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
 from jax.sharding import NamedSharding, PartitionSpec as P
-from actorcritic.networks import MLP
+from actorcritic.maths.networks import MLP
 mesh = jax.make_mesh((2,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
 keys = jax.device_put(jax.random.split(jax.random.key(0), 32), NamedSharding(mesh, P("seeds")))
 init = jax.jit(jax.vmap(lambda key: MLP((64, 64)).init(key, jnp.zeros((1, 4)))))

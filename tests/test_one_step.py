@@ -14,8 +14,8 @@ import pytest
 from test_policy_gradient import DISCRETE, assert_close, experience, started, update
 
 from actorcritic.algorithms import A2C, QActorCritic, TDActorCritic
+from actorcritic.core.types import EnvSpec, Step, Transition, UserError
 from actorcritic.runners.seeds import CompiledSession
-from actorcritic.types import EnvSpec, Step, Transition, UserError
 
 LINEAR: dict[str, Any] = {"hidden_sizes": (), "optimizer": "sgd"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from actorcritic import optimizers
+from actorcritic.maths import optimizers
 
 PARAMS = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.asarray([0.1, 0.2])}
 TRUTH = {

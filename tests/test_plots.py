@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from actorcritic.core.types import UserError
 from actorcritic.figures import plots
 from actorcritic.figures.plots import Field, Map, Scores, Series
 from actorcritic.runners.session import EpisodeTable, MetricTable
-from actorcritic.types import UserError
 
 EMPTY = EpisodeTable.join([])
 BLUE, ORANGE = "#0072b2", "#d55e00"

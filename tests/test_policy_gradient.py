@@ -19,13 +19,13 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from scipy import special, stats
 
-from actorcritic import losses
 from actorcritic.algorithms import A2C, PPO, TRPO, QActorCritic, Reinforce, TDActorCritic
-from actorcritic.distributions import Categorical
-from actorcritic.estimators import RunningStatistics
-from actorcritic.hyperparameters import hyperparameters
-from actorcritic.networks import Network
-from actorcritic.types import EnvSpec, Transition, UserError
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import EnvSpec, Transition, UserError
+from actorcritic.maths import losses
+from actorcritic.maths.distributions import Categorical
+from actorcritic.maths.estimators import RunningStatistics
+from actorcritic.maths.networks import Network
 
 OBSERVATIONS = gymnasium.spaces.Box(-9.0, 9.0, (3,))
 DISCRETE = EnvSpec("discrete", OBSERVATIONS, gymnasium.spaces.Discrete(3))

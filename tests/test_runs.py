@@ -19,11 +19,12 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import actorcritic as ac
-from actorcritic import checkpoints, cli, configuration
+from actorcritic import cli
 from actorcritic.algorithms.presets import preset
+from actorcritic.core.hyperparameters import hyperparameters
+from actorcritic.core.types import EnvSpec
 from actorcritic.envs import GridWorld, Pendulum
-from actorcritic.hyperparameters import hyperparameters
-from actorcritic.types import EnvSpec
+from actorcritic.runs import checkpoints, configuration
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
 QUICK: dict[str, Any] = {"total_steps": 64, "evaluation_episodes": 0, "quiet": True}
@@ -370,7 +371,7 @@ def test_stopped_at_the_very_start(left, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("actorcritic.trackers.CsvWriter.write", stop)
+        patch.setattr("actorcritic.runs.trackers.CsvWriter.write", stop)
         with pytest.raises(KeyboardInterrupt):
             ac.train(ac.A2C(**TINY), "CartPole-v1", out=out, **QUICK)
     if left == "run.json":

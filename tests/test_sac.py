@@ -20,8 +20,8 @@ from scipy import stats
 
 from actorcritic.algorithms import SAC
 from actorcritic.algorithms.sac import Buffer, Sample
-from actorcritic.networks import Network
-from actorcritic.types import EnvSpec, Transition, UserError
+from actorcritic.core.types import EnvSpec, Transition, UserError
+from actorcritic.maths.networks import Network
 
 LOW, HIGH = np.float32([-3.0, 1.0]), np.float32([1.0, 9.0])
 SPEC = EnvSpec(

@@ -11,7 +11,7 @@ import time
 import pytest
 from command_line import ENVIRONMENT, command, newest_update, start
 
-from actorcritic import checkpoints
+from actorcritic.runs import checkpoints
 
 pytestmark = pytest.mark.faults
 
@@ -86,7 +86,7 @@ def test_a_handler_of_the_program_s_own_still_sees_sigterm(tmp_path):
         import os, signal, threading, time
         from pathlib import Path
         import actorcritic as ac
-        from actorcritic import checkpoints
+        from actorcritic.runs import checkpoints
         out = Path({str(tmp_path / "run")!r})
         seen = []
         signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))

@@ -12,9 +12,9 @@ from gymnasium import spaces as gym
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actorcritic import spaces
-from actorcritic.networks import MLP, ActorCritic
-from actorcritic.types import EnvSpec, UserError
+from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.maths import spaces
+from actorcritic.maths.networks import MLP, ActorCritic
 
 SHAPES = st.sampled_from([(), (1,), (3,), (2, 2)])
 SIMPLE = st.one_of(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from actorcritic.core.types import UserError
 from actorcritic.figures.statistics import (
     Estimate,
     Summary,
@@ -27,7 +28,6 @@ from actorcritic.figures.statistics import (
     summary,
 )
 from actorcritic.runners.session import EpisodeTable
-from actorcritic.types import UserError
 
 FINITE = st.floats(-1e6, 1e6)
 VECTORS = hnp.arrays(np.float64, st.integers(1, 40), elements=FINITE)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actorcritic.experiments import report
+from actorcritic.core.types import UserError
+from actorcritic.experiments.report import report
 from actorcritic.figures.statistics import Estimate
 from actorcritic.studies import STUDIES, study
 from actorcritic.studies import s1_critic_against_reinforce as against_reinforce
 from actorcritic.studies import s5_critic_against_exact_values as grid
 from actorcritic.studies.bench import QUICK, Result
 from actorcritic.studies.comparing import deviation, ratio, side
-from actorcritic.types import UserError
 
 pytestmark = pytest.mark.long
 
@@ -68,7 +68,7 @@ def test_a_quick_study_leaves_a_page_and_repeated_trains_nothing(done, name, mon
     def train(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("actorcritic.experiments._train_groups", train)
+    monkeypatch.setattr("actorcritic.experiments.together._train_groups", train)
     again = study(name.lower(), quick=True, out=folder, quiet=True)
     assert contents(folder) == before
     assert again.answer.sentences == result.answer.sentences
@@ -118,9 +118,9 @@ def test_unknown_studies_and_folders_of_others_are_refused(done, tmp_path):
     assert not (tmp_path / "none").exists()
     _, folder = done("S2")
     before = contents(folder)
-    with pytest.raises(UserError, match="already holds another study"):
+    with pytest.raises(UserError, match="already holds another experiment"):
         study("S1", quick=True, out=folder, quiet=True)
-    with pytest.raises(UserError, match="already holds another study"):
+    with pytest.raises(UserError, match="already holds another experiment"):
         study("S2", out=folder, quiet=True)
     assert contents(folder) == before
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorboardX.proto import event_pb2
 
-from actorcritic import trackers
+from actorcritic.core.types import UserError
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.types import UserError
+from actorcritic.runs import trackers
 
 NAMES = ("policy_loss", "value_loss")
 NO_UPDATES = MetricTable(*(np.zeros(0, int),) * 3, NAMES, np.zeros((0, 2), np.float32))
@@ -351,7 +351,7 @@ def test_wandb_offline(tmp_path):
 
 def test_only_the_sinks_that_are_used_are_imported():
     code = (
-        "import sys, actorcritic.trackers; "
+        "import sys, actorcritic.runs.trackers; "
         "assert not {'wandb', 'tensorboardX', 'matplotlib', 'scipy.stats'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

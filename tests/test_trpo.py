@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 from test_policy_gradient import CONTINUOUS, DISCRETE, assert_close, experience, started, update
 
 from actorcritic.algorithms import TRPO
-from actorcritic.networks import ActorCritic
-from actorcritic.types import UserError
+from actorcritic.core.types import UserError
+from actorcritic.maths.networks import ActorCritic
 
 SMALL: dict[str, Any] = {"num_envs": 4, "num_steps": 6, "hidden_sizes": (4,), "num_minibatches": 4}
 SPECS = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])

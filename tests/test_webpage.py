@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from actorcritic.core.types import UserError
 from actorcritic.figures import plots
 from actorcritic.figures.html import Animation, Picture, Section, Table, write
 from actorcritic.figures.plots import Map, Scores, Series
-from actorcritic.types import UserError
 
 NASTY = '</script><b title="x">& a$b$c'  # what a label may hold
 STEPS = np.linspace(0, 1000, 101)

@@ -23,7 +23,7 @@ actorcritic: actor-critic reinforcement learning
   actorcritic ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]
   actorcritic sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]
   actorcritic study [NAME] [--quick]        a study of the field's questions; without NAME, a list
-  actorcritic report RUN_OR_STUDY… [--out report.html]
+  actorcritic report RUN_OR_EXPERIMENT… [--out report.html]
   actorcritic audit FILE.py:FUNCTION [--kind KIND] [--map THEIR_NAME=OUR_NAME …] [--json]
   actorcritic audit-env ENV              does an environment keep its promises?
   actorcritic list [algorithms|environments|presets]
@@ -35,7 +35,7 @@ Help on one: actorcritic train ppo --help
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on stderr."""
-    from actorcritic.types import UserError
+    from actorcritic.core.types import UserError
 
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     try:
         if name not in COMMANDS:
-            from actorcritic.words import nearest
+            from actorcritic.core.words import nearest
 
             raise UserError(
                 f"There is no command '{name}'.{nearest(name, COMMANDS)} "
@@ -77,7 +77,7 @@ def prepare(arguments: list[str]) -> None:
 
 def _say(text: object, *, error: bool = False) -> None:
     """Print what may hold names from a stranger's run: they must not command the terminal."""
-    from actorcritic.words import printable
+    from actorcritic.core.words import printable
 
     print(printable(text), file=sys.stderr if error else sys.stdout)
 
@@ -149,7 +149,7 @@ class _ExperimentOptions:
     total_steps: Annotated[
         int | None, "environment steps of each seed (default: the largest of the presets')"
     ] = None
-    out: Annotated[Path | None, "study folder (default: a new one below runs/)"] = None
+    out: Annotated[Path | None, "folder of the experiment (default: a new one below runs/)"] = None
     host: Annotated[bool, "step the environment through Gymnasium, not inside the program"] = False
     env_option: Annotated[tuple[str, ...], "settings of the environment, as gravity=0.0"] = ()
     episodes: Annotated[int, "episodes of the final evaluation of each seed"] = 100
@@ -188,7 +188,7 @@ class _SweepOptions(_ExperimentOptions):
 @dataclasses.dataclass(frozen=True)
 class _StudyOptions:
     quick: Annotated[bool, "a small version that shows that it works, and proves nothing"] = False
-    out: Annotated[Path | None, "study folder (default: a new one below runs/)"] = None
+    out: Annotated[Path | None, "folder of the experiment (default: a new one below runs/)"] = None
     quiet: Annotated[bool, "show no progress"] = False
 
 
@@ -217,7 +217,7 @@ def _parse(command: str, options: type, rest: list[str]) -> Any:
 
 def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str]]:
     """The first `count` words, which are not options, and the rest."""
-    from actorcritic.types import UserError
+    from actorcritic.core.types import UserError
 
     if count == 1 and rest[:1] in (["-h"], ["--help"]):
         return ["RUN"], rest
@@ -274,7 +274,7 @@ def _with_hyperparameters(settings: Any) -> type:
 
 
 def _key_values(pairs: tuple[str, ...]) -> dict[str, Any]:
-    from actorcritic.types import UserError
+    from actorcritic.core.types import UserError
 
     options = {}
     for pair in pairs:
@@ -357,7 +357,7 @@ def _play(rest: list[str]) -> int:
     options = _parse("play RUN", _PlayOptions, rest)
 
     import actorcritic as ac
-    from actorcritic import play
+    from actorcritic.runs import play
 
     run = ac.open_run(path, environment=options.env)
     said = play.play(
@@ -374,7 +374,7 @@ def _play(rest: list[str]) -> int:
 def _plot(rest: list[str]) -> int:
     paths, options = _many("plot RUN… [--out curve.png]", _PlotOptions, rest)
 
-    from actorcritic import runs
+    from actorcritic.runs import run as runs
 
     _say(f"Wrote {runs.plot(paths, options.out)}")
     return 0
@@ -382,7 +382,7 @@ def _plot(rest: list[str]) -> int:
 
 def _many(usage: str, options: type, rest: list[str]) -> tuple[list[str], Any]:
     """The words before the first option, at least one, and the options."""
-    from actorcritic.types import UserError
+    from actorcritic.core.types import UserError
 
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     parsed = _parse(usage.partition(" [")[0], options, rest[count:])
@@ -436,7 +436,7 @@ def _tell(result: Any, out: Path) -> int:
 
 def _going_on(command: str, call: Callable[[], Any]) -> Any:
     """Call; stopped at Ctrl-C, say how to go on."""
-    from actorcritic.experiments import Stopped
+    from actorcritic.experiments.together import Stopped
 
     try:
         return call()
@@ -445,7 +445,7 @@ def _going_on(command: str, call: Callable[[], Any]) -> Any:
 
 
 def _compare(rest: list[str]) -> int:
-    from actorcritic.types import UserError
+    from actorcritic.core.types import UserError
 
     usage = "compare VARIANT… --env ENV [--seeds K] [--total-steps N]"
     variants, options = _many(usage, _CompareOptions, rest)
@@ -463,9 +463,9 @@ def _compare(rest: list[str]) -> int:
 
 
 def _ablate(rest: list[str]) -> int:
-    from actorcritic import hyperparameters
     from actorcritic.algorithms.presets import algorithm_named
-    from actorcritic.types import UserError
+    from actorcritic.core import hyperparameters
+    from actorcritic.core.types import UserError
 
     usage = "ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]"
     (name, env), options = _two(usage, _AblateOptions, _gathered(rest, "--vary"))
@@ -490,8 +490,8 @@ def _ablate(rest: list[str]) -> int:
 
 
 def _sweep(rest: list[str]) -> int:
-    from actorcritic import search
     from actorcritic.algorithms.presets import algorithm_named
+    from actorcritic.experiments import search
 
     usage = "sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]"
     (name, env), options = _two(usage, _SweepOptions, _gathered(rest, "--space"))
@@ -548,7 +548,7 @@ def _study(rest: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
-    usage = "report RUN_OR_STUDY… [--out report.html]"
+    usage = "report RUN_OR_EXPERIMENT… [--out report.html]"
     paths, options = _many(usage, _ReportOptions, rest)
 
     import actorcritic as ac
@@ -572,7 +572,7 @@ def _audit_env(rest: list[str]) -> int:
 
 
 def _list(rest: list[str]) -> int:
-    from actorcritic.types import UserError
+    from actorcritic.core.types import UserError
 
     usage = f"Usage: actorcritic list [{'|'.join(LISTS)}]"
     if rest[:1] in (["-h"], ["--help"]):
@@ -580,7 +580,7 @@ def _list(rest: list[str]) -> int:
         return 0
     for kind in rest:
         if kind not in LISTS:
-            from actorcritic.words import nearest
+            from actorcritic.core.words import nearest
 
             raise UserError(f"There is no list '{kind}'.{nearest(kind, LISTS)} {usage}")
     for kind in rest or LISTS:
@@ -636,14 +636,14 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
 }
 
-_TRAINING = ("actorcritic.training", "actorcritic.algorithms.presets", "tyro")
-_EXPERIMENTS = ("actorcritic.experiments", "actorcritic.studies", "tyro")
+_TRAINING = ("actorcritic.runs.train", "actorcritic.algorithms.presets", "tyro")
+_EXPERIMENTS = ("actorcritic.experiments.report", "actorcritic.studies", "tyro")
 # What each command imports.
 MODULES: dict[str, tuple[str, ...]] = {
     "train": _TRAINING,
     "resume": _TRAINING,
     "evaluate": _TRAINING,
-    "play": (*_TRAINING, "actorcritic.play"),
+    "play": (*_TRAINING, "actorcritic.runs.play"),
     "plot": (*_TRAINING, "actorcritic.figures.plots"),
     "compare": _EXPERIMENTS,
     "ablate": _EXPERIMENTS,

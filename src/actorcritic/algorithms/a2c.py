@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from actorcritic import optimizers
 from actorcritic.algorithms.family import LAMBDA, OPTIMIZERS, WHOLE_EPISODES, JointGradient
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.types import Collects, Transition
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import Collects, Transition
+from actorcritic.maths import optimizers
 
 
 @hyperparameters

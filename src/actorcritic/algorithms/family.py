@@ -26,17 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from actorcritic import estimators, losses, optimizers, spaces
-from actorcritic.distributions import Distribution, TanhGaussian
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.networks import (
-    ActorCritic,
-    Initialization,
-    NetworkLike,
-    Torso,
-    default_network,
-)
-from actorcritic.types import (
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import (
     Algorithm,
     Collects,
     Decision,
@@ -46,6 +37,15 @@ from actorcritic.types import (
     Observation,
     Transition,
     UserError,
+)
+from actorcritic.maths import estimators, losses, optimizers, spaces
+from actorcritic.maths.distributions import Distribution, TanhGaussian
+from actorcritic.maths.networks import (
+    ActorCritic,
+    Initialization,
+    NetworkLike,
+    Torso,
+    default_network,
 )
 
 OPTIMIZERS = "adam (ε 1e-5), rmsprop (α 0.99, ε 1e-5) or sgd"

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float
 
-from actorcritic import estimators
 from actorcritic.algorithms.family import STANDARDISE, VALUE_WEIGHT, JointGradient, Learner
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.types import Transition
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import Transition
+from actorcritic.maths import estimators
 
 
 @hyperparameters

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from actorcritic import losses, optimizers
 from actorcritic.algorithms.family import (
     LAMBDA,
     OPTIMIZERS,
@@ -26,8 +25,9 @@ from actorcritic.algorithms.family import (
     Rows,
     mean_of,
 )
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.types import Collects, EnvSpec, Metrics, Transition
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import Collects, EnvSpec, Metrics, Transition
+from actorcritic.maths import losses, optimizers
 
 
 @hyperparameters

@@ -15,8 +15,8 @@ from actorcritic.algorithms import (
     Reinforce,
     TDActorCritic,
 )
-from actorcritic.types import UserError
-from actorcritic.words import nearest
+from actorcritic.core.types import UserError
+from actorcritic.core.words import nearest
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from jaxtyping import Array, Float
 
-from actorcritic import estimators
 from actorcritic.algorithms.family import STANDARDISE, JointGradient
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.types import Collects, EnvSpec, Transition, UserError
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import Collects, EnvSpec, Transition, UserError
+from actorcritic.maths import estimators
 
 
 @hyperparameters

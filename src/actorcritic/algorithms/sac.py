@@ -25,11 +25,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from actorcritic import losses, spaces
-from actorcritic.distributions import TanhGaussian
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.networks import MLP, ActorCritic, Dense, NetworkLike
-from actorcritic.types import (
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import (
     Action,
     Algorithm,
     Collects,
@@ -40,6 +37,9 @@ from actorcritic.types import (
     Transition,
     UserError,
 )
+from actorcritic.maths import losses, spaces
+from actorcritic.maths.distributions import TanhGaussian
+from actorcritic.maths.networks import MLP, ActorCritic, Dense, NetworkLike
 
 
 class Buffer(NamedTuple):

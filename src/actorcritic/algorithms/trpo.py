@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from actorcritic import losses, optimizers
 from actorcritic.algorithms.family import (
     LAMBDA,
     OPTIMIZERS,
@@ -25,9 +24,10 @@ from actorcritic.algorithms.family import (
     standardised,
 )
 from actorcritic.algorithms.ppo import in_minibatches
-from actorcritic.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.networks import ActorCritic
-from actorcritic.types import Collects, EnvSpec, Metrics, Transition, UserError
+from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.types import Collects, EnvSpec, Metrics, Transition, UserError
+from actorcritic.maths import losses, optimizers
+from actorcritic.maths.networks import ActorCritic
 
 
 @hyperparameters

@@ -19,7 +19,7 @@ from scipy import stats
 
 from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.audit.losses import Fault, _log_softmax, _numbers
+from actorcritic.audit.losses import Fault, as_numbers, log_softmax
 
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
@@ -399,14 +399,14 @@ class Audit:
     def table(self, values: Case, rows: list[tuple[str, Any, Any]]) -> str:
         names = self.matched.parameters | self.matched.attributes
         lines = [
-            (names.get(r, r), _numbers(v))
+            (names.get(r, r), as_numbers(v))
             for r, v in values.items()
             if self.takes(r) and isinstance(v, (np.ndarray, float))
         ]
         for name, expected, actual in rows:
             lines += [
-                (f"{name}, expected", _numbers(expected)),
-                (f"{name}, actual", _numbers(actual)),
+                (f"{name}, expected", as_numbers(expected)),
+                (f"{name}, actual", as_numbers(actual)),
             ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
@@ -680,7 +680,7 @@ class Audit:
                 continue
             fault = Fault(
                 "clipped-action",
-                f"{at.mean():.0%} of the actions are clipped to {_numbers(bound)}, with the "
+                f"{at.mean():.0%} of the actions are clipped to {as_numbers(bound)}, with the "
                 "log-probabilities of the draws before the clip",
                 "The stored action and its log-probability belong to different actions: the next "
                 "update's ratios are wrong for every action at a bound.",
@@ -729,13 +729,13 @@ class Audit:
             r: v[:1] if isinstance(v, np.ndarray) and v.ndim == 2 else v for r, v in values.items()
         }
         head = self.table(small, [("log-probability", expected, got)])
-        return f"returned action  {_numbers(action)}\n{head}"
+        return f"returned action  {as_numbers(action)}\n{head}"
 
     # -- discrete actions
 
     def logits(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
         logits = rng.normal(size=shape)
-        return {"logits": logits, "probs": np.exp(_log_softmax(logits)), "key": self.key()}
+        return {"logits": logits, "probs": np.exp(log_softmax(logits)), "key": self.key()}
 
     def discrete(self) -> None:
         rng = np.random.default_rng(5)
@@ -760,7 +760,7 @@ class Audit:
                 row["action"] = int(row["action"])
             got = np.array([self.only(self.call(row, 0)).reshape(()) for row in rows])
         fault = _discrete_fault(values, got)
-        expected = _chosen(_log_softmax(values["logits"]), values["action"])
+        expected = _chosen(log_softmax(values["logits"]), values["action"])
         if fault is not None:
             i = int(np.argmax(~np.isclose(got, expected, 1e-3, 1e-3)))
             one = {r: v[i : i + 1] if isinstance(v, np.ndarray) else v for r, v in values.items()}
@@ -777,7 +777,7 @@ class Audit:
         """Σ exp(log-probability) over all actions."""
         row = rng.normal(size=4)
         values = {"logits": np.tile(row, (4, 1)), "action": np.arange(4)}
-        values["probs"] = np.exp(_log_softmax(values["logits"]))
+        values["probs"] = np.exp(log_softmax(values["logits"]))
         total = float(np.exp(self.rows_of(values)).sum())
         if abs(total - 1) < 1e-3:
             self.hold("sums-to-one")
@@ -830,7 +830,7 @@ class Audit:
         first = 1 if whole[1] and not whole[0] else 0
         action, got = (np.asarray(found[k]).reshape(MANY) for k in (first, 1 - first))
         action = action.astype(int)
-        p = np.exp(_log_softmax(row["logits"]))
+        p = np.exp(log_softmax(row["logits"]))
         fault: Fault | None = _discrete_fault(values | {"action": action}, got)
         if fault is not None:
             small: Case = {"logits": row["logits"], "probs": p}
@@ -867,13 +867,13 @@ def _chosen(table: np.ndarray, action: np.ndarray) -> np.ndarray:
 
 def _discrete_fault(values: Case, got: np.ndarray) -> Fault | None:
     logits, action = values["logits"], values["action"]
-    log_p = _log_softmax(logits)
+    log_p = log_softmax(logits)
     tables = [
         ("", log_p),
         ("the probability is returned, not its logarithm", np.exp(log_p)),
         ("the logit is returned as if it were a log-probability", logits),
         ("the log-probability has the wrong sign", -log_p),
-        ("softmax is taken over the batch, not over the actions", _log_softmax(logits.T).T),
+        ("softmax is taken over the batch, not over the actions", log_softmax(logits.T).T),
         ("each logit goes through a sigmoid: they are not alternatives", -np.logaddexp(0, -logits)),
         ("the logarithm of the sigmoid's complement is returned", -np.logaddexp(0, logits)),
     ]

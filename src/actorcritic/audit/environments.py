@@ -21,9 +21,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.envs import host
+from actorcritic.core.types import Environment, UserError
 from actorcritic.envs.as_gymnasium import AsGymnasium
-from actorcritic.types import Environment, UserError
+from actorcritic.envs.host import checks, finding
 
 STEPS, SECONDS = 3000, 6.0  # of the random episodes: whichever comes first
 SEEDED_STEPS = 100  # in which trajectories of one seed are compared
@@ -121,8 +121,8 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Make, bool]:
     if isinstance(environment, Environment) and not isinstance(environment, type):
         return environment.spec.id, lambda: AsGymnasium(environment), True
     try:
-        name, factory = host._find(environment)
-        return name, lambda: host._make(name, factory, options), True
+        name, factory = finding.find(environment)
+        return name, lambda: finding.make(name, factory, options), True
     except UserError as error:
         raise CannotCall(str(error)) from error
 
@@ -191,7 +191,7 @@ def _reset(environment: gymnasium.Env, notes: Notes, seed: int | None) -> tuple[
             "reset raises an exception.",
             "Nothing can be trained.",
             f"reset(seed={seed})\nexpected (observation, info), actual {what}",
-            f"Write `{host.RESET_FORM}`.",
+            f"Write `{checks.RESET_FORM}`.",
         )
         raise Broken from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
@@ -199,8 +199,8 @@ def _reset(environment: gymnasium.Env, notes: Notes, seed: int | None) -> tuple[
             "reset-answers",
             "reset does not return (observation, info), info being a dict.",
             "Libraries unpack two values: they raise, or take a part of the observation for it.",
-            f"reset(seed={seed})\nexpected a tuple of 2, actual {host._kind(result)}",
-            f"Write `{host.RESET_FORM}`.",
+            f"reset(seed={seed})\nexpected a tuple of 2, actual {checks.kind_of(result)}",
+            f"Write `{checks.RESET_FORM}`.",
         )
         raise Broken
     notes.hold("reset-answers")
@@ -216,7 +216,7 @@ def _step(environment: gymnasium.Env, action: Any, notes: Notes) -> Any:
             "step raises an exception for an action of its action space.",
             "Training stops there.",
             f"step({action!r})\nexpected five values, actual {type(error).__name__}: {error}",
-            f"Write `{host.STEP_FORM}`.",
+            f"Write `{checks.STEP_FORM}`.",
         )
         raise Broken from error
     if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
@@ -225,8 +225,8 @@ def _step(environment: gymnasium.Env, action: Any, notes: Notes) -> Any:
             "step does not return observation, reward, terminated, truncated and an info dict.",
             "With four values, a time limit and the end of the task cannot be told apart.",
             f"step({action!r})\nexpected a tuple of 5, the last a dict, "
-            f"actual {host._kind(result)}",
-            f"Write `{host.STEP_FORM}`.",
+            f"actual {checks.kind_of(result)}",
+            f"Write `{checks.STEP_FORM}`.",
         )
         raise Broken
     return result

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from actorcritic.core.types import UserError
 from actorcritic.figures.html import Section, Table, write
-from actorcritic.types import UserError
 
 
 class CannotCall(UserError):

@@ -142,13 +142,13 @@ class Term:
         return float(x[self.strength]) if self.strength else 1.0
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _all_log_probs(x: Case) -> np.ndarray:
-    return _log_softmax(x["logits"]) if "logits" in x else np.log(x["probs"])
+    return log_softmax(x["logits"]) if "logits" in x else np.log(x["probs"])
 
 
 def _new(x: Case) -> np.ndarray:
@@ -977,7 +977,7 @@ def _everything(rng: np.random.Generator, shape: tuple[int, ...], dimensions: in
         "truncated": np.zeros(shape),
         "entropy": rng.uniform(0.3, 1.5, shape),
         "logits": logits,
-        "probs": np.exp(_log_softmax(logits)),
+        "probs": np.exp(log_softmax(logits)),
         "actions": rng.integers(CHOICES, size=shape),
     }
     # One bad action has become much likelier: a dual clip acts on it.
@@ -1474,14 +1474,14 @@ class Audit:
         subject = Subject(**(vars(self.subject) | {"layout": layout or self.subject.layout}))
         names = subject.matched.parameters | subject.matched.attributes
         lines = [
-            (names.get(role, role), _numbers(value))
+            (names.get(role, role), as_numbers(value))
             for role, value in subject.shown(x).items()
             if role not in (hidden or ())
         ]
         for name, expected, actual in rows:
             lines += [
-                (f"{name}, expected", _numbers(expected)),
-                (f"{name}, actual", _numbers(actual)),
+                (f"{name}, expected", as_numbers(expected)),
+                (f"{name}, actual", as_numbers(actual)),
             ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
@@ -1817,12 +1817,12 @@ def _apart(expected: Any, actual: Any) -> bool:
     return bool(np.any(~(np.abs(actual - expected) <= 2e-3 * size)))
 
 
-def _numbers(value: Any) -> str:
+def as_numbers(value: Any) -> str:
     if isinstance(value, str):
         return value
     array = np.asarray(value)
     if array.ndim:
-        return "[" + ", ".join(_numbers(v) for v in array) + "]"
+        return "[" + ", ".join(as_numbers(v) for v in array) + "]"
     return f"{float(array):.4f}".rstrip("0").rstrip(".") if array.dtype.kind == "f" else str(array)
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from actorcritic.envs.acrobot import Acrobot
+from actorcritic.core.types import Environment, UserError
 from actorcritic.envs.as_gymnasium import AsGymnasium
-from actorcritic.envs.cartpole import CartPole
+from actorcritic.envs.classic.acrobot import Acrobot
+from actorcritic.envs.classic.cartpole import CartPole
+from actorcritic.envs.classic.mountain_car import MountainCar, MountainCarContinuous
+from actorcritic.envs.classic.pendulum import Pendulum
 from actorcritic.envs.grid_world import GridWorld
 from actorcritic.envs.gymnax import from_gymnax
-from actorcritic.envs.mountain_car import MountainCar, MountainCarContinuous
 from actorcritic.envs.options import check_options
-from actorcritic.envs.pendulum import Pendulum
-from actorcritic.types import Environment, UserError
 
 __all__ = [
     "COMPILED",

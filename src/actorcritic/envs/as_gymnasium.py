@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from actorcritic.core.types import Action, Environment, Observation, Step
 from actorcritic.envs.keys import next_episode, step_key
-from actorcritic.types import Action, Environment, Observation, Step
 
 
 class AsGymnasium(gymnasium.Env):

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
+from actorcritic.core.types import Action, EnvSpec, Observation, Step, UserError
 from actorcritic.envs.options import check_options, nearest
-from actorcritic.types import Action, EnvSpec, Observation, Step, UserError
 
 
 def from_gymnax(name_or_env: Any, **params: Any) -> GymnaxEnvironment:

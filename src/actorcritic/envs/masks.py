@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Bool
 
-from actorcritic import spaces
-from actorcritic.types import EnvSpec, Observation, UserError
+from actorcritic.core.types import EnvSpec, Observation, UserError
+from actorcritic.maths import spaces
 
 METHOD = "action_masks"  # the convention of sb3-contrib
 

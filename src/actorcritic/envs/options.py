@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from actorcritic.types import UserError
+from actorcritic.core.types import UserError
 
 
 def check_options(subject: str, given: Iterable[str], known: Iterable[str]) -> None:

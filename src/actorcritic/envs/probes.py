@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic.types import EnvSpec, Step, UserError
+from actorcritic.core.types import EnvSpec, Step, UserError
 
 Vector = Float[Array, "1"]
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actorcritic import files
+from actorcritic.core import files
+from actorcritic.core.types import UserError
 from actorcritic.figures import plots
-from actorcritic.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actorcritic import files
-from actorcritic.types import UserError
+from actorcritic.core import files
+from actorcritic.core.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

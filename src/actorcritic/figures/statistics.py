@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic.core.types import UserError
 from actorcritic.runners.session import EpisodeTable
-from actorcritic.types import UserError
 
 Statistic = Callable[..., Any]  # of an array and an `axis`, as np.mean is
 Writer = Callable[[float], str]

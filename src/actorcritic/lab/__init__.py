@@ -3,7 +3,7 @@
 Values, advantages, the state distribution and the policy gradient come from linear solves in
 float64; so do the bias and variance of the usual estimators. `measure` and `measure_gradient`
 apply an estimator, the library's own or yours, to sampled trajectories and say how far it is from
-the truth. Everything is NumPy, except for the estimators of `actorcritic.estimators` themselves.
+the truth. Everything is NumPy, except for the estimators of `maths.estimators` themselves.
 
 S states, A actions. A policy is a table of probabilities [S, A]. docs/lab.md derives the formulas.
 """

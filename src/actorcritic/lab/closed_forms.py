@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic.core.types import UserError
 from actorcritic.lab.critics import Critic
 from actorcritic.lab.estimators import Estimator
 from actorcritic.lab.exact import (
@@ -21,7 +22,6 @@ from actorcritic.lab.exact import (
 )
 from actorcritic.lab.process import MDP, checked_policy
 from actorcritic.lab.return_moments import PairMoments, over_actions
-from actorcritic.types import UserError
 
 
 class Moments(NamedTuple):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic.core.types import UserError
 from actorcritic.lab.exact import values
 from actorcritic.lab.process import MDP
-from actorcritic.types import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic.core.types import UserError
 from actorcritic.lab.critics import Critic
 from actorcritic.lab.process import MDP, checked_policy
 from actorcritic.lab.return_moments import PairMoments, lambda_moments, less_value, n_step_moments
 from actorcritic.lab.sampling import Trajectories
-from actorcritic.types import UserError
 
 
 class Batch(NamedTuple):
@@ -224,13 +224,13 @@ def n_step_returns(batch: Batch, n: int) -> Float[np.ndarray, "T B"]:
 def _compiled(name: str) -> Callable[..., Any]:
     import jax
 
-    from actorcritic import estimators
+    from actorcritic.maths import estimators
 
     return jax.jit(getattr(estimators, name))
 
 
 def _library(name: str, *arguments: Any) -> Any:
-    """What a function of `actorcritic.estimators` gives, in float64."""
+    """What a function of `actorcritic.maths.estimators` gives, in float64."""
     import jax
 
     with jax.enable_x64(True):

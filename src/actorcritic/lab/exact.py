@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from actorcritic.core.types import UserError
 from actorcritic.lab.process import MDP, checked_policy, numbers
-from actorcritic.types import UserError
 
 
 def softmax(logits: Float[np.ndarray, "S A"]) -> Float[np.ndarray, "S A"]:

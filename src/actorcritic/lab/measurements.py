@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from actorcritic.core.types import UserError
 from actorcritic.figures.statistics import Estimate
 from actorcritic.lab.critics import Critic
 from actorcritic.lab.estimators import Batch, Estimator, evaluated
@@ -20,7 +21,6 @@ from actorcritic.lab.exact import (
 )
 from actorcritic.lab.process import MDP, checked_policy
 from actorcritic.lab.sampling import Trajectories, horizon, sample
-from actorcritic.types import UserError
 
 MOST_HELD = 4_000_000  # of an array that is held at once
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from actorcritic.core.types import UserError
 from actorcritic.lab.exact import going_on
 from actorcritic.lab.process import MDP, checked_policy
-from actorcritic.types import UserError
 
 TAIL = 1e-8  # what may be left of the discounted future at the end of a sampled trajectory
 LONGEST = 20_000  # steps of a sampled trajectory

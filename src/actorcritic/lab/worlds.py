@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from actorcritic.core.types import UserError
 from actorcritic.envs.grid_world import GOAL_REWARD, MOVES, STEP_REWARD, GridWorld
 from actorcritic.lab.process import MDP
-from actorcritic.types import UserError
 
 
 def from_grid_world(world: GridWorld, gamma: float = 0.99) -> MDP:

@@ -1,0 +1,1 @@
+"""The loops: what collects experience and hands it to an algorithm."""

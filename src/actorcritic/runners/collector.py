@@ -15,10 +15,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Array, Key
 
-from actorcritic import spaces
-from actorcritic.envs.host import HostEnvironment, Leaves, Stepper, leaves, row_of, write, zeros
+from actorcritic.core.types import Collects, EnvSpec, Transition, UserError
+from actorcritic.envs.host.arrays import Leaves, leaves, row_of, write, zeros
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.envs.host.stepping import Stepper
+from actorcritic.maths import spaces
 from actorcritic.runners.session import never
-from actorcritic.types import Collects, EnvSpec, Transition, UserError
 
 
 class Abandoned(Exception):

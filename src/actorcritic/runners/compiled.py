@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic import spaces
+from actorcritic.core.types import Action, Algorithm, Collects, Environment, Transition
 from actorcritic.envs.keys import next_episode, step_key
-from actorcritic.types import Action, Algorithm, Collects, Environment, Transition
+from actorcritic.maths import spaces
 
 
 class Running(NamedTuple):

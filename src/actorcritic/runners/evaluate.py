@@ -13,12 +13,12 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic import spaces
-from actorcritic.envs.host import HostEnvironment, environment_seed
+from actorcritic.core.types import Algorithm, Environment, EnvSpec, Observation, UserError
+from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
+from actorcritic.maths import spaces
 from actorcritic.runners.compiled import reset, take_step
 from actorcritic.runners.session import COMPILE_FAST
-from actorcritic.types import Algorithm, Environment, EnvSpec, Observation, UserError
 
 MAX_STEPS = 10_000  # of an evaluation episode, where the environment states no time limit
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from actorcritic.envs.host import HostEnvironment, environment_seed
+from actorcritic.core.types import EnvSpec, Transition, UserError
+from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.runners.collector import Abandoned, Collector, Diverged, Ended
 from actorcritic.runners.session import (
     EpisodeTable,
@@ -29,7 +30,6 @@ from actorcritic.runners.session import (
     tabulate,
     updates_per_row,
 )
-from actorcritic.types import EnvSpec, Transition, UserError
 
 RESUME_NOTE = (
     "Resuming preserves the parameters, the optimiser, the running statistics, the random keys and "

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from actorcritic.core.types import Algorithm, Environment, EnvSpec
 from actorcritic.runners.compiled import (
     Log,
     TrainState,
@@ -33,7 +34,6 @@ from actorcritic.runners.session import (
     tabulate,
     updates_per_row,
 )
-from actorcritic.types import Algorithm, Environment, EnvSpec
 
 # Rows that the log of one chunk has room for: of one seed, and of all on a device together. It is
 # zeroed and copied each chunk, however few of its rows are used.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree
 
-from actorcritic.types import Collects
+from actorcritic.core.types import Collects
 
 EPISODIC = ("return", "length")  # columns of metrics: means over episodes, NaN where none ended
 

@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from actorcritic.experiments import REPORT, Study, save_study, study_folder
-from actorcritic.runs import prepare_jax
+from actorcritic.core.types import UserError
+from actorcritic.core.words import nearest
+from actorcritic.experiments.folder import REPORT, Experiment, experiment_folder, save_experiment
+from actorcritic.runs.run import prepare_jax
 from actorcritic.studies.bench import QUICK, Answer, Bench, Result
-from actorcritic.types import UserError
-from actorcritic.words import nearest
 
 
 class Listed(NamedTuple):
@@ -82,11 +82,11 @@ def study(
     folder = None if out is None else Path(out)
     about = {"study": name, "quick": quick}
     prepare_jax()
-    with study_folder(folder, Study("study", title, command, [], about)):
+    with experiment_folder(folder, Experiment("study", title, command, [], about)):
         found: Answer = asked.answer(Bench(title, quick, folder, quiet))
         comparisons = tuple(part.comparison(command) for part in found.parts)
         result = Result(name, title, asked.QUESTION, quick, found, comparisons, command)
         if folder is not None:
-            save_study(folder, Study("study", title, command, found.parts, about))
+            save_experiment(folder, Experiment("study", title, command, found.parts, about))
             result.report(folder / REPORT)
     return result

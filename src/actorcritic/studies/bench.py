@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actorcritic import pages
-from actorcritic.comparison import Comparison, aligned, plain
-from actorcritic.experiments import Part, Setting, planned
-from actorcritic.experiments import train_all as train_missing
+from actorcritic.core.types import Environment
+from actorcritic.experiments import page as pages
+from actorcritic.experiments.analysis import aligned, plain
+from actorcritic.experiments.comparison import Comparison
+from actorcritic.experiments.folder import Part
+from actorcritic.experiments.together import train_all as train_missing
+from actorcritic.experiments.variants import Setting, planned
 from actorcritic.figures.html import Animation, Picture, Section, Table
-from actorcritic.runs import Run
-from actorcritic.types import Environment
+from actorcritic.runs.run import Run
 
 QUICK = "quick: shows that it works, proves nothing"
 SEEDS, QUICK_SEEDS = 10, 3

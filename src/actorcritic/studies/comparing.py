@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.comparison import Comparison
+from actorcritic.experiments.comparison import Comparison
 from actorcritic.figures import statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import Estimate, figures

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 
 from actorcritic.algorithms.presets import preset
-from actorcritic.comparison import NONE
 from actorcritic.envs import CartPole
-from actorcritic.experiments import Part
+from actorcritic.experiments.analysis import NONE
+from actorcritic.experiments.folder import Part
 from actorcritic.figures import statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import Estimate
-from actorcritic.runs import Run
+from actorcritic.runs.run import Run
 from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.cartpole import A2C_GAE, REINFORCE, steps_and_thresholds
 from actorcritic.studies.comparing import deviation, hundredths, ratio, side

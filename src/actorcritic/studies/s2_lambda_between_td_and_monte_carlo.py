@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from actorcritic.core.hyperparameters import replace
 from actorcritic.envs import CartPole
-from actorcritic.experiments import Part
-from actorcritic.hyperparameters import replace
+from actorcritic.experiments.folder import Part
 from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.cartpole import A2C_GAE, steps_and_thresholds
 from actorcritic.studies.comparing import (

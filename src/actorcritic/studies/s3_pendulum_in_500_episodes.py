@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from actorcritic.algorithms import A2C
-from actorcritic.comparison import Comparison
+from actorcritic.core.hyperparameters import replace
 from actorcritic.envs import Pendulum
-from actorcritic.experiments import Part
+from actorcritic.experiments.comparison import Comparison
+from actorcritic.experiments.folder import Part
 from actorcritic.figures import plots
 from actorcritic.figures.html import Picture
-from actorcritic.hyperparameters import replace
-from actorcritic.runs import Run
+from actorcritic.runs.run import Run
 from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.comparing import learning_table, median_seed, ranked
 

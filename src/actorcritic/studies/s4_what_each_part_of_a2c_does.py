@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from actorcritic.core.hyperparameters import replace
 from actorcritic.envs import CartPole
-from actorcritic.experiments import Part
-from actorcritic.hyperparameters import replace
+from actorcritic.experiments.folder import Part
 from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.cartpole import A2C_GAE, REINFORCE, steps_and_thresholds
 from actorcritic.studies.comparing import area_gained, learning_table, ranked

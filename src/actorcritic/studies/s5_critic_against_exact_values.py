@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from actorcritic import lab
 from actorcritic.algorithms import A2C, Reinforce
-from actorcritic.comparison import NONE
 from actorcritic.envs import GridWorld
 from actorcritic.envs.grid_world import GOAL_REWARD, MOVES, STEP_REWARD
-from actorcritic.experiments import Part
+from actorcritic.experiments.analysis import NONE
+from actorcritic.experiments.folder import Part
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Animation, Picture, Table
 from actorcritic.runners.seeds import CompiledSession

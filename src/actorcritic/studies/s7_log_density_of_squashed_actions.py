@@ -124,7 +124,7 @@ def _distribution(setting: Setting, count: int) -> Any:
     """The library's, for so many actions of one dimension, in the precision of the moment."""
     import jax.numpy as jnp
 
-    from actorcritic.distributions import TanhGaussian
+    from actorcritic.maths.distributions import TanhGaussian
 
     return TanhGaussian(
         jnp.full((count, 1), setting.mean),

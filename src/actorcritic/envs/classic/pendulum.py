@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from actorcritic.envs.angles import wrap
-from actorcritic.types import EnvSpec, Step
+from actorcritic.core.types import EnvSpec, Step
+from actorcritic.envs.classic.angles import wrap
 
 MASS = 1.0  # kg
 LENGTH = 1.0  # m

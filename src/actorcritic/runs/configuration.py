@@ -17,12 +17,13 @@ from typing import Any, Literal
 import gymnasium
 import jax
 
-from actorcritic import hyperparameters, spaces, words
+from actorcritic.core import hyperparameters, words
+from actorcritic.maths import spaces
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import algorithm_named
 from actorcritic.envs import COMPILED, compiled_environment
-from actorcritic.envs.host import Autoreset, HostEnvironment
-from actorcritic.types import Environment, EnvSpec, UserError, check_protocol
+from actorcritic.envs.host.environment import Autoreset, HostEnvironment
+from actorcritic.core.types import Environment, EnvSpec, UserError, check_protocol
 
 FORMAT = 1
 
@@ -123,7 +124,7 @@ def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEn
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a file of a run or study holds; a stranger's text, without control characters."""
+    """What a file of a run or experiment holds; a stranger's text, without control characters."""
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, dict):
@@ -140,10 +141,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read(out: Path) -> dict[str, Any]:
     path = out / "run.json"
-    if not path.exists() and (out / "study.json").exists():
+    if not path.exists() and (out / "experiment.json").exists():
         raise UserError(
-            f"{out} is a study; the runs it has are folders in {out / 'variants'}. To go on with a "
-            "study, repeat the command that began it."
+            f"{out} holds an experiment; its runs are folders in {out / 'variants'}. To go on with "
+            "an experiment, repeat the command that began it."
         )
     if not path.exists():
         raise UserError(f"{out} is not a run folder: it has no run.json.")

@@ -29,8 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from actorcritic import checkpoints, configuration, trackers
-from actorcritic.envs.host import HostEnvironment
+from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.figures import statistics
 from actorcritic.runners.evaluate import (
     MAX_STEPS,
@@ -42,8 +42,8 @@ from actorcritic.runners.evaluate import (
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import stacked, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.types import Environment, EnvSpec, UserError
-from actorcritic.words import printable
+from actorcritic.core.types import Environment, EnvSpec, UserError
+from actorcritic.core.words import printable
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
-from actorcritic import files
-from actorcritic.types import UserError
+from actorcritic.core import files
+from actorcritic.core.types import UserError
 
 FORMAT = 1  # a later format keeps manifest.json's outer form, {"body": {"format": …}, "sha256"}
 STATE, MANIFEST = "state.safetensors", "manifest.json"

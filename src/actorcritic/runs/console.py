@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from actorcritic.runners.session import Report
-from actorcritic.words import printable
+from actorcritic.core.words import printable
 
 LINES_EVERY = 10.0  # seconds, where there is no terminal to redraw
 

@@ -13,7 +13,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from actorcritic import files
+from actorcritic.core import files
 from actorcritic.envs import (
     Acrobot,
     AsGymnasium,
@@ -23,8 +23,8 @@ from actorcritic.envs import (
     Pendulum,
 )
 from actorcritic.runners.evaluate import MAX_STEPS, Policy
-from actorcritic.runs import Run
-from actorcritic.types import Environment, UserError
+from actorcritic.runs.run import Run
+from actorcritic.core.types import Environment, UserError
 
 # Gymnasium draws the classic-control environments; it is handed the state that ours is in.
 STATES: dict[type, Callable[[Any], Any]] = {

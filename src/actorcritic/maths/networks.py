@@ -18,15 +18,15 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from actorcritic.distributions import (
+from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.maths.distributions import (
     Categorical,
     Distribution,
     Gaussian,
     MultiCategorical,
     TanhGaussian,
 )
-from actorcritic.spaces import feature_count, image_parts
-from actorcritic.types import EnvSpec, UserError
+from actorcritic.maths.spaces import feature_count, image_parts
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,

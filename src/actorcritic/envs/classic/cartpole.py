@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from actorcritic.types import EnvSpec, Step
+from actorcritic.core.types import EnvSpec, Step
 
 GRAVITY = 9.8  # m/s²
 CART_MASS = 1.0  # kg

@@ -12,20 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic import pages
+from actorcritic.core.types import UserError
+from actorcritic.core.words import listed, shown
 from actorcritic.envs import COMPILED
 from actorcritic.figures import plots, statistics
-from actorcritic.figures.html import Section, Table
+from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.runners.session import EpisodeTable, Report
-from actorcritic.runs import Evaluated, Run
-from actorcritic.types import UserError
+from actorcritic.runs.run import Evaluated, Run
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
 ENOUGH_SEEDS = 8  # with fewer, bootstrap intervals are too narrow (see `statistics.interval`)
@@ -66,7 +66,7 @@ class Until(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Analysis:
     """Several variants of a training on one task; the first is the reference.
 
     Seeds are paired where all variants have the same ones: they are then drawn together, so that
@@ -88,7 +88,7 @@ class Comparison:
         title: str | None = None,
         thresholds: Sequence[float] | None = None,
         command: str | None = None,
-    ) -> Comparison:
+    ) -> Self:
         """Compare finished runs of one environment; UserError says what cannot be compared.
 
         A mapping names the variants. Otherwise they are named by their `Run.variant`, or by the
@@ -114,9 +114,9 @@ class Comparison:
         if not left:
             reasons = " ".join(f"{label}: {_first_failure(run)}" for label, run in failed.items())
             raise UserError(f"There is nothing to compare: every variant failed. {reasons}")
-        comparison = cls(title, left, _numbers(thresholds), command, failed)
-        comparison.scores  # noqa: B018 — whatever is wrong with them, it is said at once
-        return comparison
+        found = cls(title, left, _numbers(thresholds), command, failed)
+        found.scores  # noqa: B018 — whatever is wrong with them, it is said at once
+        return found
 
     # ------------------------------------------------------------------------ scores
 
@@ -274,14 +274,14 @@ class Comparison:
             f"{label} on {len(run.failed)} of {len(run.seeds)} seeds"
             for label, run in self.failures.items()
         ]
-        return f"Diverged, and not scored: {_and(said)}." if said else ""
+        return f"Diverged, and not scored: {listed(said)}." if said else ""
 
     @property
     def _verdict(self) -> str:
         few = [label for label, seeds in self.seeds.items() if len(seeds) < FEWEST_SEEDS]
         if few:
             return (
-                f"No verdict: {_and(few)} {'has' if len(few) == 1 else 'have'} fewer than three "
+                f"No verdict: {listed(few)} {'has' if len(few) == 1 else 'have'} fewer than three "
                 "seeds, which do not show how far seeds differ. Train three or more, better ten."
             )
         number, counts = len(self.runs), sorted({len(seeds) for seeds in self.seeds.values()})
@@ -307,7 +307,7 @@ class Comparison:
             roles += ["the runner-up"] * (label == others[0] and number > 2)
             return (
                 f"{compared[label].difference.text(write)} above {label}"
-                f"{f' ({_and(roles)})' if roles else ''}, probability of improvement "
+                f"{f' ({listed(roles)})' if roles else ''}, probability of improvement "
                 f"{compared[label].probability.text(_two)}"
             )
 
@@ -316,7 +316,7 @@ class Comparison:
             said += f"; {than(self.reference)}"
         if near:
             text = (
-                f"{of}{_and([best, *near])} cannot be told apart with {seeds}: {best} has the "
+                f"{of}{listed([best, *near])} cannot be told apart with {seeds}: {best} has the "
                 f"highest IQM, {iqm[best].text(write)}, {said}"
             )
         else:
@@ -479,7 +479,7 @@ class Comparison:
         text = f"Intervals: 95 %, percentile bootstrap over seeds, {RESAMPLES:,} draws"
         if min(n for n in counts.values() if n >= FEWEST_SEEDS) < ENOUGH_SEEDS:
             text += f"; of fewer than {ENOUGH_SEEDS} seeds they are too narrow"
-        return f"{text}. {_and(few)}: {none}." if few else f"{text}."
+        return f"{text}. {listed(few)}: {none}." if few else f"{text}."
 
     # ------------------------------------------------------------------------ pages
 
@@ -488,14 +488,6 @@ class Comparison:
         curves = list(self.episodes.items())
         figure = plots.returns_and_lengths(curves, self.title, self.thresholds)
         return plots.save(figure, Path(path))
-
-    def sections(self) -> list[Section]:
-        """The parts of its page."""
-        return [pages.section(self)]
-
-    def report(self, path: str | Path) -> Path:
-        """Write everything as one HTML page, with pictures and numbers beside it."""
-        return pages.publish(path, self.title, self.sections(), [self], self.data(), self.command)
 
     # ------------------------------------------------------------------------ numbers
 
@@ -576,7 +568,7 @@ class _About(NamedTuple):
         if not isinstance(run, Run):
             raise UserError(
                 f"Runs can be compared, not {run!r}. Read a run's folder first: "
-                "actorcritic.runs.read_run(folder)"
+                "actorcritic.runs.run.read_run(folder)"
             )
         data = run.configuration()
         algorithm, world = data["algorithm"], data["environment"]
@@ -755,7 +747,7 @@ def _labels(every: Sequence[_About]) -> list[str]:
             ]
             names = dict.fromkeys(key for settings in alike for key in settings)
             differing = [k for k in names if any(s.get(k) != alike[0].get(k) for s in alike)]
-            name = " ".join([name, *(f"{k}={_value(mine.get(k))}" for k in differing)])
+            name = " ".join([name, *(f"{k}={shown(mine.get(k))}" for k in differing)])
         labels.append(name)
     # What differs may be an object of the user's, which has no name; a folder has one.
     folders = [about.run.out for about in every]
@@ -839,22 +831,12 @@ def plain(data: Any) -> Any:
     return data
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
-    return "×".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _two(x: float) -> str:
     return f"{x:.2f}"
 
 
 def _or_none(x: float, write: statistics.Writer) -> str:
     return write(x) if np.isfinite(x) else NONE
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -6,21 +6,20 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from actorcritic import files
+from actorcritic.core import files
+from actorcritic.core.words import shown
+from actorcritic.experiments.analysis import Analysis
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table, write
-
-if TYPE_CHECKING:
-    from actorcritic.comparison import Comparison
 
 MOST_IN_A_PICTURE = 10  # variants; of more, pictures show the best and the reference
 
 
-def section(comparison: Comparison, title: str | None = None) -> Section:
+def section(comparison: Analysis, title: str | None = None) -> Section:
     """The pictures and tables of one comparison."""
     shown = _shown(comparison)
     runs = {label: comparison.runs[label] for label in shown}
@@ -63,7 +62,7 @@ def section(comparison: Comparison, title: str | None = None) -> Section:
     )
 
 
-def _shown(comparison: Comparison) -> list[str]:
+def _shown(comparison: Analysis) -> list[str]:
     labels = list(comparison.runs)
     if len(labels) <= MOST_IN_A_PICTURE:
         return labels
@@ -72,7 +71,7 @@ def _shown(comparison: Comparison) -> list[str]:
     return [label for label in labels if label in best or label == comparison.reference]
 
 
-def _profile(comparison: Comparison, shown: Sequence[str]) -> Any:
+def _profile(comparison: Analysis, shown: Sequence[str]) -> Any:
     scores = np.concatenate([comparison.scores[label] for label in shown])
     room = 0.02 * float(np.ptp(scores)) or 1.0
     thresholds = np.linspace(scores.min() - room, scores.max() + room, 101)
@@ -85,7 +84,7 @@ def _profile(comparison: Comparison, shown: Sequence[str]) -> Any:
     return plots.profile(curves, "return τ")
 
 
-def _details(comparison: Comparison, warned: Mapping[str, Sequence[str]]) -> list[Table]:
+def _details(comparison: Analysis, warned: Mapping[str, Sequence[str]]) -> list[Table]:
     """How the variants differ, everything they were set to, and what looked wrong."""
     settings = {
         label: {"algorithm": data["name"]} | data["hyperparameters"]
@@ -94,7 +93,7 @@ def _details(comparison: Comparison, warned: Mapping[str, Sequence[str]]) -> lis
     }
     names = list(dict.fromkeys(name for each in settings.values() for name in each))
     rows = {
-        name: tuple(_cell(each[name]) if name in each else "–" for each in settings.values())
+        name: tuple(shown(each[name]) if name in each else "–" for each in settings.values())
         for name in names
     }
     columns = ("setting", *settings)
@@ -110,17 +109,11 @@ def _details(comparison: Comparison, warned: Mapping[str, Sequence[str]]) -> lis
     return tables
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "×".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
 def publish(
     path: str | Path,
     title: str,
     sections: Sequence[Section],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Analysis],
     data: Any,
     command: str | None,
 ) -> Path:

@@ -20,16 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actorcritic import checkpoints, configuration, files, hyperparameters, trackers
+from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.core import files, hyperparameters
 from actorcritic.algorithms.presets import preset
-from actorcritic.console import TrainingDisplay
-from actorcritic.diagnosis import Diagnosis
-from actorcritic.envs.host import Autoreset
+from actorcritic.runs.console import TrainingDisplay
+from actorcritic.runs.diagnosis import Diagnosis
+from actorcritic.envs.host.environment import Autoreset
 from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session, Thinned
-from actorcritic.runs import (
+from actorcritic.runs.run import (
     EVALUATION_SEED,
     WARNINGS,
     Evaluated,
@@ -44,7 +45,7 @@ from actorcritic.runs import (
     rows_of,
     warn,
 )
-from actorcritic.types import Environment, UserError
+from actorcritic.core.types import Environment, UserError
 
 CHUNK_SECONDS = 0.3  # between two looks at the training
 FEW_EPISODES = 10  # of a seed

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from actorcritic import hyperparameters
-from actorcritic.types import UserError
+from actorcritic.core import hyperparameters
+from actorcritic.core.types import UserError
 
 Method = Literal["sobol", "random", "optuna"]
 Score = Callable[[list[dict[str, Any]]], Sequence[float]]  # of points, one for each

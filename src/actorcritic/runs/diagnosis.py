@@ -10,8 +10,8 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 
 from actorcritic.runners.session import EPISODIC, MetricTable
-from actorcritic.spaces import has_mask
-from actorcritic.types import EnvSpec
+from actorcritic.maths.spaces import has_mask
+from actorcritic.core.types import EnvSpec
 
 GRACE = 20  # first updates, which look odd in any training
 WINDOW = 20  # updates at least, and …

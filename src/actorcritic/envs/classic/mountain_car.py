@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic.types import EnvSpec, Step
+from actorcritic.core.types import EnvSpec, Step
 
 # Units are the task's own: the time step is 1.
 GRAVITY = 0.0025

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actorcritic import files
+from actorcritic.core import files
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.types import UserError
-from actorcritic.words import printable
+from actorcritic.core.types import UserError
+from actorcritic.core.words import printable
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from actorcritic.envs.angles import wrap
-from actorcritic.types import EnvSpec, Step
+from actorcritic.core.types import EnvSpec, Step
+from actorcritic.envs.classic.angles import wrap
 
 # Both links are alike.
 MASS = 1.0  # kg

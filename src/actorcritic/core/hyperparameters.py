@@ -12,8 +12,8 @@ from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_
 
 import jax
 
-from actorcritic.types import UserError
-from actorcritic.words import nearest
+from actorcritic.core.types import UserError
+from actorcritic.core.words import nearest
 
 T = TypeVar("T", bound=type)
 

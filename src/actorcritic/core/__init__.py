@@ -1,0 +1,1 @@
+"""What everything stands on: the shared vocabulary, hyperparameters, files and words."""

@@ -1,0 +1,41 @@
+"""How things are said: names that were meant, lists in a sentence, text from strangers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as " Did you mean 'gamma'?", or nothing when no known name is near."""
+    by_lower = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[found[0]]}'?" if found else ""
+
+
+def printable(text: object) -> str:
+    """The text without characters that command a terminal: names may come from a stranger's run.
+
+    Line breaks and tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in str(text))
+
+
+def shown(value: Any) -> str:
+    """A hyperparameter's value, as the command line takes it: 0.001, 64x64, none, true."""
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def rounded(value: Any) -> str:
+    """The same, of a number that was drawn: three figures say where it lies."""
+    return f"{value:.3g}" if isinstance(value, float) else shown(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", or "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,208 @@
+"""Any Gymnasium environment: found by name, checked once, and run side by side on the host."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from actorcritic.core.types import EnvSpec, Observation, UserError
+from actorcritic.core.words import nearest
+from actorcritic.envs import masks
+from actorcritic.envs.host.arrays import leaves, zeros
+from actorcritic.envs.host.checks import check_environment
+from actorcritic.envs.host.finding import Factory, find, make, make_guarded, make_masked
+from actorcritic.envs.host.stepping import Stepper, autoreset_mode
+from actorcritic.envs.host.workers import Workers, undisturbed
+from actorcritic.maths import spaces
+
+Autoreset = Literal["disabled", "same_step", "next_step"]
+
+AUTORESET = {
+    "disabled": AutoresetMode.DISABLED,
+    "same_step": AutoresetMode.SAME_STEP,
+    "next_step": AutoresetMode.NEXT_STEP,
+}
+
+
+class HostEnvironment:
+    """An environment on the host. `environment` is one of
+
+    - a Gymnasium id, "Hopper-v5", also with the module that registers it, "ale_py:ALE/Pong-v5";
+    - "module:Name", a class or function of a module that the current directory has;
+    - such a class or function itself, called with `options`;
+    - a `gymnasium.vector.VectorEnv` that you made, in whichever autoreset mode.
+
+    `vectorization` "async" gives each environment a process of its own. An environment that does
+    not answer for `worker_timeout` seconds there ends the training with a UserError.
+
+    Masks of allowed actions that it gives in infos or by a method `action_masks` become part of
+    the observations (see `envs.masks`); a VectorEnv has to have them there itself.
+
+    `autoreset` makes no difference to what is learned. "disabled" leaves resets to the runner,
+    and is the one mode in which no observation is handed around after its environment moved on.
+    """
+
+    def __init__(
+        self,
+        environment: str | Factory | VectorEnv,
+        *,
+        vectorization: Literal["sync", "async"] = "sync",
+        autoreset: Autoreset = "disabled",
+        worker_timeout: float = 60.0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_choice("vectorization", vectorization, ["sync", "async"])
+        _check_choice("autoreset", autoreset, list(AUTORESET))
+        if not worker_timeout > 0:
+            raise UserError(f"worker_timeout must be > 0 seconds; got {worker_timeout}.")
+        self.vectorization, self.autoreset = vectorization, autoreset
+        self.worker_timeout, self.options = worker_timeout, dict(options or {})
+        self.vector = environment if isinstance(environment, VectorEnv) else None
+        if isinstance(environment, VectorEnv):
+            if self.options:
+                raise UserError(
+                    f"The options {self.options} came with a VectorEnv that is already made; "
+                    "give them to its constructor instead."
+                )
+            kind = type(environment.unwrapped).__name__
+            self.id = environment.spec.id if environment.spec else kind
+        else:
+            self.id, self._factory = find(environment)
+        self._checked = False
+        # Can it be made again from its id alone, without importing code of the user's?
+        self.is_registered = isinstance(environment, str) and ":" not in environment
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """The spaces and the time limit, asked of one instance."""
+        if self.vector is not None:
+            limit = self.vector.spec.max_episode_steps if self.vector.spec else None
+            return EnvSpec(
+                self.id,
+                self.vector.single_observation_space,
+                self.vector.single_action_space,
+                limit,
+            )
+        return self._described[0]
+
+    @cached_property
+    def _described(self) -> tuple[EnvSpec, masks.Source | None]:
+        """The spec, and where masks of actions come from, if not from the observations."""
+        environment = make(self.id, self._factory, self.options)
+        try:
+            spec = self._spec_of(environment)
+            source = masks.source(environment)
+            if source is not None:
+                spec = self._spec_of(masks.Masked(environment, self.id, source))
+            return spec, source
+        finally:
+            environment.close()
+
+    def _spec_of(self, environment: gymnasium.Env) -> EnvSpec:
+        found: dict[str, Any] = {}
+        for name in ("observation_space", "action_space"):
+            found[name] = getattr(environment, name, None)
+            if not isinstance(found[name], gymnasium.Space):
+                raise UserError(
+                    f"{self.id} has {name} = {found[name]!r}; expected a space of "
+                    f"gymnasium.spaces. Set self.{name} in its constructor."
+                )
+        limit = environment.spec.max_episode_steps if environment.spec else None
+        return EnvSpec(self.id, **found, max_episode_steps=limit)
+
+    def make_single(self, render_mode: str | None = None) -> gymnasium.Env:
+        """One environment, for a check or for pictures."""
+        if self.vector is not None:
+            raise UserError(
+                f"{self.id} was given as a VectorEnv, from which no single environment can be "
+                "made; give an id or a function that makes one environment instead."
+            )
+        mode = {} if render_mode is None else {"render_mode": render_mode}
+        return make_masked(self.id, self._factory, self.options | mode, self._described[1])
+
+    def make(self, num_envs: int) -> VectorEnv:
+        """`num_envs` environments side by side."""
+        if self.vector is not None:
+            if self.vector.num_envs != num_envs:
+                raise UserError(
+                    f"{self.id} is a VectorEnv of {self.vector.num_envs} environments, but "
+                    f"num_envs is {num_envs}; make the two equal."
+                )
+            autoreset_mode(self.vector, self.id)
+            return self.vector
+        copying = self.autoreset == "same_step"
+        source = self._described[1]
+        one = partial(make_guarded, self.id, self._factory, self.options, source, copying)
+        mode = AUTORESET[self.autoreset]
+        if self.vectorization == "async":
+            factories = [partial(undisturbed, one)] * num_envs
+            return Workers(self.id, factories, mode, self.worker_timeout)
+        return SyncVectorEnv([one] * num_envs, copy=False, autoreset_mode=mode)
+
+    def episodes(
+        self,
+        environments: VectorEnv,
+        policy: Callable[[Observation], np.ndarray],
+        seed: int,
+        max_steps: int,
+    ) -> Iterator[tuple[int, float, int, bool]]:
+        """(index, return, length, whether it was cut) of episodes as they end, without end.
+
+        `policy` maps a batch of observations to actions inside the bounds. Where the environment
+        states no time limit, an episode is left after `max_steps` steps.
+        """
+        stepper, count = Stepper(environments, self.spec), environments.num_envs
+        observation, successor = (zeros(self.spec.observation_space, count) for _ in range(2))
+        current, after = (leaves(self.spec.observation_space, x) for x in (observation, successor))
+        limit = math.inf if self.spec.max_episode_steps else max_steps
+        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+        stepper.reset(seed, current)
+        while True:
+            experience = ~stepper.resetting
+            reward, terminated, truncated = stepper.step(policy(observation), after, current)
+            returns += reward
+            lengths += experience
+            done = terminated | truncated
+            left = ~done & (lengths >= limit)
+            for k in np.flatnonzero(done | left):
+                yield int(k), float(returns[k]), int(lengths[k]), bool(left[k])
+                returns[k], lengths[k] = 0.0, 0
+            if left.any():
+                stepper.restart(left, current)
+
+    def check(self) -> None:
+        """Raise a UserError for what would stop the training, or quietly spoil it. Works once."""
+        if self._checked:
+            return
+        spaces.check(self.spec)
+        if self.vector is None:
+            environment = self.make_single()
+            try:
+                check_environment(environment, self.spec)
+            finally:
+                with contextlib.suppress(Exception):
+                    environment.close()
+        self._checked = True
+
+
+def environment_seed(*entropy: int) -> int:
+    """A seed for environments side by side, which are given it, it plus 1, and so on.
+
+    Seeds that are near each other give numbers that are far apart; 30 bits suit every generator
+    that users may have.
+    """
+    words = [number % 2**32 for number in entropy]
+    return int(np.random.SeedSequence(words).generate_state(1)[0]) >> 2
+
+
+def _check_choice(name: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        choices = " or ".join(map(repr, known))
+        raise UserError(f"{name} must be {choices}; got {value!r}.{nearest(str(value), known)}")

@@ -1,0 +1,159 @@
+"""Environments by name: what a name stands for, and one environment made from it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import registry
+
+from actorcritic.core.types import UserError
+from actorcritic.core.words import nearest
+from actorcritic.envs import masks
+from actorcritic.envs.host.failures import failing, told
+
+Factory = Callable[..., gymnasium.Env]
+
+# What of actorcritic[...] brings the packages that Gymnasium's own environments need.
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "classic_control": "classic", "toy_text": "classic"}
+
+
+def find(environment: str | Factory) -> tuple[str, Factory]:
+    """What to call the environment, and a function that makes one."""
+    if not isinstance(environment, str):
+        if not callable(environment):
+            raise UserError(
+                f"The environment is {environment!r}; expected a Gymnasium id, 'module:Name', a "
+                "function that makes an environment, or a VectorEnv."
+            )
+        return getattr(environment, "__name__", type(environment).__name__), environment
+    module_name, colon, name = environment.rpartition(":")
+    if not colon:
+        return environment, _registered(environment)
+    module = _import(module_name, environment)
+    found = None if name in registry else getattr(module, name, None)
+    if callable(found):
+        return environment, found
+    return environment, _registered(name, hint=list(vars(module)), within=module_name)
+
+
+def _registered(id: str, hint: Sequence[str] = (), within: str | None = None) -> Factory:
+    """Makes the environment that Gymnasium knows by this id.
+
+    The specification is looked up now and travels along: a worker process knows only the ids
+    that packages register, not those of the user's script.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # "there is a newer version": not asked for
+            spec = gymnasium.spec(id)
+    except gymnasium.error.DeprecatedEnv as error:
+        raise UserError(str(error)) from error
+    except gymnasium.error.Error as error:
+        near = nearest(id, [*hint, *registry])
+        where = (
+            f"nor does the module {within} have it"
+            if within
+            else ("if a package or file of yours has it, write 'module:Name'")
+        )
+        raise UserError(
+            f"No environment '{id}' is registered with Gymnasium; {where}.{near}"
+        ) from error
+    return partial(_make_registered, spec)
+
+
+def _make_registered(spec: Any, **options: Any) -> gymnasium.Env:
+    # Gymnasium's own checker would only warn, at every instance; `check` does its work, once.
+    with warnings.catch_warnings(action="ignore"):
+        return gymnasium.make(spec, disable_env_checker=True, **options)
+
+
+def _import(name: str, wanted: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:  # an installed command lacks it
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] and error.name != name:
+            raise UserError(f"Importing '{name}' for '{wanted}' failed: {told(error)}.") from error
+        raise UserError(
+            f"There is no module '{name}' for '{wanted}', neither installed nor in {os.getcwd()}. "
+            "Write 'module:Name' with the file's name without '.py'."
+        ) from error
+    except Exception as error:
+        raise UserError(f"Importing '{name}' for '{wanted}' failed: {told(error)}.") from error
+
+
+def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
+    try:
+        environment = factory(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, gymnasium.error.DependencyNotInstalled | ModuleNotFoundError):
+            raise UserError(missing_dependency(name, error)) from error
+        given = f" with the options {options}" if options else ""
+        raise UserError(f"{name} could not be made{given}: {told(error)}.") from error
+    if not isinstance(environment, gymnasium.Env):
+        raise UserError(
+            f"{name} made a {type(environment).__module__}.{type(environment).__qualname__}; "
+            "expected a gymnasium.Env. Environments of the old 'gym' package must be ported, or "
+            "wrapped with the package 'shimmy'."
+        )
+    return environment
+
+
+def missing_dependency(name: str, error: Exception) -> str:
+    """What to install, for an environment that lacks packages (to draw it, perhaps)."""
+    entry = str(getattr(registry.get(name.rpartition(":")[2]), "entry_point", ""))
+    extras = [extra for part, extra in EXTRAS.items() if f"gymnasium.envs.{part}" in entry]
+    todo = f'pip install "actorcritic[{extras[0]}]"' if extras else "install it"
+    return f"{name} needs a package that is not installed ({str(error).rstrip('.')}): {todo}."
+
+
+class Guarded(gymnasium.Wrapper):
+    """What is put around each environment that we make.
+
+    It says which environment failed and where, in a form that passes between processes. It drops
+    the infos: nothing reads them, and gathering them takes time and fails where shapes differ.
+    With `copying`, a step's observation outlives the reset that SAME_STEP makes right after it.
+    """
+
+    def __init__(self, environment: gymnasium.Env, name: str, copying: bool) -> None:
+        super().__init__(environment)
+        self._name, self._copying = name, copying
+
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        with failing(self._name, "reset"):
+            observation, _ = self.env.reset(**arguments)
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        with failing(self._name, "step"):
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+        if self._copying:
+            observation = deepcopy(observation)
+        return observation, reward, terminated, truncated, {}
+
+
+def make_masked(
+    name: str, factory: Factory, options: dict[str, Any], source: masks.Source | None
+) -> gymnasium.Env:
+    environment = make(name, factory, options)
+    return environment if source is None else masks.Masked(environment, name, source)
+
+
+def make_guarded(
+    name: str,
+    factory: Factory,
+    options: dict[str, Any],
+    source: masks.Source | None,
+    copying: bool,
+) -> gymnasium.Env:
+    return Guarded(make_masked(name, factory, options, source), name, copying)

@@ -1,0 +1,121 @@
+"""Environments side by side, in any autoreset mode, whose every successor is the true one."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+from gymnasium import spaces as gym_spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.envs import masks
+from actorcritic.envs.host.arrays import Leaves, leaves, write, zeros
+from actorcritic.envs.host.failures import failing
+from actorcritic.maths import spaces
+
+
+def autoreset_mode(environments: VectorEnv, name: str) -> AutoresetMode:
+    mode = (environments.metadata or {}).get("autoreset_mode")
+    with contextlib.suppress(ValueError):
+        return AutoresetMode(mode)
+    raise UserError(
+        f"{name} does not say how it resets: metadata['autoreset_mode'] is {mode!r}; expected one "
+        "of gymnasium.vector.AutoresetMode. Set it to what the environment does."
+    )
+
+
+class Stepper:
+    """Environments side by side, in any autoreset mode, whose every successor is the true one.
+
+    The mode says where the observation after an episode's last step is, and who resets:
+
+      DISABLED   step returns it; we reset the environments that are done
+      SAME_STEP  step returns the observation after the reset, and the last one in its infos
+      NEXT_STEP  step returns it; the step after that only resets, and is no experience
+    """
+
+    def __init__(self, environments: VectorEnv, spec: EnvSpec) -> None:
+        self.environments, self._spec = environments, spec
+        self.mode = autoreset_mode(environments, spec.id)
+        # NEXT_STEP: the environments that the coming step will only reset.
+        self.resetting = np.zeros(environments.num_envs, bool)
+        self._space = spec.action_space
+        # Bounds of another precision than the policy's are not quite those it was clipped to.
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+        if isinstance(self._space, gym_spaces.Box) and self._space.dtype != np.float32:
+            self._bounds = self._space.low, self._space.high
+        self._mask_leaf: int | None = None
+        if spaces.has_mask(spec.observation_space):
+            parts = spec.observation_space.spaces  # type: ignore[attr-defined]
+            counts = [len(leaves(part, zeros(part))) for part in parts.values()]
+            self._mask_leaf = sum(counts[: list(parts).index(spaces.MASK)])
+
+    def reset(self, seed: int | None, current: Leaves) -> None:
+        """Start an episode in every environment; its observation is written to `current`."""
+        self.resetting[:] = False
+        with failing(self._spec.id, "reset"):
+            observation, _ = self.environments.reset(seed=seed)
+        write(current, leaves(self._spec.observation_space, observation))
+        self._check_masks(current)
+
+    def restart(self, which: np.ndarray, current: Leaves) -> None:
+        """Leave the episodes of some environments, and start new ones."""
+        self.resetting[which] = False
+        with failing(self._spec.id, "reset"):
+            observation, _ = self.environments.reset(options={"reset_mask": which.copy()})
+        for leaf, x in zip(current, leaves(self._spec.observation_space, observation), strict=True):
+            leaf[which] = x[which]
+        self._check_masks(current)
+
+    def _check_masks(self, current: Leaves) -> None:
+        if self._mask_leaf is not None:
+            masks.check(self._spec, current[self._mask_leaf], ~self.resetting)
+
+    def step(
+        self, action: np.ndarray, successor: Leaves, current: Leaves
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One step of every environment: (reward, terminated, truncated).
+
+        Writes the true next observation to `successor`, and the one to act on to `current`.
+        """
+        action = action.astype(self._space.dtype, copy=False)
+        if self._bounds is not None:
+            action = np.clip(action, *self._bounds)
+        with failing(self._spec.id, "step"):
+            result = self._step(action, successor, current)
+        self._check_masks(current)
+        return result
+
+    def _step(
+        self, action: np.ndarray, successor: Leaves, current: Leaves
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        space = self._spec.observation_space
+        observation, reward, terminated, truncated, infos = self.environments.step(action)
+        parts = leaves(space, observation)
+        write(successor, parts)
+        write(current, parts)
+        reward, terminated, truncated = map(np.asarray, (reward, terminated, truncated))
+        if self.mode is AutoresetMode.NEXT_STEP:
+            experience = ~self.resetting
+            reward = np.where(experience, reward, 0.0)
+            terminated, truncated = terminated & experience, truncated & experience
+            self.resetting = terminated | truncated
+            return reward, terminated, truncated
+
+        done = terminated | truncated
+        if not done.any():
+            return reward, terminated, truncated
+        if self.mode is AutoresetMode.DISABLED:
+            self.restart(done, current)
+            return reward, terminated, truncated
+        if "final_obs" not in infos:
+            raise UserError(
+                f"{self._spec.id} says that it resets in the same step, but its infos lack "
+                "'final_obs', the last observation of an episode that ended. Put it there."
+            )
+        for k in np.flatnonzero(done):
+            last = leaves(space, infos["final_obs"][k])
+            for leaf, x in zip(successor, last, strict=True):
+                leaf[k] = x
+        return reward, terminated, truncated

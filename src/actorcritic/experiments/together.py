@@ -1,0 +1,113 @@
+"""Variants trained together: those that differ in floats only are one program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from actorcritic.core.types import Environment, UserError
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.experiments.variants import Setting
+from actorcritic.runs import checkpoints, configuration
+from actorcritic.runs.console import TrainingDisplay
+from actorcritic.runs.run import Run, restore_results
+from actorcritic.runs.train import Interruption, Options, Training, interruptible
+
+
+class Stopped(KeyboardInterrupt):
+    """An experiment was stopped before its end; the text says how to go on."""
+
+
+def train_all(runs: Mapping[str, Run], setting: Setting, title: str) -> None:
+    """Train what the runs' folders do not hold yet.
+
+    Runs that differ in floats only are one program, and different programs are compiled beside
+    each other. Raises Stopped at Ctrl-C, when everything is saved.
+    """
+    missing = [run for run in runs.values() if not _is_finished(run, setting)]
+    groups: dict[Any, list[Run]] = {}
+    for run in missing:
+        # The host runner steps one algorithm's environments at a time.
+        alone = run.variant if isinstance(setting.environment, HostEnvironment) else ""
+        groups.setdefault((jax.tree.structure(run.algorithm), alone), []).append(run)
+    if missing:
+        total = sum(run.total_steps * len(run.seeds) for run in missing)
+        with (
+            TrainingDisplay(title, total, setting.quiet) as display,
+            interruptible() as interruption,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            for note in _notes(missing):
+                display.say(note)
+            _train_groups(list(groups.values()), setting, display, interruption, pool)
+            if interruption.signal == signal.SIGTERM:
+                display.say("SIGTERM came. What was trained is saved; repeat the call to go on.")
+    if not all(run.finished for run in runs.values()):
+        kept = any(run.out is not None for run in missing)
+        raise Stopped("stopped and saved." if kept else "stopped; nothing was kept.")
+
+
+def _train_groups(
+    groups: list[list[Run]],
+    setting: Setting,
+    display: TrainingDisplay,
+    interruption: Interruption,
+    pool: ThreadPoolExecutor,
+) -> None:
+    options = Options(setting.evaluation_episodes, tensorboard=False)
+
+    def begin(runs: list[Run]) -> Training:
+        training = Training(runs, options)
+        training.session.compile()
+        return training
+
+    # On the host, compiling opens the environments: not before it is their turn.
+    early = isinstance(setting.environment, Environment)
+    waiting = [pool.submit(begin, runs) for runs in groups] if early else []
+    for k, runs in enumerate(groups):
+        if interruption():
+            break
+        names = ", ".join(run.variant for run in runs[:3]) + (" …" if len(runs) > 3 else "")
+        display.now(names)
+        training = waiting[k].result() if early else begin(runs)
+        try:
+            training.go(display, interruption)
+        finally:
+            training.close()
+    for future in waiting:
+        future.cancel()
+
+
+def _notes(runs: Sequence[Run]) -> Iterator[str]:
+    said: dict[str, str] = {}
+    for run in runs:
+        for note in run.algorithm.notes(run.spec):
+            said.setdefault(note, run.variant)
+    for note, label in said.items():
+        yield f"Note: {label}: {note}"
+
+
+def _is_finished(run: Run, setting: Setting) -> bool:
+    """Whether the run's folder has it whole already; if so, it is read."""
+    if run.out is None or not (run.out / "run.json").exists():
+        return False
+    stored = configuration.read(run.out)
+    run.spread = stored.get("spread")
+    wanted = json.loads(json.dumps(run.configuration()))
+    for name in ("algorithm", "environment", "seeds", "total_steps"):
+        if stored[name] != wanted[name]:
+            raise UserError(
+                f"{run.out} holds a run with another {name} than is asked for now. Choose another "
+                "folder, or repeat the experiment as it was."
+            )
+    if checkpoints.newest(run.out / "checkpoints") is None:
+        return False
+    restore_results(run)
+    evaluated = run.final_evaluation is not None or not run.trained_seeds
+    return run.finished and (evaluated or not setting.evaluation_episodes)

@@ -1,0 +1,137 @@
+"""Variants of a training: what their names stand for, and what all of an experiment share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actorcritic.algorithms.presets import algorithm_named, preset
+from actorcritic.core import hyperparameters
+from actorcritic.core.types import Environment, EnvSpec, UserError
+from actorcritic.core.words import printable, shown
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.runs import configuration
+from actorcritic.runs.run import Run, prepare_jax
+from actorcritic.runs.train import check_numbers
+
+SEEDS = 10  # of a comparison, where nothing else is asked for
+
+
+def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
+    """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names: label, algorithm, its preset's steps.
+
+    The tuned preset of the environment, with the settings named on top.
+    """
+    name, _, settings = text.partition(":")
+    cls = algorithm_named(name)
+    changes = {}
+    for pair in filter(None, settings.split(",")):
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise UserError(
+                f"A variant is NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; got '{text}'."
+            )
+        changes[key] = hyperparameters.parse(cls, key, value)
+    chosen = preset(name, environment_id)
+    label = " ".join([name, *(f"{key}={shown(value)}" for key, value in changes.items())])
+    return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
+
+
+def variants_of(
+    given: Sequence[Any] | Mapping[str, Any], spec: EnvSpec
+) -> tuple[dict[str, Any], int | None]:
+    """Labelled algorithms, and the largest number of steps that one of their presets takes."""
+    named: list[tuple[str, Any]] = (
+        list(given.items()) if isinstance(given, Mapping) else [("", each) for each in given]
+    )
+    found: dict[str, Any] = {}
+    steps: list[int] = []
+    for label, each in named:
+        if isinstance(each, str):
+            own, algorithm, budget = variant(each, spec.id)
+            steps += [] if budget is None else [budget]
+        else:
+            own, algorithm = each.name, each
+        label = label or own
+        if label != printable(label) or "\n" in label:
+            raise UserError(
+                f"A variant's name is one line of printable characters; got {label!r}. Give it "
+                "another name."
+            )
+        if label in found:
+            raise UserError(
+                f"The variant '{label}' is named twice. Variants need different names: give them "
+                "as NAME:SETTING=VALUE, or from Python as a dict of name to algorithm."
+            )
+        found[label] = algorithm
+    if not found:
+        raise UserError("There is nothing to compare: name at least one algorithm.")
+    return found, max(steps, default=None)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all variants of an experiment share."""
+
+    environment: Environment | HostEnvironment
+    seeds: tuple[int, ...]
+    evaluation_episodes: int = 100
+    quiet: bool = False
+
+    @property
+    def spec(self) -> EnvSpec:
+        return self.environment.spec
+
+
+def setting_of(
+    environment: Any,
+    seeds: int | Sequence[int],
+    seed: int,
+    total_steps: int | None,
+    env_options: Mapping[str, Any] | None,
+    host: bool,
+    evaluation_episodes: int,
+    quiet: bool,
+) -> Setting:
+    prepare_jax()
+    if isinstance(seeds, Sequence):
+        chosen = tuple(seeds)
+        twice = sorted({s for s in chosen if chosen.count(s) > 1})
+        if twice:
+            raise UserError(f"Seeds must differ from each other; {twice} are named twice.")
+        for each in chosen:
+            check_numbers(1, each, total_steps, evaluation_episodes, 0.0)
+    else:
+        check_numbers(seeds, seed, total_steps, evaluation_episodes, 0.0)
+        chosen = tuple(range(seed, seed + seeds))
+    if not chosen:
+        raise UserError("An experiment needs at least one seed; got none.")
+    options = dict(env_options or {})
+    world = configuration.resolve_environment(environment, host=host, options=options)
+    return Setting(world, chosen, evaluation_episodes, quiet=quiet)
+
+
+def planned(
+    variants: Mapping[str, Any], setting: Setting, total_steps: int, folder: Path | None
+) -> dict[str, Run]:
+    """A run of each variant, not yet begun; UserError where one cannot be trained."""
+    for algorithm in variants.values():
+        configuration.check(algorithm, setting.environment, total_steps)
+    return {
+        label: Run(
+            algorithm,
+            setting.environment,
+            setting.seeds,
+            total_steps,
+            None if folder is None else folder / _folder_name(number, label),
+            variant=label,
+        )
+        for number, (label, algorithm) in enumerate(variants.items())
+    }
+
+
+def _folder_name(number: int, label: str) -> str:
+    return f"{number:02d}-" + re.sub(r"[^\w.=+-]+", "-", label)[:80]

@@ -1,0 +1,1 @@
+"""Pure mathematics: it knows no algorithm, no environment and no file."""
