@@ -35,6 +35,10 @@ from .runs.run import Evaluated as Evaluated
 from .runs.run import Run as Run
 from .runs.run import load as load
 from .runs.run import open_run as open_run
+from .runs.settings import ExperimentSettings as ExperimentSettings
+from .runs.settings import ResumeSettings as ResumeSettings
+from .runs.settings import SweepSettings as SweepSettings
+from .runs.settings import TrainSettings as TrainSettings
 from .runs.train import resume as resume
 from .runs.train import train as train
 from .studies import STUDIES as STUDIES

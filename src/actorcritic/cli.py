@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 USAGE = """\
 actorcritic: actor-critic reinforcement learning
@@ -88,38 +88,6 @@ NOT_OPTIONS = ("network", "axis")  # hyperparameters that only Python can give
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainOptions:
-    total_steps: Annotated[int | None, "environment steps of each seed (default: the preset's)"] = (
-        None
-    )
-    seeds: Annotated[int, "how many seeds to train, as one run"] = 1
-    seed: Annotated[int, "the first seed"] = 0
-    out: Annotated[Path | None, "run folder (default: a new one below runs/)"] = None
-    host: Annotated[bool, "step the environment through Gymnasium, not inside the program"] = False
-    env_option: Annotated[tuple[str, ...], "settings of the environment, as gravity=0.0"] = ()
-    vectorization: Annotated[
-        Literal["sync", "async"], "Gymnasium environments: in this process, or in workers"
-    ] = "sync"
-    autoreset: Annotated[
-        Literal["disabled", "same_step", "next_step"], "Gymnasium's mode of resetting"
-    ] = "disabled"
-    episodes: Annotated[int, "episodes of the final evaluation of each seed; 0 for none"] = 100
-    checkpoint_seconds: Annotated[float, "seconds between checkpoints"] = 30.0
-    wandb: Annotated[str | None, "Weights & Biases project to log to (extra: wandb)"] = None
-    wandb_offline: Annotated[bool, "keep Weights & Biases' files here, send nothing"] = False
-    quiet: Annotated[bool, "show no progress"] = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _ResumeOptions:
-    total_steps: Annotated[int | None, "train to this many steps instead of the run's own"] = None
-    env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
-    episodes: Annotated[int, "episodes of the final evaluation of each seed; 0 for none"] = 100
-    checkpoint_seconds: Annotated[float, "seconds between checkpoints"] = 30.0
-    quiet: Annotated[bool, "show no progress"] = False
-
-
-@dataclasses.dataclass(frozen=True)
 class _EvaluateOptions:
     episodes: Annotated[int, "episodes of each seed"] = 100
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
@@ -143,49 +111,6 @@ class _PlotOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ExperimentOptions:
-    seeds: Annotated[int, "how many seeds each variant is trained on"] = 10
-    seed: Annotated[int, "the first seed"] = 0
-    total_steps: Annotated[
-        int | None, "environment steps of each seed (default: the largest of the presets')"
-    ] = None
-    out: Annotated[Path | None, "folder of the experiment (default: a new one below runs/)"] = None
-    host: Annotated[bool, "step the environment through Gymnasium, not inside the program"] = False
-    env_option: Annotated[tuple[str, ...], "settings of the environment, as gravity=0.0"] = ()
-    episodes: Annotated[int, "episodes of the final evaluation of each seed"] = 100
-    quiet: Annotated[bool, "show no progress"] = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _CompareOptions(_ExperimentOptions):
-    env: Annotated[str | None, "the environment all are trained on"] = None
-    threshold: Annotated[
-        tuple[float, ...], "returns whose first reaching is told (default: Gymnasium's)"
-    ] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _AblateOptions(_ExperimentOptions):
-    vary: Annotated[tuple[str, ...], "a setting and its values, as gae_lambda=0,0.95,1"] = ()
-    grid: Annotated[bool, "train every combination"] = False
-    one_at_a_time: Annotated[bool, "change one setting at a time (what happens anyway)"] = False
-    threshold: Annotated[
-        tuple[float, ...], "returns whose first reaching is told (default: Gymnasium's)"
-    ] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _SweepOptions(_ExperimentOptions):
-    seeds: Annotated[int, "how many seeds each trial is trained on"] = 3
-    space: Annotated[
-        tuple[str, ...], "a setting and where to look, as learning_rate=log:1e-4:1e-2"
-    ] = ()
-    trials: Annotated[int, "how many points of the space to try"] = 32
-    method: Annotated[Literal["sobol", "random", "optuna"], "how points are chosen"] = "sobol"
-    confirm_seeds: Annotated[int, "fresh seeds on which the winner is trained again"] = 10
-
-
-@dataclasses.dataclass(frozen=True)
 class _StudyOptions:
     quick: Annotated[bool, "a small version that shows that it works, and proves nothing"] = False
     out: Annotated[Path | None, "folder of the experiment (default: a new one below runs/)"] = None
@@ -198,6 +123,56 @@ class _ReportOptions:
     threshold: Annotated[
         tuple[float, ...], "returns whose first reaching is told (default: Gymnasium's)"
     ] = ()
+
+
+Field = tuple[str, Any, Any]  # name, kind with its meaning, default
+
+# How some settings are written on a command line: name, kind and default there.
+AS_WRITTEN: dict[str, tuple[str, Any, Any]] = {
+    "evaluation_episodes": ("episodes", int, 100),
+    "env_options": ("env_option", tuple[str, ...], ()),
+    "thresholds": ("threshold", tuple[float, ...], ()),
+    "seeds": ("seeds", int, None),
+}
+ONLY_PYTHON = ("title", "command")
+
+
+def _fields_of(settings: type) -> list[Field]:
+    """The settings of a command as its options."""
+    kinds, found = get_type_hints(settings), []
+    for f in dataclasses.fields(settings):
+        if f.name not in ONLY_PYTHON:
+            name, kind, default = AS_WRITTEN.get(f.name, (f.name, kinds[f.name], None))
+            meaning = f.metadata["meaning"]
+            if f.name == "env_options":
+                meaning += ", as gravity=0.0"
+            default = f.default if default is None else default
+            found.append((name, Annotated[kind, meaning], default))
+                (name, Annotated[kind, meaning], f.default if default is None else default)
+            )
+    return found
+
+
+def _as_settings(settings: type, options: Any, **more: Any) -> Any:
+    """The settings that parsed options stand for."""
+    values = {}
+    for f in dataclasses.fields(settings):
+        if f.name not in ONLY_PYTHON:
+            values[f.name] = getattr(options, AS_WRITTEN.get(f.name, (f.name,))[0])
+    if "env_options" in values:
+        values["env_options"] = _key_values(values["env_options"])
+    if "thresholds" in values:
+        values["thresholds"] = values["thresholds"] or None
+    return settings(**values | more)
+
+
+def _with_settings(settings: type, *others: Field) -> type:
+    """The options of a command that takes settings, and others."""
+    fields: list[Any] = [
+        (name, kind, dataclasses.field(default=default))
+        for name, kind, default in (*_fields_of(settings), *others)
+    ]
+    return dataclasses.make_dataclass("Options", fields, frozen=True)
 
 
 def _parse(command: str, options: type, rest: list[str]) -> Any:
@@ -229,48 +204,36 @@ def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str
 
 def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.presets import algorithm_named, preset
+    from actorcritic.runs.settings import TrainSettings
+    from actorcritic.runs.train import train
 
     usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
     if rest[:1] in (["-h"], ["--help"]):
         _say(f"Usage: actorcritic {usage}\n")
-        _parse("train ALGORITHM ENV", _TrainOptions, ["--help"])
+        _parse("train ALGORITHM ENV", _with_settings(TrainSettings), ["--help"])
     if len(rest) > 1 and rest[1] in ("-h", "--help"):
-        settings, words, rest = algorithm_named(rest[0])(), [rest[0], "ENV"], rest[1:]
+        algorithm, words, rest = algorithm_named(rest[0])(), [rest[0], "ENV"], rest[1:]
     else:
         words, rest = _named(rest, 2, usage)
-        settings = preset(*words).algorithm
-    options = _parse(f"train {' '.join(words)}", _with_hyperparameters(settings), rest)
-
-    import actorcritic as ac
-
-    values = vars(options)
-    names = [f.name for f in dataclasses.fields(_TrainOptions)]
-    chosen = {name: values[name] for name in names}
-    overrides = {name: value for name, value in values.items() if name not in names}
-    out = chosen.pop("out") or _new_folder(f"{words[0]}-{words[1]}")
-    run = ac.train(
-        words[0],
-        words[1],
-        out=out,
-        env_options=_key_values(chosen.pop("env_option")),
-        evaluation_episodes=chosen.pop("episodes"),
-        **chosen,
-        **overrides,
+        algorithm = preset(*words).algorithm
+    own = _hyperparameters(algorithm)
+    options = _parse(f"train {' '.join(words)}", _with_settings(TrainSettings, *own), rest)
+    settings = _as_settings(
+        TrainSettings, options, out=options.out or _new_folder(f"{words[0]}-{words[1]}")
     )
-    return _conclude(run)
+    overrides = {name: getattr(options, name) for name, *_ in own}
+    return _conclude(train(words[0], words[1], settings, **overrides))
 
 
-def _with_hyperparameters(settings: Any) -> type:
-    """The options of `train`, and one more for each hyperparameter of the algorithm."""
-    kinds = get_type_hints(type(settings))
-    fields: list[Any] = []
-    for f in dataclasses.fields(settings):
+def _hyperparameters(algorithm: Any) -> list[Field]:
+    """An option for each hyperparameter of the algorithm."""
+    kinds, found = get_type_hints(type(algorithm)), []
+    for f in dataclasses.fields(algorithm):
         if f.name not in NOT_OPTIONS:
             within = f.metadata["within"]
             meaning = f.metadata["meaning"] + (f"; in {within}" if within else "")
-            default = dataclasses.field(default=getattr(settings, f.name))
-            fields.append((f.name, Annotated[kinds[f.name], meaning], default))
-    return dataclasses.make_dataclass("Train", fields, bases=(_TrainOptions,), frozen=True)
+            found.append((f.name, Annotated[kinds[f.name], meaning], getattr(algorithm, f.name)))
+    return found
 
 
 def _key_values(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -313,22 +276,21 @@ def _conclude(run: Any) -> int:
     return 0
 
 
+ENV: Field = (
+    "env",
+    Annotated[str | None, "the environment, if it is your own (module:Name)"],
+    None,
+)
+
+
 def _resume(rest: list[str]) -> int:
+    from actorcritic.runs.settings import ResumeSettings
+    from actorcritic.runs.train import resume
+
     (path,), rest = _named(rest, 1, "resume RUN [--total-steps N]")
-    options = _parse("resume RUN", _ResumeOptions, rest)
-
-    import actorcritic as ac
-
-    return _conclude(
-        ac.resume(
-            path,
-            total_steps=options.total_steps,
-            environment=options.env,
-            evaluation_episodes=options.episodes,
-            checkpoint_seconds=options.checkpoint_seconds,
-            quiet=options.quiet,
-        )
-    )
+    options = _parse("resume RUN", _with_settings(ResumeSettings, ENV), rest)
+    settings = _as_settings(ResumeSettings, options)
+    return _conclude(resume(path, settings, environment=options.env))
 
 
 def _evaluate(rest: list[str]) -> int:
@@ -409,23 +371,13 @@ def _gathered(rest: list[str], option: str) -> list[str]:
     return [*kept, option, *values]
 
 
-def _shared(options: Any, stem: str, words: list[str]) -> dict[str, Any]:
-    """What every experiment is called with."""
+def _experiment(settings: type, options: Any, stem: str, words: list[str]) -> Any:
+    """The settings of an experiment."""
     out = options.out or _new_folder(stem)
     command = ["actorcritic", *words]
     if options.out is None:  # so that the command, repeated, goes on in this folder
         command += ["--out", str(out)]
-    return {
-        "seeds": options.seeds,
-        "seed": options.seed,
-        "total_steps": options.total_steps,
-        "out": out,
-        "host": options.host,
-        "env_options": _key_values(options.env_option),
-        "evaluation_episodes": options.episodes,
-        "quiet": options.quiet,
-        "command": shlex.join(command),
-    }
+    return _as_settings(settings, options, out=out, command=shlex.join(command))
 
 
 def _tell(result: Any, out: Path) -> int:
@@ -446,29 +398,35 @@ def _going_on(command: str, call: Callable[[], Any]) -> Any:
 
 def _compare(rest: list[str]) -> int:
     from actorcritic.core.types import UserError
+    from actorcritic.experiments.compare import compare
+    from actorcritic.runs.settings import ExperimentSettings
 
     usage = "compare VARIANT… --env ENV [--seeds K] [--total-steps N]"
-    variants, options = _many(usage, _CompareOptions, rest)
+    env: Field = ("env", Annotated[str | None, "the environment all are trained on"], None)
+    variants, options = _many(usage, _with_settings(ExperimentSettings, env), rest)
     if options.env is None:
         raise UserError(f"compare needs an environment. Usage: actorcritic {usage}")
-    shared = _shared(options, f"compare-{options.env}", ["compare", *rest])
-
-    import actorcritic as ac
-
-    result = _going_on(
-        shared["command"],
-        lambda: ac.compare(variants, options.env, thresholds=options.threshold or None, **shared),
-    )
-    return _tell(result, shared["out"])
+    stem = f"compare-{options.env}"
+    settings = _experiment(ExperimentSettings, options, stem, ["compare", *rest])
+    result = _going_on(settings.command, lambda: compare(variants, options.env, settings))
+    return _tell(result, settings.out)
 
 
 def _ablate(rest: list[str]) -> int:
     from actorcritic.algorithms.presets import algorithm_named
     from actorcritic.core import hyperparameters
     from actorcritic.core.types import UserError
+    from actorcritic.experiments.compare import ablate
+    from actorcritic.runs.settings import ExperimentSettings
 
     usage = "ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]"
-    (name, env), options = _two(usage, _AblateOptions, _gathered(rest, "--vary"))
+    own: list[Field] = [
+        ("vary", Annotated[tuple[str, ...], "a setting and its values, as gae_lambda=0,1"], ()),
+        ("grid", Annotated[bool, "train every combination"], False),
+        ("one_at_a_time", Annotated[bool, "one change at a time (what happens anyway)"], False),
+    ]
+    kind = _with_settings(ExperimentSettings, *own)
+    (name, env), options = _two(usage, kind, _gathered(rest, "--vary"))
     if options.grid and options.one_at_a_time:
         raise UserError("Of --grid and --one-at-a-time only one can be meant.")
     cls, vary = algorithm_named(name.partition(":")[0]), {}
@@ -477,43 +435,29 @@ def _ablate(rest: list[str]) -> int:
         if not separator or not values:
             raise UserError(f"--vary takes SETTING=A,B,…, as gae_lambda=0,0.95,1; got '{text}'.")
         vary[setting] = [hyperparameters.parse(cls, setting, v) for v in values.split(",")]
-    shared = _shared(options, f"ablate-{name}-{env}", ["ablate", *rest])
-
-    import actorcritic as ac
-
-    thresholds = options.threshold or None
+    stem = f"ablate-{name}-{env}"
+    settings = _experiment(ExperimentSettings, options, stem, ["ablate", *rest])
     result = _going_on(
-        shared["command"],
-        lambda: ac.ablate(name, env, vary=vary, grid=options.grid, thresholds=thresholds, **shared),
+        settings.command, lambda: ablate(name, env, settings, vary=vary, grid=options.grid)
     )
-    return _tell(result, shared["out"])
+    return _tell(result, settings.out)
 
 
 def _sweep(rest: list[str]) -> int:
     from actorcritic.algorithms.presets import algorithm_named
     from actorcritic.experiments import search
+    from actorcritic.experiments.sweep import sweep
+    from actorcritic.runs.settings import SweepSettings
 
     usage = "sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]"
-    (name, env), options = _two(usage, _SweepOptions, _gathered(rest, "--space"))
+    meaning = "a setting and where to look, as learning_rate=log:1e-4:1e-2"
+    kind = _with_settings(SweepSettings, ("space", Annotated[tuple[str, ...], meaning], ()))
+    (name, env), options = _two(usage, kind, _gathered(rest, "--space"))
     cls = algorithm_named(name.partition(":")[0])
     space = dict(search.parse(cls, text) for text in options.space)
-    shared = _shared(options, f"sweep-{name}-{env}", ["sweep", *rest])
-
-    import actorcritic as ac
-
-    result = _going_on(
-        shared["command"],
-        lambda: ac.sweep(
-            name,
-            env,
-            space=space,
-            trials=options.trials,
-            method=options.method,
-            confirm_seeds=options.confirm_seeds,
-            **shared,
-        ),
-    )
-    return _tell(result, shared["out"])
+    settings = _experiment(SweepSettings, options, f"sweep-{name}-{env}", ["sweep", *rest])
+    result = _going_on(settings.command, lambda: sweep(name, env, settings, space=space))
+    return _tell(result, settings.out)
 
 
 def _two(usage: str, options: type, rest: list[str]) -> tuple[list[str], Any]:

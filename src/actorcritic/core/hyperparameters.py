@@ -11,6 +11,7 @@ import math
 from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
+import numpy as np
 
 from actorcritic.core.types import UserError
 from actorcritic.core.words import nearest
@@ -70,44 +71,48 @@ def parse(cls: type, name: str, text: str) -> Any:
     return text  # `check` knows what a name may be
 
 
-def _inside(value: float, interval: str) -> bool:
+def _inside(value: Any, interval: str) -> bool:
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low
     below = value < high if interval[-1] == ")" else value <= high
     return above and below
 
 
-def check(settings: Any) -> None:
-    """Raise UserError for the first hyperparameter of the wrong type or out of its range."""
-    owner = type(settings).__name__
+def check(settings: Any, owner: str | None = None) -> None:
+    """Raise UserError for the first hyperparameter of the wrong type or out of its range.
+
+    Messages begin with `owner`, by default the name of the class.
+    """
+    prefix = f"{type(settings).__name__}." if owner is None else owner
     kinds = get_type_hints(type(settings))
     for f in dataclasses.fields(settings):
         value, kind = getattr(settings, f.name), kinds[f.name]
-        options = get_args(kind)
+        options, name = get_args(kind), f"{prefix}{f.name}"
         if value is None and type(None) in options:
             continue
         if options and all(isinstance(option, str) for option in options):
             if value not in options:
                 raise UserError(
-                    f"{owner}.{f.name} must be one of {', '.join(map(repr, options))}; "
+                    f"{name} must be one of {', '.join(map(repr, options))}; "
                     f"got {value!r}.{nearest(str(value), options)}"
                 )
             continue
         if get_origin(kind) is tuple:
             if not isinstance(value, tuple) or not all(type(x) is int and x > 0 for x in value):
-                raise UserError(
-                    f"{owner}.{f.name} must be a tuple of positive whole numbers; got {value!r}."
-                )
+                raise UserError(f"{name} must be a tuple of positive whole numbers; got {value!r}.")
             continue
         number = float if float in (kind, *options) else int if int in (kind, *options) else None
-        if number is None:
-            if kind is bool and not isinstance(value, bool):
-                raise UserError(f"{owner}.{f.name} must be True or False; got {value!r}.")
-            continue
-        accepted = (int,) if number is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            expected = "a whole number" if number is int else "a number"
-            raise UserError(f"{owner}.{f.name} must be {expected}; got {value!r}.")
-        within = f.metadata.get("within")
-        if within and not (math.isfinite(value) and _inside(value, within)):
-            raise UserError(f"{owner}.{f.name} must lie in {within}; got {value}.")
+        if number is not None:
+            check_number(name, value, number, f.metadata.get("within"))
+        elif kind is bool and not isinstance(value, bool):
+            raise UserError(f"{name} must be True or False; got {value!r}.")
+
+
+def check_number(name: str, value: Any, kind: type, within: str | None) -> None:
+    """Raise UserError where a value is no number of this kind, or outside of the interval."""
+    accepted = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        expected = "a whole number" if kind is int else "a number"
+        raise UserError(f"{name} must be {expected}; got {value!r}.")
+    if within and not (math.isfinite(value) and _inside(value, within)):
+        raise UserError(f"{name} must lie in {within}; got {value}.")

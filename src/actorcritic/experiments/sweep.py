@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +23,13 @@ from actorcritic.experiments.folder import (
     experiment_folder,
     save_experiment,
 )
-from actorcritic.experiments.search import FORMS, Choice, Method, Range, ask_optuna, draw
+from actorcritic.experiments.search import FORMS, Choice, Range, ask_optuna, draw
 from actorcritic.experiments.together import train_all
-from actorcritic.experiments.variants import SEEDS, planned, setting_of, variants_of
+from actorcritic.experiments.variants import Task, planned, variants_of
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table
 from actorcritic.runs.run import Run
-from actorcritic.runs.train import check_numbers
+from actorcritic.runs.settings import SweepSettings
 
 
 @dataclass(frozen=True)
@@ -155,45 +155,32 @@ class Sweep:
 def sweep(
     algorithm: Any,
     environment: Any,
+    settings: SweepSettings | None = None,
     *,
     space: Mapping[str, Range | Choice],
-    trials: int = 32,
-    seeds: int = 3,
-    seed: int = 0,
-    method: Method = "sobol",
-    confirm_seeds: int = SEEDS,
-    total_steps: int | None = None,
-    out: str | Path | None = None,
-    host: bool = False,
-    env_options: Mapping[str, Any] | None = None,
-    evaluation_episodes: int = 100,
-    quiet: bool = False,
-    command: str | None = None,
+    **options: Any,
 ) -> Sweep:
     """Search hyperparameters: `trials` points of `space`, `seeds` seeds each.
 
     The winner is then trained again, beside the algorithm as it was, on `confirm_seeds` seeds that
     no trial used. `method` is "sobol", "random" or "optuna" (which looks where it was good, and
-    needs the extra); the points depend on `seed` only. The rest is as in `compare`.
+    needs the extra); the points depend on `seed` only. `options` are fields of `SweepSettings`; the
+    rest is as in `compare`.
     """
-    setting = setting_of(
-        environment, seeds, seed, total_steps, env_options, host, evaluation_episodes, quiet
-    )
-    check_numbers(confirm_seeds, seed + seeds, total_steps, evaluation_episodes, 0.0)
-    if trials < 2:
-        raise UserError(f"A sweep needs at least two trials; got {trials}.")
+    settings = SweepSettings.of(settings, options)
+    task = Task.of(environment, settings)
+    trials, method, seed = settings.trials, settings.method, settings.seed
+    command = settings.command
     if not space:
         raise UserError(f"A sweep needs a space, as learning_rate=log:1e-4:1e-2 ({FORMS}).")
-    if method not in get_args(Method):
-        raise UserError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
-    found, largest = variants_of([algorithm], setting.spec)
+    found, largest = variants_of([algorithm], task.spec)
     ((label, plain),) = found.items()
-    steps = total_steps or largest or DEFAULT_STEPS
+    steps = settings.total_steps or largest or DEFAULT_STEPS
     for name, where in space.items():  # before anything is written: both ends must be allowed
         for share in (0.0, 1.0):
             hyperparameters.check(hyperparameters.replace(plain, **{name: where.at(share)}))
-    folder = None if out is None else Path(out)
-    title = f"{label} on {setting.spec.id}: {', '.join(space)}"
+    folder = settings.folder
+    title = settings.title or f"{label} on {task.spec.id}: {', '.join(space)}"
     about = {
         "space": {name: asdict(where) for name, where in space.items()},
         "trials": trials,
@@ -209,8 +196,8 @@ def sweep(
         new = [each for each in dict.fromkeys(settled) if each not in known]
         labels = [f"trial {len(runs) + k + 1:02d}" for k in range(len(new))]
         variants = dict(zip(labels, new, strict=True))
-        batch = planned(variants, setting, steps, folder and folder / "trials")
-        train_all(batch, setting, title)
+        batch = planned(variants, task, steps, folder and folder / "trials")
+        train_all(batch, task, title)
         runs.update(batch)
         known |= {run.algorithm: label for label, run in batch.items()}
         found = Comparison.of(runs, thresholds=()).variants
@@ -226,7 +213,8 @@ def sweep(
             score(draw(space, trials, method, seed))
         tried = Comparison.of(runs, thresholds=()).variants
         best = max(tried, key=lambda name: tried[name].iqm.value)
-        fresh = replace(setting, seeds=tuple(range(seed + seeds, seed + seeds + confirm_seeds)))
+        first = max(task.seeds) + 1
+        fresh = replace(task, seeds=tuple(range(first, first + settings.confirm_seeds)))
         settled = {label: plain}
         if runs[best].algorithm != plain:
             settled[f"{best} (winner)"] = runs[best].algorithm

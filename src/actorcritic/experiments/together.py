@@ -13,39 +13,39 @@ import jax
 
 from actorcritic.core.types import Environment, UserError
 from actorcritic.envs.host.environment import HostEnvironment
-from actorcritic.experiments.variants import Setting
+from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration
 from actorcritic.runs.console import TrainingDisplay
 from actorcritic.runs.run import Run, restore_results
-from actorcritic.runs.train import Interruption, Options, Training, interruptible
+from actorcritic.runs.train import Interruption, Training, interruptible
 
 
 class Stopped(KeyboardInterrupt):
     """An experiment was stopped before its end; the text says how to go on."""
 
 
-def train_all(runs: Mapping[str, Run], setting: Setting, title: str) -> None:
+def train_all(runs: Mapping[str, Run], task: Task, title: str) -> None:
     """Train what the runs' folders do not hold yet.
 
     Runs that differ in floats only are one program, and different programs are compiled beside
     each other. Raises Stopped at Ctrl-C, when everything is saved.
     """
-    missing = [run for run in runs.values() if not _is_finished(run, setting)]
+    missing = [run for run in runs.values() if not _is_finished(run, task)]
     groups: dict[Any, list[Run]] = {}
     for run in missing:
         # The host runner steps one algorithm's environments at a time.
-        alone = run.variant if isinstance(setting.environment, HostEnvironment) else ""
+        alone = run.variant if isinstance(task.environment, HostEnvironment) else ""
         groups.setdefault((jax.tree.structure(run.algorithm), alone), []).append(run)
     if missing:
         total = sum(run.total_steps * len(run.seeds) for run in missing)
         with (
-            TrainingDisplay(title, total, setting.quiet) as display,
+            TrainingDisplay(title, total, task.settings.quiet) as display,
             interruptible() as interruption,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
             for note in _notes(missing):
                 display.say(note)
-            _train_groups(list(groups.values()), setting, display, interruption, pool)
+            _train_groups(list(groups.values()), task, display, interruption, pool)
             if interruption.signal == signal.SIGTERM:
                 display.say("SIGTERM came. What was trained is saved; repeat the call to go on.")
     if not all(run.finished for run in runs.values()):
@@ -55,20 +55,19 @@ def train_all(runs: Mapping[str, Run], setting: Setting, title: str) -> None:
 
 def _train_groups(
     groups: list[list[Run]],
-    setting: Setting,
+    task: Task,
     display: TrainingDisplay,
     interruption: Interruption,
     pool: ThreadPoolExecutor,
 ) -> None:
-    options = Options(setting.evaluation_episodes, tensorboard=False)
 
     def begin(runs: list[Run]) -> Training:
-        training = Training(runs, options)
+        training = Training(runs, task.settings, tensorboard=False)
         training.session.compile()
         return training
 
     # On the host, compiling opens the environments: not before it is their turn.
-    early = isinstance(setting.environment, Environment)
+    early = isinstance(task.environment, Environment)
     waiting = [pool.submit(begin, runs) for runs in groups] if early else []
     for k, runs in enumerate(groups):
         if interruption():
@@ -93,7 +92,7 @@ def _notes(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Note: {label}: {note}"
 
 
-def _is_finished(run: Run, setting: Setting) -> bool:
+def _is_finished(run: Run, task: Task) -> bool:
     """Whether the run's folder has it whole already; if so, it is read."""
     if run.out is None or not (run.out / "run.json").exists():
         return False
@@ -110,4 +109,4 @@ def _is_finished(run: Run, setting: Setting) -> bool:
         return False
     restore_results(run)
     evaluated = run.final_evaluation is not None or not run.trained_seeds
-    return run.finished and (evaluated or not setting.evaluation_episodes)
+    return run.finished and (evaluated or not task.settings.evaluation_episodes)

@@ -15,9 +15,7 @@ from actorcritic.core.words import printable, shown
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runs import configuration
 from actorcritic.runs.run import Run, prepare_jax
-from actorcritic.runs.train import check_numbers
-
-SEEDS = 10  # of a comparison, where nothing else is asked for
+from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 
 
 def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
@@ -73,58 +71,35 @@ def variants_of(
 
 
 @dataclass(frozen=True)
-class Setting:
+class Task:
     """What all variants of an experiment share."""
 
     environment: Environment | HostEnvironment
     seeds: tuple[int, ...]
-    evaluation_episodes: int = 100
-    quiet: bool = False
+    settings: ResumeSettings
+
+    @classmethod
+    def of(cls, environment: Any, settings: EnvironmentSettings) -> Task:
+        prepare_jax()
+        world = configuration.resolve_environment(environment, settings)
+        return cls(world, settings.all_seeds, settings)
 
     @property
     def spec(self) -> EnvSpec:
         return self.environment.spec
 
 
-def setting_of(
-    environment: Any,
-    seeds: int | Sequence[int],
-    seed: int,
-    total_steps: int | None,
-    env_options: Mapping[str, Any] | None,
-    host: bool,
-    evaluation_episodes: int,
-    quiet: bool,
-) -> Setting:
-    prepare_jax()
-    if isinstance(seeds, Sequence):
-        chosen = tuple(seeds)
-        twice = sorted({s for s in chosen if chosen.count(s) > 1})
-        if twice:
-            raise UserError(f"Seeds must differ from each other; {twice} are named twice.")
-        for each in chosen:
-            check_numbers(1, each, total_steps, evaluation_episodes, 0.0)
-    else:
-        check_numbers(seeds, seed, total_steps, evaluation_episodes, 0.0)
-        chosen = tuple(range(seed, seed + seeds))
-    if not chosen:
-        raise UserError("An experiment needs at least one seed; got none.")
-    options = dict(env_options or {})
-    world = configuration.resolve_environment(environment, host=host, options=options)
-    return Setting(world, chosen, evaluation_episodes, quiet=quiet)
-
-
 def planned(
-    variants: Mapping[str, Any], setting: Setting, total_steps: int, folder: Path | None
+    variants: Mapping[str, Any], task: Task, total_steps: int, folder: Path | None
 ) -> dict[str, Run]:
     """A run of each variant, not yet begun; UserError where one cannot be trained."""
     for algorithm in variants.values():
-        configuration.check(algorithm, setting.environment, total_steps)
+        configuration.check(algorithm, task.environment, total_steps)
     return {
         label: Run(
             algorithm,
-            setting.environment,
-            setting.seeds,
+            task.environment,
+            task.seeds,
             total_steps,
             None if folder is None else folder / _folder_name(number, label),
             variant=label,

@@ -12,7 +12,7 @@ import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import jax
@@ -22,7 +22,8 @@ from actorcritic.maths import spaces
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import algorithm_named
 from actorcritic.envs import COMPILED, compiled_environment
-from actorcritic.envs.host.environment import Autoreset, HostEnvironment
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.runs.settings import EnvironmentSettings
 from actorcritic.core.types import Environment, EnvSpec, UserError, check_protocol
 
 FORMAT = 1
@@ -119,8 +120,13 @@ def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEn
             f"{out / 'run.json'} names '{data['make']}'; a run never imports code by itself. If "
             f"you trust it, name it yourself: --env {data['make']} (Python: environment=…)."
         )
-    settings = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
-    return resolve_environment(data["make"], host=data["host"], options=data["options"], **settings)
+    return resolve_environment(data["make"], settings_of(data))
+
+
+def settings_of(data: dict[str, Any]) -> EnvironmentSettings:
+    """How the environment of run.json was stepped."""
+    how = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
+    return EnvironmentSettings(host=data["host"], env_options=data["options"], **how)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -189,14 +195,10 @@ def fits(data: Any, form: Any) -> bool:
 
 
 def resolve_environment(
-    environment: Any,
-    *,
-    host: bool,
-    options: dict[str, Any],
-    vectorization: Literal["sync", "async"] = "sync",
-    autoreset: Autoreset = "disabled",
+    environment: Any, settings: EnvironmentSettings
 ) -> Environment | HostEnvironment:
     """The environment that an id, factory or object stands for."""
+    host, options = settings.host, dict(settings.env_options or {})
     # A Gymnasium class or vector environment has attributes of the same names as a compiled one.
     gymnasiums = isinstance(environment, type | gymnasium.Env | gymnasium.vector.VectorEnv)
     if isinstance(environment, Environment | HostEnvironment) and not gymnasiums:
@@ -207,7 +209,10 @@ def resolve_environment(
             return compiled
     try:
         return HostEnvironment(
-            environment, vectorization=vectorization, autoreset=autoreset, options=options
+            environment,
+            vectorization=settings.vectorization,
+            autoreset=settings.autoreset,
+            options=options,
         )
     except UserError as error:  # Gymnasium's names are not the only ones
         hint = words.nearest(environment, COMPILED) if type(environment) is str else ""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -246,13 +247,8 @@ def open_run(
     if environment is None:
         environment = configuration.rebuild_environment(data["environment"], out)
     else:
-        environment = configuration.resolve_environment(
-            environment,
-            host=data["environment"]["host"],
-            options={},
-            vectorization=data["environment"].get("vectorization", "sync"),
-            autoreset=data["environment"].get("autoreset", "disabled"),
-        )
+        how = dataclasses.replace(configuration.settings_of(data["environment"]), env_options=None)
+        environment = configuration.resolve_environment(environment, how)
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
     run.spread = data.get("spread")
     if restore:

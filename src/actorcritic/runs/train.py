@@ -22,10 +22,9 @@ import numpy as np
 
 from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.core import files, hyperparameters
-from actorcritic.algorithms.presets import preset
+from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.runs.console import TrainingDisplay
 from actorcritic.runs.diagnosis import Diagnosis
-from actorcritic.envs.host.environment import Autoreset
 from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
@@ -45,6 +44,7 @@ from actorcritic.runs.run import (
     rows_of,
     warn,
 )
+from actorcritic.runs.settings import ResumeSettings, TrainSettings
 from actorcritic.core.types import Environment, UserError
 
 CHUNK_SECONDS = 0.3  # between two looks at the training
@@ -56,107 +56,68 @@ NOT_FINITE = (
 
 
 def train(
-    algorithm: Any,
-    environment: Any,
-    *,
-    total_steps: int | None = None,
-    seeds: int = 1,
-    seed: int = 0,
-    out: str | Path | None = None,
-    host: bool = False,
-    env_options: dict[str, Any] | None = None,
-    vectorization: Literal["sync", "async"] = "sync",
-    autoreset: Autoreset = "disabled",
-    evaluation_episodes: int = 100,
-    checkpoint_seconds: float = 30.0,
-    wandb: str | None = None,
-    wandb_offline: bool = False,
-    quiet: bool = False,
-    **overrides: Any,
+    algorithm: Any, environment: Any, settings: TrainSettings | None = None, **options: Any
 ) -> Run:
-    """Train an algorithm on an environment: `seeds` runs, numbered from `seed`, as one.
+    """Train an algorithm on an environment.
 
     `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo"), which takes
-    the tuned preset of the environment with `overrides` (hyperparameters) on top. `environment`
-    is a Gymnasium id, "module:Name", a factory, or a compiled environment; `host` steps it
-    through Gymnasium even where a compiled version exists. `total_steps` are per seed.
+    the tuned preset of the environment. `environment` is a Gymnasium id, "module:Name", a factory,
+    or a compiled environment. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and
+    any others are hyperparameters (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
     """
     prepare_jax()
-    check_numbers(seeds, seed, total_steps, evaluation_episodes, checkpoint_seconds)
-    world = configuration.resolve_environment(
-        environment,
-        host=host,
-        options=env_options or {},
-        vectorization=vectorization,
-        autoreset=autoreset,
-    )
+    settings, overrides = TrainSettings.split(settings, options)
+    world = configuration.resolve_environment(environment, settings)
+    total_steps = settings.total_steps
     if isinstance(algorithm, str):
         chosen = preset(algorithm, world.spec.id)
-        algorithm = hyperparameters.replace(chosen.algorithm, **overrides)
+        algorithm = chosen.algorithm
         total_steps = chosen.total_steps if total_steps is None else total_steps
-    elif overrides:
+    if overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
-    total_steps = 100_000 if total_steps is None else total_steps
+    total_steps = DEFAULT_STEPS if total_steps is None else total_steps
     configuration.check(algorithm, world, total_steps)
 
-    run = Run(
-        algorithm,
-        world,
-        tuple(range(seed, seed + seeds)),
-        total_steps,
-        Path(out) if out is not None else None,
-    )
-    options = Options(evaluation_episodes, checkpoint_seconds, wandb, wandb_offline)
+    run = Run(algorithm, world, settings.all_seeds, total_steps, settings.folder)
     with new_folder(run.out):
-        return _alone(run, options, quiet)
+        return _alone(run, settings)
 
 
 def resume(
     path: str | Path,
+    settings: ResumeSettings | None = None,
     *,
-    total_steps: int | None = None,
     algorithm: Any = None,
     environment: Any = None,
-    evaluation_episodes: int = 100,
-    checkpoint_seconds: float = 30.0,
-    quiet: bool = False,
+    **options: Any,
 ) -> Run:
     """Go on with a run from its newest checkpoint, to `total_steps` if given.
 
-    `algorithm` and `environment` are needed only where they cannot be rebuilt from the folder:
-    your own class, network or environment.
+    `options` are fields of `ResumeSettings`. `algorithm` and `environment` are needed only where
+    they cannot be rebuilt from the folder: your own class, network or environment.
     """
     prepare_jax()
-    check_numbers(1, 0, total_steps, evaluation_episodes, checkpoint_seconds)
+    settings = ResumeSettings.of(settings, options)
     configuration.read(Path(path))  # before a lock is left in a folder that is no run's
     with folder_of_its_own(Path(path)):
         run = open_run(path, algorithm=algorithm, environment=environment, restore=False)
-        if total_steps is not None:
-            run.total_steps = total_steps
+        if settings.total_steps is not None:
+            run.total_steps = settings.total_steps
         configuration.check(run.algorithm, run.environment, run.total_steps)
-        return _alone(run, Options(evaluation_episodes, checkpoint_seconds), quiet)
+        return _alone(run, settings)
 
 
-@dataclass(frozen=True)
-class Options:
-    evaluation_episodes: int = 100
-    checkpoint_seconds: float = 30.0
-    wandb: str | None = None
-    wandb_offline: bool = False
-    tensorboard: bool = True
-
-
-def _alone(run: Run, options: Options, quiet: bool) -> Run:
+def _alone(run: Run, settings: ResumeSettings) -> Run:
     """Train one run to its end, or to Ctrl-C."""
-    training = Training([run], options)
+    training = Training([run], settings)
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
         try:
-            with TrainingDisplay(run.label, total, quiet) as display:
+            with TrainingDisplay(run.label, total, settings.quiet) as display:
                 if isinstance(training.session, HostSession) and run.out is not None:
                     display.say(RESUME_NOTE)
                 for note in run.algorithm.notes(run.spec):
@@ -177,8 +138,10 @@ class Training:
     Runs with a folder that was begun before go on from their newest checkpoint.
     """
 
-    def __init__(self, runs: Sequence[Run], options: Options) -> None:
-        self.runs, self._options = list(runs), options
+    def __init__(
+        self, runs: Sequence[Run], settings: ResumeSettings, *, tensorboard: bool = True
+    ) -> None:
+        self.runs, self._settings, self._tensorboard = list(runs), settings, tensorboard
         first = self.runs[0]
         self._algorithms = [run.algorithm for run in runs for _ in run.seeds]
         seeds = [seed for run in runs for seed in run.seeds]
@@ -220,7 +183,7 @@ class Training:
         """Compile the final evaluation and import what draws, while the training runs."""
         first, learners = self.runs[0], self.session.shapes.learner
         actors = jax.eval_shape(partial(actors_of, self._algorithms), learners)
-        episodes = self._options.evaluation_episodes
+        episodes = self._settings.evaluation_episodes
 
         def prepare() -> Evaluator:
             if first.out is not None:
@@ -242,7 +205,9 @@ class Training:
         self.session.compile()
         begun = self._restore()
         display.advance(int(self.session.steps.sum()))
-        self._sinks = [_sinks(run, self._options) for run in self.runs]
+        self._sinks = [
+            _sinks(run, self._settings, self._tensorboard) for run in self.runs
+        ]
         if not begun:
             self._save()
         self._train(display, interruption)
@@ -297,7 +262,7 @@ class Training:
                     row = self._rows[k].start + run.seeds.index(finding.seed)
                     self.session.give_up(row, finding.text)
             self._fail(self.session.failures, display)
-            if time.monotonic() - saved >= self._options.checkpoint_seconds:
+            if time.monotonic() - saved >= self._settings.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
         seconds, steps = rest if rest[0] else first
@@ -510,15 +475,17 @@ def interruptible() -> Iterator[Interruption]:
 # ------------------------------------------------------------------------------------ the folder
 
 
-def _sinks(run: Run, options: Options) -> list[trackers.Sink]:
+def _sinks(run: Run, settings: ResumeSettings, tensorboard: bool) -> list[trackers.Sink]:
     if run.out is None:
         return []
     sinks: list[trackers.Sink] = [trackers.CsvWriter(run.out)]
-    if options.tensorboard:
+    if tensorboard:
         sinks.append(trackers.TensorBoard(run.out / "tensorboard"))
-    if options.wandb is not None:
+    if isinstance(settings, TrainSettings) and settings.wandb is not None:
         sinks.append(
-            trackers.WandB(options.wandb, run.out.name, run.configuration(), options.wandb_offline)
+            trackers.WandB(
+                settings.wandb, run.out.name, run.configuration(), settings.wandb_offline
+            )
         )
     return sinks
 
@@ -585,24 +552,6 @@ def _save_evaluation(run: Run) -> None:
 
 def _stored_total(out: Path) -> int:
     return configuration.read(out)["total_steps"]
-
-
-def check_numbers(
-    seeds: int, seed: int, total_steps: int | None, episodes: int, checkpoint_seconds: float
-) -> None:
-    ranges: list[tuple[str, Any, float, float]] = [
-        ("seeds", seeds, 1, 10_000),
-        ("seed", seed, 0, 2**31 - 10_001),  # and the seeds after it; JAX's are of 32 bits
-        ("evaluation_episodes", episodes, 0, 1_000_000),
-        ("checkpoint_seconds", checkpoint_seconds, 0, float("inf")),
-    ]
-    if total_steps is not None:
-        ranges.append(("total_steps", total_steps, 1, 2_000_000_000))  # counted in 32 bits
-    for name, value, low, high in ranges:
-        whole = name == "checkpoint_seconds" or isinstance(value, int | np.integer)
-        if isinstance(value, bool) or not whole or not low <= value <= high:
-            kind = "a number" if name == "checkpoint_seconds" else "a whole number"
-            raise UserError(f"{name} must be {kind} from {low:,} to {high:,}; got {value!r}.")
 
 
 # What a training makes in its folder before the first checkpoint is complete.

@@ -14,9 +14,10 @@ from actorcritic.experiments.analysis import aligned, plain
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.experiments.folder import Part
 from actorcritic.experiments.together import train_all as train_missing
-from actorcritic.experiments.variants import Setting, planned
+from actorcritic.experiments.variants import Task, planned
 from actorcritic.figures.html import Animation, Picture, Section, Table
 from actorcritic.runs.run import Run
+from actorcritic.runs.settings import ResumeSettings
 
 QUICK = "quick: shows that it works, proves nothing"
 SEEDS, QUICK_SEEDS = 10, 3
@@ -54,9 +55,10 @@ class Bench:
     ) -> dict[str, Run]:
         """Finished runs of all variants; what the folder has already is not trained again."""
         episodes = 10 if self.quick else 100
-        setting = Setting(environment, self.seeds, episodes, quiet=self.quiet)
-        runs = planned(variants, setting, total_steps, self.folder and self.folder / name)
-        train_missing(runs, setting, self.title)
+        how = ResumeSettings(evaluation_episodes=episodes, quiet=self.quiet)
+        task = Task(environment, self.seeds, how)
+        runs = planned(variants, task, total_steps, self.folder and self.folder / name)
+        train_missing(runs, task, self.title)
         return runs
 
 
