@@ -732,3 +732,17 @@ def test_seeds_do_not_depend_on_their_company() -> None:
     assert_close(jax.tree.map(lambda x: x[1], both), jax.tree.map(lambda x: x[0], alone))
     differ = jax.tree.map(lambda x: bool((x[0] != x[1]).any()), both.params)
     assert any(jax.tree.leaves(differ))
+
+
+@pytest.mark.parametrize("name", ["NormalizeObservation", "NormalizeReward"])
+@pytest.mark.parametrize("vector", [False, True])
+def test_wrappers_with_statistics_of_their_own_are_refused(name: str, vector: bool) -> None:
+    """Their statistics would be those of one environment, and new ones in each evaluation."""
+
+    def make() -> gymnasium.Env:
+        wrapper = getattr(gymnasium.wrappers, name)
+        return gymnasium.wrappers.RecordEpisodeStatistics(wrapper(gymnasium.make("Pendulum-v1")))
+
+    environment = HostEnvironment(SyncVectorEnv([make] * 2) if vector else make)
+    with pytest.raises(UserError, match=rf"wrapped in {name}.* normalize_\w+=True"):
+        environment.check()

@@ -148,8 +148,6 @@ def _fields_of(settings: type) -> list[Field]:
                 meaning += ", as gravity=0.0"
             default = f.default if default is None else default
             found.append((name, Annotated[kind, meaning], default))
-                (name, Annotated[kind, meaning], f.default if default is None else default)
-            )
     return found
 
 

@@ -20,8 +20,8 @@ from actorcritic.core import files
 from actorcritic.core.types import UserError
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.runs import configuration
+from actorcritic.runs.folder import check_empty, folder_of_its_own
 from actorcritic.runs.run import Run, read_run
-from actorcritic.runs.train import check_empty, folder_of_its_own
 
 EXPERIMENT, REPORT = "experiment.json", "report.html"
 FORMAT = 1

@@ -16,8 +16,9 @@ from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration
 from actorcritic.runs.console import TrainingDisplay
+from actorcritic.runs.interruption import Interruption, interruptible
 from actorcritic.runs.run import Run, restore_results
-from actorcritic.runs.train import Interruption, Training, interruptible
+from actorcritic.runs.train import Training
 
 
 class Stopped(KeyboardInterrupt):

@@ -29,6 +29,8 @@ from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session, Thinned
+from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
+from actorcritic.runs.interruption import Interruption, interruptible
 from actorcritic.runs.run import (
     EVALUATION_SEED,
     WARNINGS,
@@ -423,55 +425,6 @@ def _without(report: Report, seeds: Container[int]) -> Report:
     return Report(others(report.metrics), others(report.episodes), report.seconds)
 
 
-class Interruption:
-    """Whether Ctrl-C or SIGTERM came. The first asks to save and stop; a second stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._at_once = False
-
-    def __call__(self) -> bool:
-        return self.signal is not None
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """In here, the first one raises KeyboardInterrupt, and so does one that came before."""
-        if self():
-            raise KeyboardInterrupt
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
-
-    def _handle(self, number: int, frame: Any) -> None:
-        again, self.signal = self() or self._at_once, number
-        if again:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """In here, Ctrl-C and SIGTERM ask to save and stop.
-
-    After a SIGTERM, which schedulers and containers send before they kill, the signal is given on
-    at the end: it ends the process, unless the program has a handler of its own.
-    """
-    interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield interruption
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interruption._handle) for number in numbers}
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if interruption.signal == signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
-
-
 # ------------------------------------------------------------------------------------ the folder
 
 
@@ -506,14 +459,6 @@ def _save(run: Run, state: Any, thinned: Thinned) -> None:
         "tables": thinned.state,
     }
     checkpoints.save(run.out / "checkpoints", state, about)
-
-
-def is_begun(out: Path) -> bool:
-    """Killed before its first checkpoint was complete, a training begins again.
-
-    One that has written rows, but has no checkpoint any more, is not begun again by itself.
-    """
-    return checkpoints.newest(out / "checkpoints") is not None or (out / "metrics.csv").exists()
 
 
 def _restore(run: Run, like: Any) -> tuple[Any, Thinned]:
@@ -552,78 +497,3 @@ def _save_evaluation(run: Run) -> None:
 
 def _stored_total(out: Path) -> int:
     return configuration.read(out)["total_steps"]
-
-
-# What a training makes in its folder before the first checkpoint is complete.
-BEGINNING = ("run.lock", "run.json", "checkpoints", "tensorboard", "wandb")
-
-
-@contextlib.contextmanager
-def new_folder(out: Path | None) -> Iterator[None]:
-    """A locked folder for a new run: made, empty, or of a run that was killed before it began.
-
-    What this process made in it is removed again where nothing came of it.
-    """
-    if out is None:
-        yield
-        return
-    if (out / "run.json").exists():
-        configuration.read(out)  # UserError where it is not ours
-        if is_begun(out):
-            raise UserError(
-                f"{out} already holds a run. Choose another folder, or go on with it: "
-                f"actorcritic resume {out}"
-            )
-    else:
-        check_empty(out)
-    there = {path.name for path in out.iterdir()} if out.is_dir() else None
-    with folder_of_its_own(out):
-        try:
-            yield
-        except BaseException:
-            if checkpoints.newest(out / "checkpoints") is None:
-                for name in set(BEGINNING) - (there or set()):
-                    files.remove(out / name)
-                if there is None:
-                    with contextlib.suppress(OSError):
-                        out.rmdir()
-            raise
-
-
-def check_empty(out: Path) -> None:
-    """UserError where a folder holds files that a killed process of ours cannot have left."""
-    if not out.is_dir():
-        return  # what else may be wrong with it, the attempt to make it tells
-    names = sorted(path.name for path in out.iterdir())
-    others = [name for name in names if name != "run.lock" and not files.is_left_over(name)]
-    if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        raise UserError(
-            f"{out} is not empty, and nothing of ours: it holds {', '.join(others[:3])}{more}. "
-            "Choose a new folder, so that nothing of yours is touched."
-        )
-
-
-@contextlib.contextmanager
-def folder_of_its_own(out: Path) -> Iterator[None]:
-    """Hold the run folder's lock, so that two processes never train in one folder."""
-    files.refuse_link(out / "run.lock")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / "run.lock")
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(
-            f"{out} is in use: another process is training in it. Wait for it, or stop it first."
-        ) from None
-    except OSError as error:
-        raise UserError(f"The run folder {out} cannot be written: {error.strerror}.") from None
-    try:
-        for path in out.iterdir():
-            if files.is_left_over(path.name):  # by a process that was killed while it wrote
-                files.remove(path)
-        for name in ("tensorboard", "wandb"):
-            files.refuse_link(out / name)
-        yield
-    finally:
-        lock.release()

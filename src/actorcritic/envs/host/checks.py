@@ -17,6 +17,29 @@ from actorcritic.maths import spaces
 RESET_FORM = "def reset(self, *, seed=None, options=None): ...; return observation, info"
 STEP_FORM = "def step(self, action): ...; return observation, reward, terminated, truncated, info"
 CHECKED_STEPS = 3
+# Wrappers whose statistics would be others in each environment, for each seed, and in evaluation;
+# and what does the same, with statistics that belong to the run.
+NORMALIZERS = {
+    "NormalizeObservation": "normalize_observation=True",
+    "NormalizeReward": "normalize_reward=True",
+}
+
+
+def refuse_normalizers(environment: Any, name: str) -> None:
+    """UserError where one of Gymnasium's wrappers keeps running statistics of its own."""
+    while environment is not None:
+        kind = type(environment)
+        if kind.__name__ in NORMALIZERS and kind.__module__.startswith("gymnasium."):
+            raise UserError(
+                f"{name} is wrapped in {kind.__name__}, whose running statistics belong to one "
+                "environment: others would be trained and evaluated with other ones. Take the "
+                f"wrapper off, and train with {NORMALIZERS[kind.__name__]}, which keeps them with "
+                "the policy."
+            )
+        several = getattr(environment, "envs", None)
+        if several:
+            refuse_normalizers(several[0], name)
+        environment = vars(environment).get("env")
 
 
 def check_environment(environment: gymnasium.Env, spec: EnvSpec) -> None:

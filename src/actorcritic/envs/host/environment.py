@@ -16,7 +16,7 @@ from actorcritic.core.types import EnvSpec, Observation, UserError
 from actorcritic.core.words import nearest
 from actorcritic.envs import masks
 from actorcritic.envs.host.arrays import leaves, zeros
-from actorcritic.envs.host.checks import check_environment
+from actorcritic.envs.host.checks import check_environment, refuse_normalizers
 from actorcritic.envs.host.finding import Factory, find, make, make_guarded, make_masked
 from actorcritic.envs.host.stepping import Stepper, autoreset_mode
 from actorcritic.envs.host.workers import Workers, undisturbed
@@ -182,9 +182,12 @@ class HostEnvironment:
         if self._checked:
             return
         spaces.check(self.spec)
-        if self.vector is None:
+        if self.vector is not None:
+            refuse_normalizers(self.vector, self.id)
+        else:
             environment = self.make_single()
             try:
+                refuse_normalizers(environment, self.id)
                 check_environment(environment, self.spec)
             finally:
                 with contextlib.suppress(Exception):
