@@ -1,0 +1,1 @@
+"""Runs: one training, its folder, and how it is stopped, resumed, evaluated and watched."""

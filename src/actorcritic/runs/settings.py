@@ -1,0 +1,145 @@
+"""How a training is carried out: one line a setting, for Python and the command line alike.
+
+`train`, `resume`, `compare`, `ablate` and `sweep` take one of these objects, or its fields as
+keywords: `train("ppo", "CartPole-v1", seeds=5)` is `train(…, TrainSettings(seeds=5))`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from actorcritic.core import hyperparameters
+from actorcritic.core.hyperparameters import hyperparameter as setting
+from actorcritic.core.types import UserError
+from actorcritic.core.words import nearest
+from actorcritic.envs.host.environment import Autoreset
+
+Vectorization = Literal["sync", "async"]
+STEPS = "[1, 2000000000]"  # counted in 32 bits
+SEED = "[0, 2147473647]"  # and the 10,000 seeds after it; JAX's are of 32 bits
+STEPS_MEANING = "environment steps of each seed (default: the preset's)"
+
+
+@dataclass(frozen=True)
+class ResumeSettings:
+    """What may be another each time that a run goes on."""
+
+    total_steps: int | None = setting(None, "train to this many steps, not to the run's own", STEPS)
+    evaluation_episodes: int = setting(
+        100, "episodes of the final evaluation of each seed; 0 for none", "[0, 1000000]"
+    )
+    checkpoint_seconds: float = setting(30.0, "seconds between checkpoints", "[0, 1e9]")
+    quiet: bool = setting(False, "show no progress")
+
+    @classmethod
+    def of(cls, given: Self | None, options: Mapping[str, Any]) -> Self:
+        """The settings that were given, with these fields on top; UserError where one is wrong."""
+        settings, others = cls.split(given, options)
+        if others:
+            name = next(iter(others))
+            known = [field.name for field in dataclasses.fields(cls)]
+            raise UserError(
+                f"There is no setting '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+            )
+        return settings
+
+    @classmethod
+    def split(
+        cls, given: Self | None, options: Mapping[str, Any]
+    ) -> tuple[Self, dict[str, Any]]:
+        """The same, and the options that are none of its fields."""
+        if given is not None and not isinstance(given, cls):
+            raise UserError(f"settings must be {cls.__name__}(…) or None; got {given!r}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        mine = {name: value for name, value in options.items() if name in known}
+        settings = dataclasses.replace(given or cls(), **mine)
+        settings.check()
+        return settings, {n: value for n, value in options.items() if n not in known}
+
+    def check(self) -> None:
+        """UserError for the first setting of the wrong type or out of its range."""
+        hyperparameters.check(self, owner="")
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings(ResumeSettings):
+    """What is decided once: how much, where, and how the environment is stepped."""
+
+    total_steps: int | None = setting(None, STEPS_MEANING, STEPS)
+    seeds: Any = setting(1, "how many seeds to train", "[1, 10000]")
+    seed: int = setting(0, "the first seed", SEED)
+    out: str | Path | None = setting(None, "folder to keep everything in")
+    host: bool = setting(False, "step the environment through Gymnasium, not inside the program")
+    env_options: Mapping[str, Any] | None = setting(None, "settings of the environment")
+    vectorization: Vectorization = setting(
+        "sync", "Gymnasium environments: in this process, or in workers"
+    )
+    autoreset: Autoreset = setting("disabled", "Gymnasium's mode of resetting")
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.out is None else Path(self.out)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds by number; `seeds` is how many, or from Python also which."""
+        if isinstance(self.seeds, Sequence):
+            return tuple(self.seeds)
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    def check(self) -> None:
+        super().check()
+        if not isinstance(self.seeds, Sequence):
+            hyperparameters.check_number("seeds", self.seeds, int, "[1, 10000]")
+            return
+        for seed in self.seeds:
+            hyperparameters.check_number("seeds", seed, int, SEED)
+        twice = sorted({s for s in self.seeds if list(self.seeds).count(s) > 1})
+        if twice:
+            raise UserError(f"Seeds must differ from each other; {twice} are named twice.")
+        if not self.seeds:
+            raise UserError("seeds names none; name at least one seed, or say how many.")
+
+
+@dataclass(frozen=True)
+class TrainSettings(EnvironmentSettings):
+    """Of one run."""
+
+    seeds: Any = setting(1, "how many seeds to train, as one run", "[1, 10000]")
+    out: str | Path | None = setting(None, "run folder (default: a new one below runs/)")
+    wandb: str | None = setting(None, "Weights & Biases project to log to (extra: wandb)")
+    wandb_offline: bool = setting(False, "keep Weights & Biases' files here, send nothing")
+
+
+@dataclass(frozen=True)
+class ExperimentSettings(EnvironmentSettings):
+    """Of several variants that are compared."""
+
+    total_steps: int | None = setting(
+        None, "environment steps of each seed (default: the largest of the presets')", STEPS
+    )
+    seeds: Any = setting(10, "how many seeds each variant is trained on", "[1, 10000]")
+    out: str | Path | None = setting(
+        None, "folder of the experiment (default: a new one below runs/)"
+    )
+    thresholds: Sequence[float] | None = setting(
+        None, "returns whose first reaching is told (default: Gymnasium's)"
+    )
+    title: str | None = setting(None, "what its page is called")
+    command: str | None = setting(None, "the command that makes it again, for its page")
+
+
+@dataclass(frozen=True)
+class SweepSettings(ExperimentSettings):
+    """Of a search over hyperparameters."""
+
+    seeds: Any = setting(3, "how many seeds each trial is trained on", "[1, 10000]")
+    trials: int = setting(32, "how many points of the space to try", "[2, 100000]")
+    method: Literal["sobol", "random", "optuna"] = setting("sobol", "how points are chosen")
+    confirm_seeds: int = setting(
+        10, "fresh seeds on which the winner is trained again", "[1, 10000]"
+    )
