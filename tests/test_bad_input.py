@@ -167,7 +167,7 @@ def test_numbers_out_of_range(words, messages, refused):
         (("sac", "CartPole-v1"), ["sac is for actions of Box", "Discrete(2)", "ppo"]),
         (("q-actor-critic", "Pendulum-v1"), ["is for actions of Discrete", "Box(-2.0", "sac"]),
         (("trpo", "CartPole-v1", "--shared-network"), ["separate networks"]),
-        (("ppo", "CartPole-v1", "--torso", "cnn"), ['torso="cnn" needs images', "(4,)"]),
+        (("ppo", "CartPole-v1", "--torso", "cnn"), ['torso="cnn" needs one image', "(4,)"]),
         (("sac", "Pendulum-v1", "--buffer-size", "10"), ["buffer_size = 10 is too small"]),
         (("sac", "Pendulum-v1", "--tau", "0"), ["tau must lie in (0, 1]"]),
         (("trpo", "CartPole-v1", "--line-search-shrink", "1"), ["must lie in (0, 1)"]),
