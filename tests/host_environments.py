@@ -132,6 +132,25 @@ class Seeded(Walk):
         return super().reset(seed=seed, options=options)
 
 
+class Tiring(Walk):
+    """Remembers its episodes: each begins farther from where it should lead."""
+
+    made: ClassVar[list[Tiring]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.given: list[int | None] = []
+        self.made.append(self)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation, info = super().reset(seed=seed, options=options)
+        self.begun += 1
+        self.given.append(seed)
+        self.position = -float(self.begun)
+        return self.observe(), info
+
+
 class OneStep(Walk):
     limit = 1
 

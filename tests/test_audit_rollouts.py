@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import audit_subjects_rollouts as subjects
 import jax
@@ -13,7 +13,7 @@ import pytest
 
 from actorcritic.audit.findings import CannotCall
 from actorcritic.audit.rollouts import rollout
-from actorcritic.core.types import Transition
+from actorcritic.core.types import Algorithm, Collects, Decision, Extras, Transition
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.host import HostSession
 
@@ -163,14 +163,17 @@ def test_what_cannot_be_called_is_said() -> None:
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, eq=False)
-class Scripted:
+class Scripted(Algorithm):
     """Acts as it is told; what it has learned is its last batch."""
 
     policy: Any
     num_envs: int
     num_steps: int
-    whole_episodes = False
-    name = "scripted"
+    name: ClassVar[str] = "scripted"
+
+    @property
+    def collects(self) -> Collects:
+        return Collects(self.num_envs, self.num_steps)
 
     def _told(self, observation: Any) -> Any:
         action, log_prob, _ = self.policy(np.asarray(observation))
@@ -182,12 +185,17 @@ class Scripted:
         observation, flags = jnp.zeros((*lead, 4)), jnp.zeros(lead, bool)
         action = jnp.zeros((*lead, *spec.action_space.shape), kind)
         zeros = jnp.zeros(lead)
-        return Transition(observation, action, zeros, flags, flags, observation, zeros, flags)
+        extras = Extras(log_prob=zeros)
+        return Transition(observation, action, zeros, flags, flags, observation, extras, flags)
 
-    def act(self, learner: Any, observation: Any, key: Any, *, explore: bool = True) -> Any:
-        action, log_prob = learner.action[0], learner.extras[0]
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (action, log_prob)]
-        return tuple(jax.pure_callback(self._told, shapes, observation))
+    def actor(self, learner: Any) -> Any:
+        return learner.action[0]
+
+    def act(self, actor: Any, observation: Any, key: Any, *, explore: bool = True) -> Decision:
+        lead = jax.ShapeDtypeStruct(actor.shape[:1], jnp.float32)
+        shapes = [jax.ShapeDtypeStruct(actor.shape, actor.dtype), lead]
+        action, log_prob = jax.pure_callback(self._told, shapes, observation)
+        return Decision(action, Extras(log_prob=log_prob))
 
     def update(self, learner: Any, batch: Any, key: Any, progress: Any) -> Any:
         every = jnp.ones_like(batch.terminated)
@@ -201,7 +209,7 @@ def our_runner(envs: Any, policy: Any, num_steps: int, seed: int) -> Any:
     session = HostSession(algorithm, HostEnvironment(envs), [seed], total_steps=1)
     session.advance(0.0)
     batch = jax.tree.map(lambda x: np.asarray(x[0]), session.state.learner)
-    return batch._asdict() | {"log_probs": batch.extras}
+    return batch._asdict() | {"log_probs": batch.extras.log_prob}
 
 
 def test_our_host_runner_collects_what_happened_in_all_modes() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ import pytest
 
 from actorcritic.algorithms import A2C, PPO, Reinforce
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import EnvSpec, Step
+from actorcritic.core.types import Algorithm, Collects, Decision, EnvSpec, Extras, Step
 from actorcritic.envs import CartPole
 from actorcritic.envs.probes import ContinuousTarget, FiniteReward
 from actorcritic.runners import compiled
@@ -55,25 +55,28 @@ class Diary:
         return {"t": t, "key": jax.random.key_data(key), "action": action}
 
 
-class Extras(NamedTuple):
-    noise: jax.Array
-
-
 @hyperparameters
-class Wanderer:
-    """An algorithm of three methods: random actions, often out of bounds, nothing learned."""
+class Wanderer(Algorithm):
+    """A small algorithm: random actions, often out of bounds, nothing learned."""
 
     name: ClassVar[str] = "wanderer"
-    whole_episodes: ClassVar[bool] = False
     num_envs: int = 3
     num_steps: int = 30
+    discount: float | None = None
+
+    @property
+    def collects(self):
+        return Collects(self.num_envs, self.num_steps, discount=self.discount)
 
     def init(self, key, spec):
         return jnp.zeros(())
 
-    def act(self, learner, observation, key, *, explore=True):
+    def actor(self, learner):
+        return learner
+
+    def act(self, actor, observation, key, *, explore=True):
         noise = jax.random.normal(key, (self.num_envs, 1))
-        return noise, Extras(noise[:, 0])
+        return Decision(noise, Extras(own={"noise": noise[:, 0]}))
 
     def update(self, learner, batch, key, progress):
         return learner + 1, {"progress": progress, "reward": batch.reward.mean()}
@@ -81,17 +84,21 @@ class Wanderer:
 
 @hyperparameters
 class WholeWanderer(Wanderer):
-    whole_episodes: ClassVar[bool] = True
+    @property
+    def collects(self):
+        return super().collects._replace(whole_episodes=True)
 
 
-def collected(gather, algorithm, environment, key=0):
+def collected(algorithm, environment, key=0):
     """Two batches in a row, as NumPy."""
 
     def run(key):
         now = compiled.reset(environment, jax.random.split(key, algorithm.num_envs))
         batches = []
         for act_key in jax.random.split(jax.random.fold_in(key, 1), 2):
-            now, batch, ended = gather(algorithm, environment, jnp.zeros(()), now, act_key)
+            now, batch, ended = compiled.collect(
+                algorithm, environment, jnp.zeros(()), now, act_key
+            )
             batches.append((batch, ended))
         return batches
 
@@ -101,7 +108,7 @@ def collected(gather, algorithm, environment, key=0):
 @pytest.fixture(scope="module")
 def rollout():
     """60 steps of three diaries: batch and ended episodes, the two batches joined."""
-    first, second = collected(compiled.collect, Wanderer(), Diary())
+    first, second = collected(Wanderer(), Diary())
     return jax.tree.map(lambda *x: np.concatenate(x), first, second)
 
 
@@ -142,7 +149,7 @@ def test_the_environment_gets_the_action_clipped_and_the_batch_keeps_it_as_drawn
     assert (np.abs(batch.action) > 0.5).mean() > 0.3
     given = np.clip(batch.action, -0.5, 0.5)
     np.testing.assert_array_equal(batch.next_observation["action"], given)
-    np.testing.assert_array_equal(batch.extras.noise, batch.action[..., 0])
+    np.testing.assert_array_equal(batch.extras.own["noise"], batch.action[..., 0])
 
 
 def test_no_random_key_is_used_twice(rollout):
@@ -158,7 +165,35 @@ def test_no_random_key_is_used_twice(rollout):
 
 def test_noise_differs_between_steps_and_environments(rollout):
     batch, _ = rollout
-    assert len(np.unique(batch.extras.noise)) == 180
+    assert len(np.unique(batch.extras.own["noise"])) == 180
+
+
+def discounted(reward, starts, gamma):
+    """Σ γ^k r_{t-k} over the episode so far, row by row in float64."""
+    sums, running = np.zeros(reward.shape), np.zeros(reward.shape[1])
+    for t in range(len(reward)):
+        running = np.where(starts[t], 0.0, gamma * running) + reward[t]
+        sums[t] = running
+    return sums
+
+
+def test_the_discounted_sum_of_rewards_goes_on_from_batch_to_batch():
+    """It begins again with every episode, wherever a batch ends; nobody gets it unasked."""
+    first, second = collected(Wanderer(discount=0.9), Diary())
+    batch, _ = jax.tree.map(lambda *x: np.concatenate(x), first, second)
+    starts = batch.observation["t"] == 0
+    assert not starts[30].all()  # an episode goes on from one batch into the next
+    expected = discounted(batch.reward, starts, 0.9)
+    np.testing.assert_allclose(batch.reward_sum, expected, rtol=1e-6)
+    assert collected(Wanderer(), Diary())[0][0].reward_sum is None
+
+
+def test_the_discounted_sum_of_rewards_of_whole_episodes():
+    algorithm = WholeWanderer(num_envs=8, num_steps=4, discount=0.9)
+    for batch, _ in collected(algorithm, Diary(limit=20), key=2):
+        expected = discounted(batch.reward, batch.observation["t"] == 0, 0.9)
+        valid = batch.valid
+        np.testing.assert_allclose(batch.reward_sum[valid], expected[valid], rtol=1e-6)
 
 
 # --------------------------------------------------------------------------- whole episodes
@@ -168,7 +203,7 @@ def test_noise_differs_between_steps_and_environments(rollout):
 def whole():
     """Two batches of whole episodes, of at most 4 steps though the limit would be 20."""
     algorithm = WholeWanderer(num_envs=8, num_steps=4)
-    return collected(compiled.collect_episodes, algorithm, Diary(limit=20), key=2)
+    return collected(algorithm, Diary(limit=20), key=2)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -183,31 +218,32 @@ def test_whole_episodes_start_afresh_and_end_once(whole, which):
         steps = np.arange(last + 1)
         np.testing.assert_array_equal(batch.observation["t"][: last + 1, b], steps)
         np.testing.assert_array_equal(batch.next_observation["t"][: last + 1, b], steps + 1)
-        # Reported in the row it ended in, once; not at all where it was only cut.
-        assert set(np.flatnonzero(ended.lengths[:, b])) <= {last}
-        if ended.lengths[last, b]:
-            assert ended.lengths[last, b] == last + 1
-            assert ended.returns[last, b] == (last + 1) * (last + 2) / 2
-        else:
-            assert last == 3
-            assert batch.truncated[3, b]
+        # Reported in the row it ended in, once; also where it was only cut.
+        np.testing.assert_array_equal(np.flatnonzero(ended.lengths[:, b]), [last])
+        assert ended.lengths[last, b] == last + 1
+        assert ended.returns[last, b] == (last + 1) * (last + 2) / 2
 
 
 def test_episodes_longer_than_the_batch_are_cut_by_truncation(whole):
+    """And count among the episodes, as they are then."""
     cut = 0
     for batch, ended in whole:
-        still_open = batch.valid[-1] & (ended.lengths[-1] == 0)
+        keys = jax.random.wrap_key_data(jnp.asarray(batch.next_observation["key"][-1]))
+        luck = np.asarray(jax.vmap(jax.random.uniform)(keys))  # as `Diary.step` had it
+        still_open = batch.valid[-1] & (luck >= 0.15) & (luck <= 0.9)
         assert batch.truncated[-1][still_open].all()
         assert not batch.terminated[-1][still_open].any()
+        assert (ended.lengths[-1][still_open] == 4).all()
+        assert (ended.returns[-1][still_open] == 10).all()
         cut += still_open.sum()
     assert cut > 0
 
 
 def test_a_batch_of_whole_episodes_needs_no_more_room_than_the_time_limit():
-    algorithm = WholeWanderer(num_steps=30)
-    assert compiled.longest_batch(algorithm, Diary(limit=6).spec) == 6
-    assert compiled.longest_batch(algorithm, Diary(limit=None).spec) == 30
-    assert compiled.longest_batch(Wanderer(num_steps=30), Diary(limit=6).spec) == 30
+    collects = WholeWanderer(num_steps=30).collects
+    assert collects.longest(Diary(limit=6).spec) == 6
+    assert collects.longest(Diary(limit=None).spec) == 30
+    assert Wanderer(num_steps=30).collects.longest(Diary(limit=6).spec) == 30
 
 
 # ----------------------------------------------------------------------------------- sessions
@@ -331,38 +367,96 @@ def test_counts_beyond_the_precision_of_float32_still_end():
 
 
 def test_layout():
-    def of(seeds, devices, **options):
-        return layout(
-            PPO(**{"num_envs": 4, "num_steps": 256, "num_minibatches": 1} | options), seeds, devices
-        )
+    spec = CartPole().spec
 
-    assert of(1, 2) == ("rows", 2)
-    assert of(3, 2) == ("seeds", 2)  # several seeds are spread themselves
-    assert of(2, 8) == ("seeds", 2)
-    assert of(1, 1) == ("seeds", 1)
-    assert of(1, 2, num_minibatches=8) == ("seeds", 1)  # too few rows in a minibatch
-    assert of(1, 2, num_envs=5) == ("seeds", 1)  # environments cannot be halved
-    assert of(1, 16, num_envs=16, num_steps=64) == ("rows", 8)  # as many as pay
+    def of(seeds, devices, spread=None, kind=PPO, **options):
+        """(devices for the seeds, devices for the rows of one), and what each of these does."""
+        options = {"num_envs": 4, "num_steps": 256} | options
+        if issubclass(kind, PPO):
+            options = {"num_minibatches": 1} | options
+        whole = kind(**options)
+        part, over_seeds, over_rows = layout(whole, spec, seeds, devices, spread)
+        if over_rows == 1:
+            assert part is whole
+        else:
+            assert part.num_envs * over_rows == whole.num_envs
+            assert part == replace(whole, num_envs=part.num_envs, axis="rows")
+        return over_seeds, over_rows
+
+    assert of(1, 2) == (1, 2)
+    assert of(3, 2) == (2, 1)  # several seeds are spread themselves
+    assert of(2, 8) == (2, 1)
+    assert of(1, 1) == (1, 1)
+    assert of(1, 2, num_minibatches=8) == (1, 1)  # too few rows in a minibatch
+    assert of(1, 2, num_envs=5) == (1, 1)  # environments cannot be halved
+    assert of(1, 16, num_envs=16, num_steps=64) == (1, 8)  # as many as pay
     # Two devices' 257 rows each would not divide into two minibatches.
-    assert of(1, 2, num_envs=2, num_steps=257, num_minibatches=2) == ("seeds", 1)
-    assert layout(Reinforce(num_envs=4, num_steps=256), 1, 2) == ("seeds", 1)
-    assert layout(Wanderer(), 1, 2) == ("seeds", 1)
+    assert of(1, 2, num_envs=2, num_steps=257, num_minibatches=2) == (1, 1)
+    assert of(1, 2, kind=Reinforce) == (1, 1)
+    assert of(1, 2, whole_episodes=True) == (1, 1)
+    wanderer = Wanderer(num_envs=4, num_steps=256)
+    assert layout(wanderer, Diary().spec, 1, 2) == (wanderer, 1, 1)
+    # What was begun over so many devices goes on over so many, where they are there.
+    assert of(1, 16, spread=2, num_envs=16, num_steps=64) == (1, 2)
+    assert of(1, 16, spread=1, num_envs=16, num_steps=64) == (1, 1)
+    assert of(1, 2, spread=8, num_envs=16, num_steps=64) == (1, 1)
+    # What a subclass computes from a whole batch, nobody can spread for it; it may say so itself.
+    assert of(1, 2, kind=Subclass) == (1, 1)
+    assert of(1, 2, kind=SpreadSubclass) == (1, 2)
+
+
+@hyperparameters
+class Subclass(PPO):
+    pass
+
+
+@hyperparameters
+class SpreadSubclass(PPO):
+    spreads_rows: ClassVar[bool] = True
+
+
+@hyperparameters
+class LargestAdvantage(PPO):
+    """Divides by a statistic of the whole minibatch, which a device with a part cannot know."""
+
+    def policy_loss(self, log_prob, rows, progress):
+        largest = jnp.max(jnp.abs(rows.advantage))
+        return super().policy_loss(log_prob, rows, progress) / largest
+
+
+def test_a_variant_with_a_statistic_of_the_batch_trains_alone_as_beside_others():
+    options = {"num_envs": 4, "num_steps": 128, "num_minibatches": 1, "num_epochs": 2}
+    algorithm = LargestAdvantage(**options, hidden_sizes=(4,))
+    # PPO itself would be spread, so that one device would see half of the advantages.
+    assert layout(PPO(**options), CartPole().spec, 1, jax.device_count())[2] == 2
+    alone = CompiledSession(algorithm, CartPole(), [6], 1024)
+    beside = CompiledSession(algorithm, CartPole(), [5, 6], 1024)
+    for session in (alone, beside):
+        assert session.spread == 1
+        finish(session)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[1], b[0]),
+        data(beside.state),
+        data(alone.state),
+    )
 
 
 @hyperparameters
 class Greedy(A2C):
     """A2C without noise, so that devices that draw their own act as one device does."""
 
-    def act(self, learner, observation, key, *, explore=True):
-        return super().act(learner, observation, key, explore=False)
+    spreads_rows: ClassVar[bool] = True
+
+    def act(self, actor, observation, key, *, explore=True):
+        return super().act(actor, observation, key, explore=False)
 
 
 def test_environments_spread_over_devices_train_as_on_one():
     options = {"normalize_observation": True, "normalize_reward": True, "learning_rate": 3e-3}
     algorithm = Greedy(num_envs=4, num_steps=64, hidden_sizes=(8,), **options)
-    assert layout(algorithm, 1, jax.device_count()) == ("rows", 2)
     environment, total = CartPole(), 3 * 256
     session = CompiledSession(algorithm, environment, [3], total)
+    assert session.spread == jax.device_count() == 2
     reports = finish(session)
 
     # The same updates on one device, without a session.
@@ -389,8 +483,8 @@ def test_environments_spread_over_devices_train_as_on_one():
 def test_devices_draw_their_own_noise():
     """One-step episodes, whose return tells the action: no two are the same."""
     algorithm = A2C(num_envs=2, num_steps=128, hidden_sizes=(4,), initial_log_std=-3.0)
-    assert layout(algorithm, 1, jax.device_count()) == ("rows", 2)
     session = CompiledSession(algorithm, ContinuousTarget(), [0], 256)
+    assert session.spread == jax.device_count() == 2
     returns = joined(finish(session), "episodes", "returns")
     assert returns.size == 256
     assert np.unique(returns).size > 250

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import actorcritic as ac
 from actorcritic.algorithms import ALGORITHMS
-from actorcritic.core.types import Algorithm, EnvSpec, Step
+from actorcritic.core.types import Algorithm, EnvSpec, Step, check_protocol
 from actorcritic.envs import CartPole, Pendulum, probes
+from actorcritic.maths import spaces
 from actorcritic.runners import compiled
 from actorcritic.runners.seeds import CompiledSession
+from actorcritic.runs import checkpoints
 
 ENVIRONMENTS = (CartPole(), Pendulum())
 SMALL = {
@@ -96,7 +99,7 @@ class Counted:
 
 
 class Parts:
-    """An algorithm's three methods, compiled, and a batch to learn from."""
+    """An algorithm's methods, compiled, and a batch to learn from."""
 
     def __init__(self, name: str, environment: Any) -> None:
         self.algorithm = make(name)
@@ -106,15 +109,14 @@ class Parts:
         self.act = Counted(lambda algorithm, *arguments: algorithm.act(*arguments))
         self.update = Counted(lambda algorithm, *arguments: algorithm.update(*arguments))
         self.learner = self.init(self.algorithm, jax.random.key(0))
+        self.actor = self.algorithm.actor(self.learner)
 
         @jax.jit
-        def collect(algorithm: Any, learner: Any) -> Any:
+        def collect(algorithm: Any, actor: Any) -> Any:
             now = compiled.reset(environment, jax.random.split(jax.random.key(1), 4))
-            whole = algorithm.whole_episodes
-            gather = compiled.collect_episodes if whole else compiled.collect
-            return gather(algorithm, environment, learner, now, jax.random.key(2))[1]
+            return compiled.collect(algorithm, environment, actor, now, jax.random.key(2))[1]
 
-        self.batch = collect(self.algorithm, self.learner)
+        self.batch = collect(self.algorithm, self.actor)
 
     def observations(self, count: int, value: float = 0.0) -> Any:
         return jnp.full((count, *self.batch.observation.shape[2:]), value)
@@ -145,6 +147,7 @@ def parts() -> Callable:
 def test_it_is_an_algorithm(name):
     algorithm = make(name)
     assert isinstance(algorithm, Algorithm)
+    check_protocol(algorithm)
     assert algorithm.name == name
     assert hash(algorithm) == hash(make(name))
     floats = {type(leaf) for leaf in jax.tree.leaves(algorithm)}
@@ -164,6 +167,63 @@ def test_update_keeps_the_learners_structure_and_gives_finite_numbers(name, envi
     assert not same(learned.params, it.learner.params)
 
 
+# ------------------------------------------------------------------------------------- acting
+
+# What a learner calls the parts that only learning needs.
+LEARNING = ("value", "critic", "target", "optimizer", "buffer", "returns", "temperature")
+
+
+def paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+@everywhere
+def test_an_actor_holds_no_critic_optimiser_or_buffer(name, environment):
+    algorithm = make(name, normalize_observation=True, normalize_reward=True)
+    learner = algorithm.init(jax.random.key(0), environment.spec)
+    actor = algorithm.actor(learner)
+    assert any(part in path for path in paths(learner) for part in LEARNING)
+    assert not [path for path in paths(actor) if any(part in path for part in LEARNING)]
+    assert 0 < len(paths(actor)) < len(paths(learner))
+
+
+@every
+def test_an_actor_acts_the_same_before_and_after_a_save(name, tmp_path, monkeypatch):
+    algorithm = make(name, normalize_observation=True)
+    out, environment = tmp_path / "run", suited(name)
+    options = {"total_steps": 128, "seeds": 2, "evaluation_episodes": 0, "quiet": True}
+    run = ac.train(algorithm, environment, out=out, **options)
+    read = []
+
+    def load(folder: Any, like: Any, *rest: Any, **options: Any) -> Any:
+        read.append(paths(like))
+        return checkpoints_load(folder, like, *rest, **options)
+
+    checkpoints_load = checkpoints.load
+    monkeypatch.setattr(checkpoints, "load", load)
+    opened = ac.open_run(out)
+    assert same(opened.actors, run.actors)
+    assert len(read[-1]) < len(paths(run.learners))  # and nothing else was looked at
+
+    learners = [jax.tree.map(lambda x, s=s: x[s], run.learners) for s in (0, 1)]
+    space = environment.spec.observation_space
+    observation = np.stack([space.sample() for _ in range(16)])
+    for s, learner in enumerate(learners):
+        of_opened = jax.tree.map(lambda x, s=s: x[s], opened.actors)
+        for explore in (True, False):
+            decisions = [
+                algorithm.act(actor, observation, jax.random.key(1), explore=explore)
+                for actor in (algorithm.actor(learner), of_opened)
+            ]
+            assert same(*decisions)
+        policy = ac.load(out, seed=s)
+        np.testing.assert_array_equal(policy(observation), executable(environment, decisions[0]))
+
+
+def executable(environment: Any, decision: Any) -> np.ndarray:
+    return np.asarray(spaces.executable(environment.spec.action_space, decision.action))
+
+
 # ------------------------------------------------------------------------------------- keys
 
 
@@ -174,7 +234,7 @@ def test_the_same_key_repeats_bit_for_bit_and_different_keys_differ(name, parts)
     assert not same(it.init(it.algorithm, jax.random.key(1)).params, it.learner.params)
 
     observation = it.observations(64)
-    actions = [it.act(it.algorithm, it.learner, observation, jax.random.key(k)) for k in (0, 0, 1)]
+    actions = [it.act(it.algorithm, it.actor, observation, jax.random.key(k)) for k in (0, 0, 1)]
     assert same(actions[0], actions[1])
     assert not same(actions[0], actions[2])
     assert same(it.learn(it.learner), it.learn(it.learner))
@@ -185,7 +245,7 @@ def test_the_most_likely_action_needs_no_luck(name, environment, parts):
     it = parts(name, environment)
     observation = it.observations(5, 1.0)
     actions = [
-        it.algorithm.act(it.learner, observation, jax.random.key(k), explore=False)[0]
+        it.algorithm.act(it.actor, observation, jax.random.key(k), explore=False).action
         for k in (0, 1)
     ]
     assert same(actions[0], actions[1])
@@ -196,7 +256,7 @@ def test_no_key_is_used_twice(name, parts):
     it = parts(name)
     with jax.debug_key_reuse(True):
         it.init(it.algorithm, jax.random.key(0))
-        it.act(it.algorithm, it.learner, it.batch.observation[0], jax.random.key(1))
+        it.act(it.algorithm, it.actor, it.batch.observation[0], jax.random.key(1))
         it.learn(it.learner, key=2)
 
 
@@ -207,13 +267,14 @@ def test_no_key_is_used_twice(name, parts):
 def test_later_updates_and_other_hyperparameters_need_no_recompilation(name, environment, parts):
     it = parts(name, environment)
     learner, _ = it.learn(it.learner)
-    it.act(it.algorithm, learner, it.batch.observation[0], jax.random.key(0))
+    actor = it.algorithm.actor(learner)
+    it.act(it.algorithm, actor, it.batch.observation[0], jax.random.key(0))
     traces = it.update.traces, it.act.traces
 
     again, _ = it.learn(learner)
     changed = jax.tree.map(lambda x: 0.5 * x, it.algorithm)
     other, _ = it.learn(learner, algorithm=changed)
-    it.act(changed, again, it.batch.observation[1], jax.random.key(1))
+    it.act(changed, changed.actor(again), it.batch.observation[1], jax.random.key(1))
     assert (it.update.traces, it.act.traces) == traces
     assert not same(again.params, other.params)
 
@@ -353,9 +414,9 @@ def test_probes_are_learned(name, probe):
         session.advance(5.0)
     learner = jax.tree.map(lambda x: x[0], session.state.learner)
     x = jnp.asarray(observations)[:, None]
-    best, _ = algorithm.act(learner, x, jax.random.key(0), explore=False)
+    best, _ = algorithm.act(algorithm.actor(learner), x, jax.random.key(0), explore=False)
     if values is not None:  # V(s), or Q(s, a) of the best action
-        learned = algorithm._model(learner.spec).value(learner.params, x, best)
+        learned = algorithm.value(learner, x, best)
         np.testing.assert_allclose(learned, values, atol=0.05)
     if actions is not None:
         np.testing.assert_allclose(best, actions, atol=0.05)

@@ -13,7 +13,6 @@ from actorcritic.maths.estimators import RunningStatistics
 gae = jax.jit(estimators.gae)
 td_errors = jax.jit(estimators.td_errors)
 monte_carlo_returns = jax.jit(estimators.monte_carlo_returns)
-discounted_reward_sums = jax.jit(estimators.discounted_reward_sums)
 merge = jax.jit(RunningStatistics.merge)
 
 
@@ -245,34 +244,3 @@ def test_normalize_shifts_scales_and_clips():
 
     untouched = RunningStatistics.start((2,)).normalize(jnp.asarray(x), clip=100.0)
     np.testing.assert_allclose(untouched, x, rtol=1e-7)
-
-
-# -------------------------------------------------------------------- discounted sums of rewards
-
-
-@given(batches, shares, st.booleans())
-def test_discounted_reward_sums_look_back_to_the_start_of_the_episode(batch, gamma, carried):
-    done = batch.terminated | batch.truncated
-    carry = batch.value[0] if carried else np.zeros_like(batch.value[0])
-
-    def total(t, b):
-        start = max([k + 1 for k in range(t) if done[k, b]], default=0)
-        own = sum(gamma ** (t - k) * batch.reward[k, b] for k in range(start, t + 1))
-        return own + (gamma ** (t + 1) * carry[b] if start == 0 else 0.0)
-
-    expected = batch.each(total)
-    sums, ahead = discounted_reward_sums(batch.reward, done, carry, jnp.asarray(gamma))
-    np.testing.assert_allclose(sums, expected, atol=1e-12)
-    np.testing.assert_allclose(ahead, np.where(done[-1], 0.0, expected[-1]), atol=1e-12)
-
-    # In two batches, the second carrying on from the first, they are the same.
-    half = len(done) // 2
-    if half:
-        first, middle = discounted_reward_sums(
-            batch.reward[:half], done[:half], carry, jnp.asarray(gamma)
-        )
-        second, end = discounted_reward_sums(
-            batch.reward[half:], done[half:], middle, jnp.asarray(gamma)
-        )
-        np.testing.assert_allclose(np.concatenate([first, second]), expected, atol=1e-12)
-        np.testing.assert_allclose(end, ahead, atol=1e-12)

@@ -27,12 +27,19 @@ from gymnasium.wrappers.vector import TransformReward
 from actorcritic.algorithms import A2C, PPO, Reinforce
 from actorcritic.algorithms.sac import SAC
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import Transition, UserError
+from actorcritic.core.types import (
+    Algorithm,
+    Collects,
+    Decision,
+    Extras,
+    Transition,
+    UserError,
+)
 from actorcritic.envs import AsGymnasium, CartPole, GridWorld, Pendulum
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.host.workers import Workers
 from actorcritic.runners import session as session_module
-from actorcritic.runners.evaluate import Policy, _arrays
+from actorcritic.runners.evaluate import Policy, _arrays, evaluate_host
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
@@ -92,7 +99,7 @@ def test_large_integers_do_not_wrap() -> None:
     learner = trained(environment, algorithm)
     assert 2**32 < learner.observations.mean[0] < 10 * 2**32
 
-    policy = Policy(algorithm, learner, environment.spec)
+    policy = Policy(algorithm, algorithm.actor(learner), environment.spec)
     for batch in ([[2**32], [9 * 2**32]], np.array([[2**32], [9 * 2**32]], np.float32)):
         x = _arrays(environment.spec.observation_space, batch)
         np.testing.assert_array_equal(jnp.asarray(x), [[2.0**32], [9 * 2.0**32]])
@@ -167,15 +174,19 @@ def test_same_parameters_as_compiled(case: str) -> None:
 
 
 @hyperparameters
-class Keeper:
+class Keeper(Algorithm):
     """An algorithm that learns nothing: its learner is the batch it was given."""
 
     name: ClassVar[str] = "keeper"
-    whole_episodes: ClassVar[bool] = False
 
     num_envs: int = 3
     num_steps: int = 7
     masked: bool = False
+    discount: float | None = None
+
+    @property
+    def collects(self) -> Collects:
+        return Collects(self.num_envs, self.num_steps, discount=self.discount)
 
     def init(self, key: jax.Array, spec: Any) -> Transition:
         def zeros(space: gymnasium.Space) -> Any:
@@ -196,14 +207,20 @@ class Keeper:
             flags[0],
             flags[1],
             observation,
-            {"time": row.astype(jnp.int32)},
+            Extras(own={"time": row.astype(jnp.int32)}),
             flags[2] if self.masked else None,
+            None if self.discount is None else row,
         )
 
-    def act(self, learner: Any, observation: Any, key: jax.Array, *, explore: bool = True) -> Any:
+    def actor(self, learner: Transition) -> tuple[()]:
+        return ()
+
+    def act(
+        self, actor: Any, observation: Any, key: jax.Array, *, explore: bool = True
+    ) -> Decision:
         action = jax.random.bernoulli(key, shape=(self.num_envs,)).astype(jnp.int32)
         tagged = observation["a"][0] if isinstance(observation, dict) else observation
-        return action, {"time": tagged[:, -1].astype(jnp.int32)}
+        return Decision(action, Extras(own={"time": tagged[:, -1].astype(jnp.int32)}))
 
     def update(self, learner: Any, batch: Transition, key: jax.Array, progress: Any) -> Any:
         return batch, {"progress": progress}
@@ -211,8 +228,11 @@ class Keeper:
 
 @hyperparameters
 class EpisodeKeeper(Keeper):
-    whole_episodes: ClassVar[bool] = True
     masked: bool = True
+
+    @property
+    def collects(self) -> Collects:
+        return super().collects._replace(whole_episodes=True)
 
 
 def tagged(mode: str, vectorization: str, kind: type = odd.Tagged, num_envs: int = 3) -> Any:
@@ -237,7 +257,7 @@ def test_every_successor_is_the_true_one(mode: str, vectorization: str, kind: ty
     if kind is odd.TaggedDict and mode == "same_step":
         kind = NewTaggedDict  # Gymnasium itself hands around an array that is written over
     vector = tagged(mode, vectorization, kind)
-    algorithm = Keeper(masked=mode == "next_step")
+    algorithm = Keeper(masked=mode == "next_step", discount=0.9)
     session = HostSession(algorithm, HostEnvironment(vector), [0], 10**9)
     seen: dict[int, list[tuple[int, int]]] = {0: [], 1: [], 2: []}
     ended, count, invalid = [], 0, 0
@@ -255,7 +275,9 @@ def test_every_successor_is_the_true_one(mode: str, vectorization: str, kind: ty
             assert batch.terminated[t, b] == (last and episode % 2 == 0)
             assert batch.truncated[t, b] == (last and episode % 2 == 1)
             assert batch.reward[t, b] == kind.reward(index, episode, time)
-            assert batch.extras["time"][t, b] == time
+            so_far = [0.9 ** (time - k) * kind.reward(index, episode, k) for k in range(time + 1)]
+            np.testing.assert_allclose(batch.reward_sum[t, b], sum(so_far), rtol=1e-5, atol=1e-6)
+            assert batch.extras.own["time"][t, b] == time
             seen[b].append((episode, time))
             count += 1
             if last:
@@ -312,6 +334,7 @@ def test_value_targets_are_those_of_the_definition(mode: str) -> None:
 
     encoded = algorithm._encode(learner, batch.observation)
     value, next_value = algorithm._values(learner, batch, encoded, jax.random.key(0))
+    np.testing.assert_array_equal(value, algorithm.value(learner, batch.observation))
     _, target = algorithm.advantages(batch, batch.reward, value, next_value)
 
     compared = 0
@@ -325,8 +348,7 @@ def test_value_targets_are_those_of_the_definition(mode: str) -> None:
         )
         if episode % 2:
             last = jnp.asarray([[index, episode, end]], jnp.float32)
-            model = algorithm._model(spec)
-            expected += gamma ** (end - time) * float(model.value(learner.params, last)[0])
+            expected += gamma ** (end - time) * float(algorithm.value(learner, last)[0])
         np.testing.assert_allclose(target[t, b], expected, rtol=1e-5)
         compared += 1
     assert compared > 40
@@ -343,7 +365,7 @@ def test_whole_episodes(mode: str) -> None:
         report = session.advance(0)
         batch = jax.tree.map(lambda x: np.asarray(x[0]), session.state.learner)
         observation = tags(batch.observation)
-        finished = 0
+        ended = []
         for b in range(3):
             length = odd.Tagged.length(b, int(observation[0, b, 1]))
             kept = min(length, 3)
@@ -352,8 +374,12 @@ def test_whole_episodes(mode: str) -> None:
             even = observation[0, b, 1] % 2 == 0
             assert batch.terminated[kept - 1, b] == (even and length <= 3)
             assert batch.truncated[kept - 1, b] == (not even or length > 3)  # cut, or a limit
-            finished += length <= 3
-        assert len(report.episodes.step) == finished
+            episode = int(observation[0, b, 1])
+            rewards = [odd.Tagged.reward(b, episode, time) for time in range(kept)]
+            ended.append((sum(rewards), kept))  # also of those that the batch cut
+        table = report.episodes
+        assert sorted(zip(table.returns, table.length, strict=True)) == sorted(ended)
+        assert set(table.step) == {int(session.steps[0])}
         assert int(session.steps[0]) - before == batch.valid.sum()
     vector.close()
 
@@ -389,7 +415,10 @@ def test_evaluation_counts_whole_episodes(mode: str) -> None:
     environment = HostEnvironment(vector)
     ended: dict[int, list[tuple[float, int]]] = {0: [], 1: [], 2: []}
     policy = np.zeros(3, np.int64)
-    for index, total, length in environment.episodes(vector, lambda _: policy, 0, max_steps=3):
+    found = environment.episodes(vector, lambda _: policy, 0, max_steps=3)
+    for index, total, length, cut in found:
+        whole = odd.Tagged.length(index, len(ended[index]))
+        assert cut == (whole > 3)
         ended[index].append((total, length))
         if len(ended[2]) == 9:
             break
@@ -501,7 +530,7 @@ SCRIPT = """
 import sys
 sys.path.append({tests!r})
 from host_environments import Walk
-from actorcritic.algorithms.family import A2C
+from actorcritic.algorithms.a2c import A2C
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.host import HostSession
 
@@ -718,9 +747,12 @@ def test_resuming_continues_counters_with_new_episodes() -> None:
     assert_close(finished(first)[0].learner, state.learner)
 
 
-def test_seeds_do_not_depend_on_their_company() -> None:
+@pytest.mark.parametrize("kind", [odd.Walk, odd.Tiring])
+def test_seeds_do_not_depend_on_their_company(kind: type) -> None:
+    """Nor on environments that remember what another seed did in them."""
+
     def learners(seeds: list[int]) -> Any:
-        session = HostSession(A2C(**SMALL), HostEnvironment(odd.Walk), seeds, 48)
+        session = HostSession(A2C(**SMALL), HostEnvironment(kind), seeds, 48)
         reports = finish(session)
         order = [int(seed) for report in reports for seed in report.metrics.seed]
         assert order == [seed for seed in seeds for _ in range(3)]
@@ -746,3 +778,47 @@ def test_wrappers_with_statistics_of_their_own_are_refused(name: str, vector: bo
     environment = HostEnvironment(SyncVectorEnv([make] * 2) if vector else make)
     with pytest.raises(UserError, match=rf"wrapped in {name}.* normalize_\w+=True"):
         environment.check()
+
+
+def test_every_seed_has_environments_of_its_own() -> None:
+    session = HostSession(A2C(**SMALL), HostEnvironment(odd.Tiring), [7, 8], 48)
+    session.compile()
+    odd.Tiring.made.clear()  # those of the check
+    finish(session)
+    # The first seed's two were made by then; the second's are made when it is its turn.
+    assert len(odd.Tiring.made) == 2
+    for environment in odd.Tiring.made:
+        seeds = [seed for seed in environment.given if seed is not None]
+        assert len(seeds) == 1
+        assert environment.begun > 1
+
+
+def test_a_vector_environment_of_the_users_serves_all_seeds() -> None:
+    odd.Tiring.made.clear()
+    vector = SyncVectorEnv([odd.Tiring] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    finish(HostSession(A2C(**SMALL), HostEnvironment(vector), [7, 8], 48))
+    vector.close()
+    assert len(odd.Tiring.made) == 2
+    for environment in odd.Tiring.made:
+        assert len([seed for seed in environment.given if seed is not None]) == 2
+
+
+def test_evaluations_of_neighbouring_seeds_share_no_episode() -> None:
+    """Each seed has new environments, and these have seeds of their own."""
+    environment = HostEnvironment(odd.Tiring)
+    algorithm = A2C(**SMALL)
+    learner = algorithm.init(jax.random.key(0), environment.spec)
+    several = jax.tree.map(lambda x: jnp.stack([x] * 3), algorithm.actor(learner))
+
+    def evaluated(seeds: list[int]) -> tuple[Any, list[int]]:
+        odd.Tiring.made.clear()
+        actors = jax.tree.map(lambda x: x[: len(seeds)], several)
+        found = evaluate_host(algorithm, environment, 20, False, actors, seeds)
+        return found, [s for one in odd.Tiring.made for s in one.given if s is not None]
+
+    found, given = evaluated([1_000_000, 1_000_001, 1_000_002])
+    assert len(given) == len(set(given)) == 30  # ten copies for each
+    alone, same = evaluated([1_000_001])
+    assert same == given[10:20]
+    np.testing.assert_array_equal(alone.returns[0], found.returns[1])
+    assert (found.returns[0] != found.returns[1]).any()

@@ -254,7 +254,7 @@ def test_where_nothing_is_allowed_numbers_stay_finite(actions: Any) -> None:
     space = gym.Dict(action_mask=gym.MultiBinary(size), x=gym.Box(0.0, 1.0, (1,)))
     learner = algorithm.init(jax.random.key(0), EnvSpec("test", space, actions))
     observation = {"action_mask": jnp.zeros((2, size), jnp.int8), "x": jnp.ones((2, 1))}
-    policy = algorithm._policy(learner, observation)
+    policy = algorithm.policy(algorithm.actor(learner), observation)
     action = policy.sample(jax.random.key(1))
     assert np.isfinite(policy.log_prob(action)).all()
     assert np.isfinite(policy.entropy()).all()

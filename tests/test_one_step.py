@@ -199,9 +199,9 @@ def test_the_q_critic_of_a_frozen_policy_becomes_exact():
     while not session.finished:
         session.advance(5.0)
     learner = jax.tree.map(lambda x: x[0], session.state.learner)
-    model = algorithm._model(environment.spec)
-    x = jnp.eye(5)
-    learned = np.stack([model.value(learner.params, x, jnp.full(5, a)) for a in range(2)], axis=-1)
+    states = jnp.arange(5)
+    learned = [algorithm.value(learner, states, jnp.full(5, action)) for action in range(2)]
+    learned = np.stack(learned, axis=-1)
     logits = np.asarray(bias[0], np.float64)
     policy = np.tile(np.exp(logits) / np.exp(logits).sum(), (5, 1))
     exact = environment.exact_q(policy, gamma)

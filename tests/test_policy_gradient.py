@@ -20,12 +20,18 @@ from jax.sharding import PartitionSpec as P
 from scipy import special, stats
 
 from actorcritic.algorithms import A2C, PPO, TRPO, QActorCritic, Reinforce, TDActorCritic
+from actorcritic.algorithms.family import Rows
+from actorcritic.algorithms.ppo import in_minibatches
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import EnvSpec, Transition, UserError
+from actorcritic.core.types import Decision, EnvSpec, Extras, Transition, UserError
+from actorcritic.envs import Pendulum
+from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.maths import losses
 from actorcritic.maths.distributions import Categorical
 from actorcritic.maths.estimators import RunningStatistics
 from actorcritic.maths.networks import Network
+from actorcritic.runners import compiled
+from actorcritic.runners.collector import Collector
 
 OBSERVATIONS = gymnasium.spaces.Box(-9.0, 9.0, (3,))
 DISCRETE = EnvSpec("discrete", OBSERVATIONS, gymnasium.spaces.Discrete(3))
@@ -41,7 +47,6 @@ def experience(
     steps: int = 6,
     envs: int = 4,
     squashed: bool = False,
-    **changes,
 ):
     """A batch with ends of every kind, as a runner would collect it."""
     rng = np.random.default_rng(seed)
@@ -52,6 +57,9 @@ def experience(
         action = rng.integers(3, size=(steps, envs)).astype(np.int32)
     else:
         action = rng.normal(size=(steps, envs, 2)).astype(np.float32)
+    extras = Extras()
+    if squashed:
+        extras, action = Extras(draw=action), np.tanh(action)
     batch = Transition(
         observation[:-1],
         action,
@@ -59,9 +67,20 @@ def experience(
         terminated,
         truncated,
         after.astype(np.float32),
-        extras=action if squashed else (),
+        extras=extras,
     )
-    return jax.tree.map(jnp.asarray, batch._replace(**changes))
+    return with_sums(jax.tree.map(jnp.asarray, batch))
+
+
+def with_sums(batch: Transition, gamma: float = 0.99) -> Transition:
+    """With the discounted sums of rewards, of episodes that are cut or begin with the batch."""
+    reward, done = (np.asarray(x) for x in (batch.reward, batch.terminated | batch.truncated))
+    sums, running = np.zeros_like(reward), np.zeros(reward.shape[1])
+    for t in range(len(reward)):
+        running = gamma * running + reward[t]
+        sums[t] = running
+        running = np.where(done[t], 0.0, running)
+    return batch._replace(reward_sum=jnp.asarray(sums))
 
 
 def episodes(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: int = 4):
@@ -70,20 +89,27 @@ def episodes(spec: EnvSpec = DISCRETE, seed: int = 0, steps: int = 6, envs: int 
     last = np.asarray([2, 5, 0, 3] * envs)[:envs]
     t = np.arange(steps)[:, None]
     by_time = np.arange(envs) % 2 == 1
-    return batch._replace(
-        terminated=jnp.asarray((t == last) & ~by_time),
-        truncated=jnp.asarray((t == last) & by_time),
-        valid=jnp.asarray(t <= last),
+    return with_sums(
+        batch._replace(
+            terminated=jnp.asarray((t == last) & ~by_time),
+            truncated=jnp.asarray((t == last) & by_time),
+            valid=jnp.asarray(t <= last),
+        )
     )
 
 
-# The policy heads of fresh networks are near 0; here they are not.
+# The policy heads of fresh networks are near 0; here they are not. And statistics of observations
+# know nothing at first, so that nothing would be learned.
 @partial(jax.jit, static_argnums=1)
 def started(algorithm: Any, spec: EnvSpec):
     learner = algorithm.init(jax.random.key(0), spec)
     head = learner.params["policy_head"]
     head = head._replace(weight=head.weight * 50, bias=head.bias + 0.3)
-    return replace(learner, params=learner.params | {"policy_head": head})
+    learner = replace(learner, params=learner.params | {"policy_head": head})
+    if learner.observations is not None:
+        seen = 1.0 + 2.0 * jax.random.normal(jax.random.key(1), (32, 3))
+        learner = replace(learner, observations=learner.observations.merge(seen))
+    return learner
 
 
 @jax.jit
@@ -137,7 +163,7 @@ class Truth:
             normal = stats.norm(outputs, np.exp(params["log_std"]))
         if self.algorithm.squash:  # da/du = (1 - tanh² u) (high - low) / 2
             low, high = (np.float64(end) for end in (self.spec.action_space.low[0], 1.0))
-            u = self.batch.extras.astype(np.float64)
+            u = self.batch.extras.draw.astype(np.float64)
             slope = (1 - np.tanh(u) ** 2) * (high - low) / 2
             return (normal.logpdf(u) - np.log(slope)).sum(axis=-1), np.zeros(u.shape[:-1])
         entropy = np.broadcast_to(normal.entropy(), (*outputs.shape[:-1], 2))
@@ -236,7 +262,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_update_follows_the_gradient_of_its_objective(name):
     algorithm, spec = OBJECTIVES[name]
-    whole = algorithm.whole_episodes
+    whole = algorithm.collects.whole_episodes
     batch = episodes(spec) if whole else experience(spec, squashed=algorithm.squash)
     learner = started(algorithm, spec)
     learned, metrics = update(algorithm, learner, batch)
@@ -369,7 +395,7 @@ def test_better_actions_become_likelier():
 
 
 def policy(algorithm, learner, observation) -> Categorical:
-    return algorithm._policy(learner, observation)
+    return algorithm.policy(algorithm.actor(learner), observation)
 
 
 # --------------------------------------------------------------------------- rows and their order
@@ -434,7 +460,6 @@ def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
     part = replace(whole, num_envs=2, axis="rows")
     learner = started(whole, DISCRETE)
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
-    spread = replace(jax.tree.map(lambda _: P(), learner), running_return=P("rows"))
 
     def on_each(learner, batch):
         learner, metrics = part.update(learner, batch, jax.random.key(0), jnp.float32(0))
@@ -444,8 +469,8 @@ def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
         jax.shard_map(
             on_each,
             mesh=mesh,
-            in_specs=(spread, P(None, "rows")),
-            out_specs=(spread, P()),
+            in_specs=(P(), P(None, "rows")),
+            out_specs=P(),
             check_vma=False,
         )
     )
@@ -459,7 +484,6 @@ def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
     assert_close(other.params, learner.params, rtol=1e-4, atol=1e-5)
     assert_close(other.observations, learner.observations, rtol=1e-4)
     assert_close(other.returns, learner.returns, rtol=1e-4)
-    assert_close(other.running_return, learner.running_return, rtol=1e-4)
 
 
 # ------------------------------------------------------------------------- rows that do not count
@@ -487,9 +511,10 @@ def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
     if kind is TRPO:
         options["num_minibatches"] = 4
     algorithm = kind(**SMALL | options | {"normalize_advantage": True})
-    batch = episodes() if algorithm.whole_episodes else experience()
+    whole = algorithm.collects.whole_episodes
+    batch = episodes() if whole else experience()
     done = batch.terminated | batch.truncated
-    if not algorithm.whole_episodes:
+    if not whole:
         reset = jnp.concatenate([jnp.zeros((1, 4), bool), done[:-1]])
         batch = batch._replace(valid=~reset)
     ends = {
@@ -507,6 +532,7 @@ def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
             observation=spoil(batch.observation),
             next_observation=spoil(batch.next_observation),
             reward=spoil(batch.reward),
+            reward_sum=spoil(batch.reward_sum),
         )
 
     learner = started(algorithm, DISCRETE)
@@ -515,7 +541,6 @@ def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
         assert_close(other.params, learned[0].params, rtol=1e-6, atol=1e-7)
         assert_close(other.observations, learned[0].observations)
         assert_close(other.returns, learned[0].returns)
-        assert_close(other.running_return, learned[0].running_return)
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), learner.params, learned[0].params)
     assert max(jax.tree.leaves(moved)) > 1e-4
 
@@ -539,8 +564,9 @@ def test_acting_and_learning_see_the_same_normalised_observations():
 
     key = jax.random.key(3)
     for explore in (True, False):
-        action, _ = normal.act(with_statistics, batch.observation[0], key, explore=explore)
-        expected, _ = plain.act(learner, z(batch.observation[0]), key, explore=explore)
+        actors = normal.actor(with_statistics), plain.actor(learner)
+        action, _ = normal.act(actors[0], batch.observation[0], key, explore=explore)
+        expected, _ = plain.act(actors[1], z(batch.observation[0]), key, explore=explore)
         np.testing.assert_array_equal(action, expected)
 
     learned, _ = update(normal, with_statistics, batch)
@@ -579,16 +605,20 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(kind):
     sums: list[float] = []
     running = np.zeros(4)  # of the episodes under way
     for seed in range(3):
-        batch = episodes(seed=seed) if normal.whole_episodes else experience(seed=seed)
+        whole = normal.collects.whole_episodes
+        batch = episodes(seed=seed) if whole else experience(seed=seed)
         batch = batch._replace(reward=batch.reward * 7 + 3)
         valid = np.ones((6, 4), bool) if batch.valid is None else np.asarray(batch.valid)
         done = np.asarray(batch.terminated | batch.truncated)
-        if normal.whole_episodes:
+        if whole:
             running = np.zeros(4)
+        rows = []
         for t in range(6):
             running = 0.9 * running + np.asarray(batch.reward[t])
+            rows.append(running)
             sums.extend(running[valid[t]])
             running = np.where(done[t], 0.0, running)
+        batch = batch._replace(reward_sum=jnp.asarray(np.stack(rows), jnp.float32))
         scaled = np.clip(np.asarray(batch.reward) / np.std(sums), -10, 10)
         learner, _ = update(plain, learner, batch._replace(reward=jnp.asarray(scaled, jnp.float32)))
         other, _ = update(normal, other, batch)
@@ -624,7 +654,7 @@ def test_a_users_network_is_trained():
     learned, _ = update(algorithm, learner, experience())
     for trunk in ("policy_trunk", "value_trunk"):
         assert np.any(learned.params[trunk]["w"] != learner.params[trunk]["w"])
-    action, _ = algorithm.act(learned, jnp.zeros((7, 3)), jax.random.key(1))
+    action, _ = algorithm.act(algorithm.actor(learned), jnp.zeros((7, 3)), jax.random.key(1))
     assert action.shape == (7,)
 
 
@@ -649,9 +679,186 @@ def test_a_variant_overrides_one_method():
             "3 × 5 = 15 rows.*choose a divisor of 15",
         ),
         (PPO(num_envs=2, num_steps=2, num_minibatches=4), "minibatches of at least 2 rows"),
+        (
+            Reinforce(baseline=False, value_coefficient=1.0),
+            "value_coefficient weighs the loss of the baseline, and baseline is off",
+        ),
     ],
-    ids=["minibatches", "one row"],
+    ids=["minibatches", "one row", "weight of no loss"],
 )
 def test_hyperparameters_that_do_not_fit_each_other_are_named(algorithm, message):
     with pytest.raises(UserError, match=message):
         algorithm.check(DISCRETE)
+
+
+def test_a_reinforce_without_a_baseline_is_allowed():
+    Reinforce(baseline=False).check(DISCRETE)
+    Reinforce(value_coefficient=1.0).check(DISCRETE)
+
+
+# --------------------------------------------------------------------------------- whole episodes
+
+LIMITED = EnvSpec("limited", OBSERVATIONS, gymnasium.spaces.Discrete(3), max_episode_steps=500)
+
+
+def test_minibatches_of_whole_episodes_have_to_divide_what_is_collected():
+    """The time limit is what a batch has room for, where it is shorter than num_steps."""
+    options = {"num_envs": 8, "num_steps": 1024, "whole_episodes": True}
+    with pytest.raises(UserError, match=r"the time limit of limited = 8 × 500 = 4000 rows.* = 64;"):
+        PPO(**options, num_minibatches=64).check(LIMITED)
+    PPO(**options, num_minibatches=50).check(LIMITED)
+    PPO(**options, num_minibatches=64).check(DISCRETE)  # without a limit, 8 × 1024
+    with pytest.raises(UserError, match="num_steps = 8 × 300 = 2400 rows"):
+        PPO(**options | {"num_steps": 300}, num_minibatches=64).check(LIMITED)
+
+
+@pytest.mark.parametrize("count", [64, 61, 17, 3])
+def test_every_minibatch_gets_as_many_valid_rows(count):
+    """One more or less; and every row is in one of them."""
+    number, size = 16, 64
+    valid = np.random.default_rng(count).permutation(np.arange(size) < count)
+    index = jnp.arange(size, dtype=jnp.float32)
+    rows = Rows(index[:, None], None, index, index, index, index, index, jnp.asarray(valid))
+
+    def step(carry, part):
+        seen, k = carry
+        return (seen.at[k].set(part.advantage), k + 1), {"valid": jnp.sum(part.valid) * 1.0}
+
+    carry = jnp.zeros((number, size // number)), jnp.asarray(0)
+    shuffled = []
+    for key in map(jax.random.key, (0, 1)):
+        (seen, _), metrics = in_minibatches(step, carry, rows, key, number)
+        np.testing.assert_array_equal(np.sort(np.ravel(seen)), index)
+        counts = valid[np.asarray(seen, int)].sum(axis=1)
+        assert counts.sum() == count
+        assert np.ptp(counts) <= 1
+        np.testing.assert_allclose(metrics["valid"], count / number)
+        shuffled.append(np.asarray(seen))
+    assert (shuffled[0] != shuffled[1]).any()
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, TRPO])
+def test_a_minibatch_of_padding_alone_is_no_step(kind):
+    """Not even of the optimiser, whose moments would fade."""
+    algorithm = kind(**SMALL, **{} if kind is A2C else {"num_minibatches": 4}, optimizer="adam")
+    learner, _ = update(algorithm, started(algorithm, DISCRETE), experience())
+    batch = episodes()
+    rows = algorithm._rows(learner, batch, batch.reward, jax.random.key(0), learner.params)
+    carry, padding = (learner.params, learner.optimizer), ~rows.valid
+    only = jax.tree.map(lambda x: x[padding], rows)
+    assert not only.valid.any()
+    after, metrics = algorithm.gradient_step(carry, learner, only, jnp.float32(0))
+    assert_identical(after, carry)
+    assert np.isfinite(list(map(float, metrics.values()))).all()
+    # With a single valid row, it is a step.
+    one = only._replace(valid=only.valid.at[0].set(True))
+    after, _ = algorithm.gradient_step(carry, learner, one, jnp.float32(0))
+    for part in (0, 1):
+        with pytest.raises(AssertionError):
+            assert_identical(after[part], carry[part])
+
+
+# ---------------------------------------------------------------------- before anything is known
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, Reinforce, QActorCritic, TDActorCritic, TRPO])
+def test_nothing_is_learned_until_the_observations_are_known(kind):
+    options = {"num_minibatches": 4} if kind is TRPO else {}
+    algorithm = kind(**SMALL | options, normalize_observation=True)
+    batch = episodes() if algorithm.collects.whole_episodes else experience()
+    learner = algorithm.init(jax.random.key(0), DISCRETE)
+    known = batch.reward.size if batch.valid is None else int(batch.valid.sum())
+    seen = 0
+    for _ in range(4):
+        learned, metrics = update(algorithm, learner, batch)
+        still = (learned.params, learned.optimizer), (learner.params, learner.optimizer)
+        if seen < 16:
+            assert_identical(*still)
+        else:
+            with pytest.raises(AssertionError):
+                assert_identical(still[0][0], still[1][0])
+        assert np.isfinite(list(map(float, metrics.values()))).all()
+        seen += known
+        assert float(learned.observations.count) == seen
+        learner = learned
+
+
+def test_a_few_observations_are_not_enough():
+    """Steps of five: after three there are 15 observations, after four 20."""
+    algorithm = A2C(num_envs=1, num_steps=5, hidden_sizes=(4,), normalize_observation=True)
+    learner = algorithm.init(jax.random.key(0), DISCRETE)
+    moved = []
+    for seed in range(6):
+        learned, _ = update(algorithm, learner, experience(seed=seed, steps=5, envs=1))
+        differ = jax.tree.map(lambda x, y: bool(jnp.any(x != y)), learned.params, learner.params)
+        moved.append(any(jax.tree.leaves(differ)))
+        learner = learned
+    assert moved == [False, False, False, False, True, True]
+
+
+def test_rewards_cannot_be_normalised_without_their_sums():
+    algorithm = A2C(**SMALL, normalize_reward=True)
+    assert float(algorithm.collects.discount) == pytest.approx(0.99)
+    learner = algorithm.init(jax.random.key(0), DISCRETE)
+    with pytest.raises(UserError, match=r"normalize_reward needs .*reward_sum"):
+        algorithm.update(
+            learner, experience()._replace(reward_sum=None), jax.random.key(0), jnp.float32(0)
+        )
+
+
+# --------------------------------------------------------------------------------------- extras
+
+
+@hyperparameters
+class Noted(A2C):
+    """Records a number of its own beside every action."""
+
+    def act(self, actor, observation, key, *, explore=True):
+        action, extras = super().act(actor, observation, key, explore=explore)
+        return Decision(action, extras._replace(own={"first": observation[..., 0] + 1}))
+
+
+@hyperparameters
+class Forgetful(A2C):
+    """Overwrites what `act` of the family records."""
+
+    def act(self, actor, observation, key, *, explore=True):
+        action, _ = super().act(actor, observation, key, explore=explore)
+        return Decision(action, Extras(own=observation))
+
+
+@pytest.mark.parametrize("where", ["compiled", "host"])
+def test_what_a_variant_records_leaves_the_draw_of_a_squashed_policy(where):
+    options = {"num_envs": 2, "num_steps": 16, "hidden_sizes": (4,), "squash": True}
+    algorithm, plain, environment = Noted(**options), A2C(**options), Pendulum()
+    learner = started(algorithm, environment.spec)
+    actor = algorithm.actor(learner)
+    if where == "compiled":
+        now = compiled.reset(environment, jax.random.split(jax.random.key(1), 2))
+        key = jax.random.key(2)
+        batch = compiled.collect(algorithm, environment, actor, now, key)[1]
+    else:
+        host = HostEnvironment("Pendulum-v1")
+        collector = Collector(algorithm, host, actor)
+        collector.start(3)
+        batch, _ = collector.collect(actor, jax.random.split(jax.random.key(2), 16))
+        batch = jax.tree.map(jnp.array, batch)
+        collector.close()
+    np.testing.assert_allclose(batch.extras.own["first"], batch.observation[..., 0] + 1, rtol=1e-6)
+    np.testing.assert_allclose(batch.action, 2 * np.tanh(batch.extras.draw), rtol=1e-4, atol=1e-5)
+    rows = algorithm._rows(learner, batch, batch.reward, jax.random.key(0), learner.params)
+    np.testing.assert_array_equal(rows.action, batch.extras.draw.reshape(-1, 1))
+    density = policy(algorithm, learner, batch.observation).log_prob(batch.extras.draw)
+    np.testing.assert_allclose(rows.old_log_prob, density.reshape(-1), rtol=1e-4, atol=1e-5)
+    # Its own record changes nothing of what is learned.
+    learned, _ = update(algorithm, learner, batch)
+    expected, _ = update(plain, learner, batch._replace(extras=Extras(draw=batch.extras.draw)))
+    assert_identical(learned.params, expected.params)
+
+
+def test_a_squashed_policy_whose_draw_was_not_recorded_is_refused():
+    algorithm = Forgetful(**SMALL, squash=True)
+    learner = started(algorithm, CONTINUOUS)
+    batch = experience(CONTINUOUS)._replace(extras=Extras(own=jnp.zeros((6, 4))))
+    with pytest.raises(UserError, match=r"a2c squashes its actions.*Extras\(draw=…\)"):
+        algorithm.update(learner, batch, jax.random.key(0), jnp.float32(0))

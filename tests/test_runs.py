@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms.presets import preset
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import EnvSpec
-from actorcritic.envs import GridWorld, Pendulum
-from actorcritic.runs import checkpoints, configuration
+from actorcritic.core.types import EnvSpec, Step
+from actorcritic.envs import AsGymnasium, GridWorld, Pendulum
+from actorcritic.envs.probes import FiniteReward
+from actorcritic.runs import checkpoints
+from actorcritic.runs.run import read_run
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
 QUICK: dict[str, Any] = {"total_steps": 64, "evaluation_episodes": 0, "quiet": True}
@@ -139,7 +143,7 @@ def test_evaluation_leaves_the_statistics_as_they_are(three):
     for _ in range(3):
         policy(np.full((5, 4), 100.0, np.float32), deterministic=False)
     assert checkpoints.hashes(three.learners) == before
-    assert same(policy.learner, jax.tree.map(lambda x: x[0], three.learners))
+    assert same(policy.actor, jax.tree.map(lambda x: x[0], three.actors))
 
 
 def test_plot(three, tmp_path):
@@ -158,14 +162,14 @@ def test_load_takes_the_best_seed_and_says_so(three, capsys):
     assert means[(4, 5, 6).index(best)] == means.max()
     policy = ac.load(three.out)
     assert f"Using seed {best}, the best by final evaluation." in capsys.readouterr().err
-    learner = jax.tree.map(lambda x: x[(4, 5, 6).index(best)], three.learners)
-    assert same(policy.learner, learner)
+    actor = jax.tree.map(lambda x: x[(4, 5, 6).index(best)], three.actors)
+    assert same(policy.actor, actor)
 
 
 def test_load_takes_the_seed_asked_for(three, capsys):
     for k, seed in enumerate((4, 5, 6)):
         policy = ac.load(three.out, seed=seed)
-        assert same(policy.learner, jax.tree.map(lambda x, k=k: x[k], three.learners))
+        assert same(policy.actor, jax.tree.map(lambda x, k=k: x[k], three.actors))
     assert capsys.readouterr().err == ""
     with pytest.raises(ac.UserError, match=r"no seed 7; it has \[4, 5, 6\]"):
         ac.load(three.out, seed=7)
@@ -545,7 +549,7 @@ def box_of(low, high):
     ],
 )
 def test_bounds_that_a_gaussian_does_not_fit_are_noted(low, high, options, note):
-    said = configuration.notes(ac.PPO(**options), box_of(low, high))
+    said = ac.PPO(**options).notes(box_of(low, high))
     assert len(said) == (note is not None)
     for text in said:
         assert note in text
@@ -562,12 +566,125 @@ def test_what_the_note_on_bounds_advises_works(low, high):
     wrapped = gymnasium.wrappers.RescaleAction(Named(), -1, 1)
     spec = EnvSpec("wrapped", wrapped.observation_space, wrapped.action_space)
     np.testing.assert_array_equal(wrapped.action_space.high, [1, 1])
-    assert configuration.notes(ac.PPO(), spec) == []
+    assert ac.PPO().notes(spec) == []
 
 
 def test_bounds_far_from_where_a_gaussian_starts_are_noted():
     spec = EnvSpec("far", gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(10, 20, (1,)))
-    (note,) = configuration.notes(ac.PPO(), spec)
+    (note,) = ac.PPO().notes(spec)
     assert "squash=True" in note
-    assert configuration.notes(ac.PPO(squash=True), spec) == []
-    assert configuration.notes(ac.SAC(), spec) == []
+    assert ac.PPO(squash=True).notes(spec) == []
+    assert ac.SAC().notes(spec) == []
+
+
+# ------------------------------------------------------------------------------- whole episodes
+
+
+def test_minibatches_of_whole_episodes_have_to_divide_the_time_limit():
+    """CartPole's is 500 steps, so that a batch of 8 episodes has room for 4000."""
+    options = {"whole_episodes": True, "num_envs": 8, "num_steps": 1024, "hidden_sizes": (4,)}
+    with pytest.raises(ac.UserError, match=r"the time limit of CartPole-v1 = 8 × 500 = 4000 rows"):
+        ac.train(ac.PPO(**options, num_minibatches=64), "CartPole-v1", **QUICK)
+    run = ac.train(ac.PPO(**options, num_minibatches=50, num_epochs=1), "CartPole-v1", **QUICK)
+    assert run.finished
+    assert len(run.episodes.returns) % 8 == 0
+    assert np.isfinite(run.metrics.column("value_loss")).all()
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_whole_episodes_that_are_cut_are_reported(host):
+    """Five steps pay 1 each; after three, every episode is cut."""
+    probe = FiniteReward(5)
+    environment = partial(AsGymnasium, probe) if host else probe
+    algorithm = ac.Reinforce(num_envs=2, num_steps=3, hidden_sizes=(4,))
+    run = ac.train(algorithm, environment, **QUICK | {"total_steps": 24})
+    assert run.episodes.length.tolist() == [3] * 8
+    assert run.episodes.returns.tolist() == [3.0] * 8
+    assert run.episodes.step.tolist() == [6, 6, 12, 12, 18, 18, 24, 24]
+    assert run.metrics.column("length").tolist() == [3.0] * 4
+
+
+# --------------------------------------------------------------- evaluation without a time limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Coin:
+    """Ends at once where the coin shows heads, else never; a step pays 1."""
+
+    heads: float
+
+    @functools.cached_property
+    def spec(self) -> EnvSpec:
+        return EnvSpec("Coin", gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2))
+
+    def reset(self, key: Any) -> Any:
+        coin = (jax.random.uniform(key) < self.heads).astype(float)[None]
+        return coin, coin
+
+    def step(self, key: Any, state: Any, action: Any) -> Any:
+        one, heads = jax.numpy.ones(()), state[0] > 0
+        return state, Step(state, one, heads, jax.numpy.zeros_like(heads))
+
+
+@pytest.mark.parametrize("host", [False, True])
+@pytest.mark.parametrize("heads", [0.0, 0.6, 1.0])
+def test_an_evaluation_says_how_many_episodes_it_cut(heads, host, monkeypatch, tmp_path):
+    for module in ("runners.evaluate", "runs.run"):
+        monkeypatch.setattr(f"actorcritic.{module}.MAX_STEPS", 40)
+    coin = Coin(heads)
+    environment = partial(AsGymnasium, coin) if host else coin
+    options = QUICK | {"total_steps": 16, "evaluation_episodes": 12}
+    run = ac.train(ac.A2C(**TINY), environment, out=tmp_path / "run", **options)
+    for result in (run.final_evaluation, run.evaluate(12)):
+        cut = int(result.cut.sum())
+        assert result.lengths.tolist() == np.where(result.cut, 40, 1).tolist()
+        if heads == 0.6:
+            assert 1 < cut < 12
+            assert result.remark == f"; {cut} episodes were cut after 40 steps"
+        elif heads == 0.0:
+            assert result.remark == "; every episode was cut after 40 steps"
+        else:
+            assert result.remark == ""
+        assert str(result) == f"{result.summary}{result.remark}"
+    again = read_run(run.out).final_evaluation
+    assert again.remark == run.final_evaluation.remark
+    one = dataclasses.replace(again, cut=np.arange(12)[None] == 5)
+    assert one.remark == "; 1 episode was cut after 40 steps"
+
+
+# ---------------------------------------------------------------------------------- in a group
+
+
+def test_a_run_of_a_group_goes_on_alone_as_it_was_begun(tmp_path):
+    """Alone, its rows would be spread over the devices, and its numbers would be others."""
+    options = {"num_envs": 4, "num_steps": 64, "num_minibatches": 1, "hidden_sizes": (4,)}
+    variants = {
+        "slow": ac.PPO(**options, learning_rate=1e-3),
+        "fast": ac.PPO(**options, learning_rate=3e-3),
+    }
+    quiet = QUICK | {"seeds": 1}
+    whole = ac.compare(variants, "CartPole-v1", **quiet | {"total_steps": 1024})
+    half = ac.compare(variants, "CartPole-v1", out=tmp_path / "x", **quiet | {"total_steps": 512})
+    for label in variants:
+        out = half.runs[label].out
+        assert json.loads((out / "run.json").read_text())["spread"] == 1
+        resumed = ac.resume(out, **QUICK | {"total_steps": 1024})
+        assert resumed.spread == whole.runs[label].spread == 1
+        assert json.loads((out / "run.json").read_text())["spread"] == 1
+        assert same(resumed.learners, whole.runs[label].learners)
+        assert same(ac.open_run(out).learners, whole.runs[label].learners)
+    alone = ac.train(variants["slow"], "CartPole-v1", **QUICK | {"total_steps": 1024})
+    assert alone.spread == jax.device_count() == 2
+    assert not same(alone.learners, whole.runs["slow"].learners)
+
+
+def test_a_run_whose_rows_were_spread_goes_on_so(tmp_path):
+    """And so it equals the one that was never stopped."""
+    options = {"num_envs": 4, "num_steps": 64, "num_minibatches": 1, "hidden_sizes": (4,)}
+    whole = ac.train(ac.PPO(**options), "CartPole-v1", **QUICK | {"total_steps": 1024})
+    out = tmp_path / "run"
+    ac.train(ac.PPO(**options), "CartPole-v1", out=out, **QUICK | {"total_steps": 512})
+    assert json.loads((out / "run.json").read_text())["spread"] == 2
+    resumed = ac.resume(out, **QUICK | {"total_steps": 1024})
+    assert resumed.spread == 2
+    assert same(resumed.learners, whole.learners)

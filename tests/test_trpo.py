@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from test_policy_gradient import CONTINUOUS, DISCRETE, assert_close, experience, started, update
+from test_policy_gradient import (
+    CONTINUOUS,
+    DISCRETE,
+    assert_close,
+    experience,
+    policy,
+    started,
+    update,
+)
 
 from actorcritic.algorithms import TRPO
+from actorcritic.core import hyperparameters
 from actorcritic.core.types import UserError
 from actorcritic.maths.networks import ActorCritic
 
@@ -27,11 +36,11 @@ SPECS = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete",
 
 def mean_kl(algorithm, old, new, batch) -> float:
     """KL(π_old ‖ π_new), averaged over the batch, in float64 from the definition."""
-    policies = [algorithm._policy(learner, batch.observation) for learner in (old, new)]
+    policies = [policy(algorithm, learner, batch.observation) for learner in (old, new)]
     if hasattr(policies[0], "logits"):
         p, q = (
-            jax.tree.map(lambda x: np.asarray(x, np.float64), jax.nn.softmax(policy.logits))
-            for policy in policies
+            jax.tree.map(lambda x: np.asarray(x, np.float64), jax.nn.softmax(each.logits))
+            for each in policies
         )
         return float((p * (np.log(p) - np.log(q))).sum(-1).mean())
     (m, s), (n, r) = (
@@ -49,10 +58,10 @@ def explicit(algorithm, learner, batch) -> tuple[np.ndarray, np.ndarray, np.ndar
     model = algorithm._model(learner.spec)
 
     def outputs(vector):  # what the distribution is made of, per row
-        policy = model.policy(unravel(vector) | critic, rows.observation)
-        if hasattr(policy, "logits"):
-            return policy.logits
-        return jnp.concatenate([policy.mean, policy.log_std], axis=-1)
+        now = model.policy(unravel(vector) | critic, rows.observation)
+        if hasattr(now, "logits"):
+            return now.logits
+        return jnp.concatenate([now.mean, now.log_std], axis=-1)
 
     def log_prob(vector):
         return model.policy(unravel(vector) | critic, rows.observation).log_prob(rows.action)
@@ -111,7 +120,7 @@ def test_every_step_is_within_the_bound_and_the_objective_never_falls(spec, seed
     rows = algorithm._rows(learner, batch, batch.reward, jax.random.key(0), learner.params)
     advantage = np.asarray(rows.advantage, np.float64)
     advantage = (advantage - advantage.mean()) / advantage.std()
-    log_prob = algorithm._policy(learned, batch.observation).log_prob(batch.action)
+    log_prob = policy(algorithm, learned, batch.observation).log_prob(batch.action)
     ratio = np.exp(np.asarray(log_prob, np.float64).reshape(-1) - np.asarray(rows.old_log_prob))
     assert (ratio * advantage).mean() >= advantage.mean() - 1e-6
 
@@ -165,3 +174,11 @@ def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
 def test_it_wants_separate_networks():
     with pytest.raises(UserError, match="shared_network"):
         TRPO(shared_network=True).check(DISCRETE)
+
+
+def test_its_critic_has_a_loss_of_its_own_and_no_weight():
+    """A weight of the value loss would be a second name for the critic's step size."""
+    with pytest.raises(UserError, match="TRPO has no hyperparameter 'value_coefficient'"):
+        hyperparameters.replace(TRPO(), value_coefficient=1.0)
+    with pytest.raises(TypeError, match="value_coefficient"):
+        TRPO(value_coefficient=1.0)

@@ -453,8 +453,13 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         self, learner: Learner, batch: Transition
     ) -> tuple[Float[Array, "T B"], estimators.RunningStatistics | None]:
         """Rewards over the deviation of the discounted return, which they first help to tell."""
-        if learner.returns is None or batch.reward_sum is None:
+        if learner.returns is None:
             return batch.reward, None
+        if batch.reward_sum is None:
+            raise UserError(
+                f"{self.name}: normalize_reward needs `reward_sum` in the batch; `collects` has to "
+                "ask for it by its `discount`."
+            )
         returns = self._merge(learner.returns, batch.reward_sum, batch.valid)
         scale = jax.lax.rsqrt(returns.variance + 1e-8)
         return jnp.clip(batch.reward * scale, -10.0, 10.0), returns

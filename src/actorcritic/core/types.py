@@ -235,7 +235,13 @@ def check_protocol(algorithm: Any) -> None:
         )
     kind = type(algorithm).__name__
     asked = ("name", "init", "actor", "act", "update", *WITH_DEFAULT)
-    missing = [name for name in asked if not hasattr(algorithm, name)]
+    # What a class inherits from the protocol itself is there only where it is a default.
+    empty = [getattr(Algorithm, name, None) for name in asked[: -len(WITH_DEFAULT)]]
+    missing = [
+        name
+        for name in asked
+        if not hasattr(algorithm, name) or getattr(type(algorithm), name, ()) in empty
+    ]
     if missing:
         raise UserError(
             f"{kind} is not an algorithm: it lacks {', '.join(missing)}. Inherit from "

@@ -146,23 +146,3 @@ class RunningStatistics(NamedTuple):
         mean, variance = self.mean.reshape(lead + self.mean.shape), self.variance
         scale = jax.lax.rsqrt(variance.reshape(lead + variance.shape) + 1e-8)
         return jnp.clip((x - mean) * scale, -clip, clip)
-
-
-def discounted_reward_sums(
-    reward: Float[Array, "T B"],
-    done: Bool[Array, "T B"],
-    carry: Float[Array, " B"],
-    gamma: float | Float[Array, ""],
-) -> tuple[Float[Array, "T B"], Float[Array, " B"]]:
-    """R_t = γ R_{t-1} + r_t within each episode, and the value to carry into the next batch.
-
-    The spread of R_t is what reward normalisation divides by (Engstrom et al. 2020, sec. 3).
-    """
-
-    def forward(total: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, done = row
-        total = gamma * total + reward
-        return jnp.where(done, 0.0, total), total
-
-    carry, sums = jax.lax.scan(forward, carry, (reward, done), unroll=16)
-    return sums, carry

@@ -76,8 +76,10 @@ class Evaluated:
     def remark(self) -> str:
         """What has to be said of episodes that were cut; "" where none was."""
         number = 0 if self.cut is None else int(self.cut.sum())
-        which = "every episode" if number == self.returns.size else f"{number:,} episodes"
-        return f"; {which} was cut after {MAX_STEPS:,} steps" if number else ""
+        which = "1 episode was" if number == 1 else f"{number:,} episodes were"
+        if number == self.returns.size:
+            which = "every episode was"
+        return f"; {which} cut after {MAX_STEPS:,} steps" if number else ""
 
 
 WARNINGS, CHECKPOINTS = "warnings.txt", "checkpoints"
