@@ -144,7 +144,7 @@ class Tiring(Walk):
         self.made.append(self)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        observation, info = super().reset(seed=seed, options=options)
+        _, info = super().reset(seed=seed, options=options)
         self.begun += 1
         self.given.append(seed)
         self.position = -float(self.begun)

@@ -17,14 +17,14 @@ from typing import Any
 import gymnasium
 import jax
 
-from actorcritic.core import hyperparameters, words
-from actorcritic.maths import spaces
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import algorithm_named
+from actorcritic.core import hyperparameters, words
+from actorcritic.core.types import Environment, EnvSpec, UserError, check_protocol
 from actorcritic.envs import COMPILED, compiled_environment
 from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.maths import spaces
 from actorcritic.runs.settings import EnvironmentSettings
-from actorcritic.core.types import Environment, EnvSpec, UserError, check_protocol
 
 FORMAT = 1
 

@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from actorcritic.runners.session import Report
 from actorcritic.core.words import printable
+from actorcritic.runners.session import Report
 
 LINES_EVERY = 10.0  # seconds, where there is no terminal to redraw
 

@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 
-from actorcritic.runners.session import EPISODIC, MetricTable
-from actorcritic.maths.spaces import has_mask
 from actorcritic.core.types import EnvSpec
+from actorcritic.maths.spaces import has_mask
+from actorcritic.runners.session import EPISODIC, MetricTable
 
 GRACE = 20  # first updates, which look odd in any training
 WINDOW = 20  # updates at least, and …

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from actorcritic.core import files
+from actorcritic.core.types import Environment, UserError
 from actorcritic.envs import (
     Acrobot,
     AsGymnasium,
@@ -24,7 +25,6 @@ from actorcritic.envs import (
 )
 from actorcritic.runners.evaluate import MAX_STEPS, Policy
 from actorcritic.runs.run import Run
-from actorcritic.core.types import Environment, UserError
 
 # Gymnasium draws the classic-control environments; it is handed the state that ours is in.
 STATES: dict[type, Callable[[Any], Any]] = {

@@ -15,10 +15,10 @@ is never imported; it has to be passed again.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.core.types import Environment, EnvSpec, UserError
+from actorcritic.core.words import printable
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.figures import statistics
 from actorcritic.runners.evaluate import (
@@ -43,8 +44,7 @@ from actorcritic.runners.evaluate import (
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import stacked, use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.core.types import Environment, EnvSpec, UserError
-from actorcritic.core.words import printable
+from actorcritic.runs import checkpoints, configuration, trackers
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,7 @@ class ResumeSettings:
         return settings
 
     @classmethod
-    def split(
-        cls, given: Self | None, options: Mapping[str, Any]
-    ) -> tuple[Self, dict[str, Any]]:
+    def split(cls, given: Self | None, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """The same, and the options that are none of its fields."""
         if given is not None and not isinstance(given, cls):
             raise UserError(f"settings must be {cls.__name__}(…) or None; got {given!r}.")

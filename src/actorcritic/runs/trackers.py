@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from actorcritic.core import files
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 from actorcritic.core.types import UserError
 from actorcritic.core.words import printable
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
 

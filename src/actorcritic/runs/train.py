@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import signal
-import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actorcritic.runs import checkpoints, configuration, trackers
-from actorcritic.core import files, hyperparameters
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
-from actorcritic.runs.console import TrainingDisplay
-from actorcritic.runs.diagnosis import Diagnosis
+from actorcritic.core import files, hyperparameters
+from actorcritic.core.types import Environment, UserError
 from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session, Thinned
+from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.runs.console import TrainingDisplay
+from actorcritic.runs.diagnosis import Diagnosis
 from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import Interruption, interruptible
 from actorcritic.runs.run import (
@@ -47,7 +44,6 @@ from actorcritic.runs.run import (
     warn,
 )
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
-from actorcritic.core.types import Environment, UserError
 
 CHUNK_SECONDS = 0.3  # between two looks at the training
 FEW_EPISODES = 10  # of a seed
@@ -207,9 +203,7 @@ class Training:
         self.session.compile()
         begun = self._restore()
         display.advance(int(self.session.steps.sum()))
-        self._sinks = [
-            _sinks(run, self._settings, self._tensorboard) for run in self.runs
-        ]
+        self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
         if not begun:
             self._save()
         self._train(display, interruption)
