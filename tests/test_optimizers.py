@@ -39,6 +39,26 @@ def test_steps_are_those_of_optax_with_clipping_by_global_norm(kind, scale):
         )
 
 
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-8])
+def test_leaf_by_leaf_and_with_another_epsilon(flat, epsilon):
+    chain = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=epsilon))
+    expected, truth = PARAMS, chain.init(PARAMS)
+    params, state = PARAMS, optimizers.init("adam", PARAMS, flat=flat)
+    assert len(jax.tree.leaves(state)) == (3 if flat else 5)
+    for k in range(3):
+        gradient = gradients(k, 1e-6)  # so small that the epsilon matters
+        with jax.numpy_dtype_promotion("standard"):
+            update, truth = chain.update(gradient, truth)
+        expected = optax.apply_updates(expected, update)
+        params, state, _ = optimizers.step(
+            "adam", params, gradient, state, 0.1, 0.5, flat=flat, epsilon=epsilon
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected
+        )
+
+
 def test_the_first_steps_by_hand():
     """From zero moments: Adam moves each parameter by ±rate, RMSprop by ±rate / √(1 - 0.99)."""
     gradient = {"x": jnp.asarray([0.3, -0.1])}

@@ -10,16 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from scipy import stats
 
-from actorcritic.algorithms import SAC
-from actorcritic.algorithms.sac import Buffer, Sample
+from actorcritic.algorithms import SAC, sac
+from actorcritic.algorithms.sac import Sample
 from actorcritic.core.types import EnvSpec, Transition, UserError
 from actorcritic.maths.networks import Network
 
@@ -28,6 +26,8 @@ SPEC = EnvSpec(
     "box", gymnasium.spaces.Box(-9.0, 9.0, (3,)), gymnasium.spaces.Box(LOW, HIGH, dtype=np.float32)
 )
 SMALL: dict[str, Any] = {
+    "num_envs": 2,
+    "num_steps": 4,
     "hidden_sizes": (5,),
     "batch_size": 7,
     "buffer_size": 64,
@@ -124,10 +124,11 @@ class Started:
             return jnp.asarray(x + rng.normal(size=x.shape) * 0.4) if real else x
 
         self.params = jax.tree.map(shaken, learner.params)
-        self.optimizer = jax.tree.map(
+        optimizer = jax.tree.map(
             lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
             learner.optimizer,
         )
+        self.learner = replace(learner, params=self.params, optimizer=optimizer)
         action = rng.uniform(-1, 1, (7, 2))
         observation, after = rng.normal(size=(2, 7, 3))
         self.sample = Sample(
@@ -137,15 +138,14 @@ class Started:
             terminated=np.float64([0, 1, 0, 0, 1, 0, 0]),
             next_observation=after,
         )
-        self.noise = rng.normal(size=(2, 7, 2))
+        self.key = jax.random.key(4)
+        self.noise = np.asarray(jax.random.normal(self.key, (2, 7, 2), float))
 
     def step(self, **changes: Any) -> Any:
         algorithm = replace(self.algorithm, **changes)
-        model = algorithm._model(SPEC)
-        descend = jax.jit(lambda *arguments: algorithm._descend(model, *arguments))
-        arguments = self.params, self.optimizer, self.sample, self.noise
-        out = descend(*jax.tree.map(jnp.asarray, arguments))
-        return jax.tree.map(np.array, out)
+        sample = jax.tree.map(jnp.asarray, self.sample)
+        learner, metrics = jax.jit(algorithm.learn)(self.learner, sample, self.key)
+        return jax.tree.map(np.array, (learner.params, learner.optimizer, metrics))
 
 
 # What Adam keeps after one step from nothing is a tenth of the gradient.
@@ -245,52 +245,24 @@ def test_gradients_are_cut_part_by_part() -> None:
     assert others["gradient_norm"] > 1e-2
 
 
-# --------------------------------------------------------------------------- the replay buffer
-
-
-@hypothesis.given(st.integers(3, 9), st.lists(st.lists(st.booleans(), max_size=3), max_size=12))
-def test_the_buffer_keeps_the_latest_valid_rows(capacity: int, batches: list) -> None:
-    buffer = Buffer(jnp.full((capacity, 2), -1.0), jnp.zeros((), jnp.int32))
-    model: list[float] = []
-    number = 0.0
-    for batch in batches:
-        if not batch:
-            continue
-        rows = number + np.arange(len(batch))
-        number += len(batch)
-        valid = None if all(batch) else jnp.asarray(batch)
-        bad = np.where(batch, rows, np.nan)  # what must never be stored
-        buffer = buffer.insert(jnp.asarray(np.stack([bad, -bad], axis=1), jnp.float32), valid)
-        model += [row for row, kept in zip(rows, batch, strict=True) if kept]
-    assert int(buffer.seen) == len(model)
-    expected = np.full(capacity, -1.0)
-    for k, row in enumerate(model):
-        expected[k % capacity] = row
-    np.testing.assert_array_equal(buffer.rows[:, 0], expected)
-    np.testing.assert_array_equal(buffer.rows[: len(model), 1], -expected[: len(model)])
-    drawn = np.asarray(buffer.draw(jax.random.key(0), (50,)))
-    assert set(drawn) <= set(range(max(1, min(len(model), capacity))))
-
-
-@pytest.mark.parametrize("seen", [5, 13])
-def test_draws_are_uniform_over_what_is_stored(seen: int) -> None:
-    buffer = Buffer(jnp.zeros((8, 1)), jnp.int32(seen))
-    counts = np.bincount(np.asarray(buffer.draw(jax.random.key(0), (100, 80))).ravel())
-    assert len(counts) == min(seen, 8)
-    assert stats.chisquare(counts).pvalue > 1e-3
+# --------------------------------------------------------------------------- storing
 
 
 def test_rows_hold_what_happened() -> None:
     algorithm, batch = SAC(**SMALL), experience()
     learner, _ = update(algorithm, learner_of(algorithm), batch)
-    rows = np.asarray(learner.buffer.rows)[:8].reshape(4, 2, -1)
+    rows = learner.buffer.at(jnp.arange(8).reshape(4, 2))
     inside = 2 * (np.asarray(batch.action) - LOW) / (HIGH - LOW) - 1
-    np.testing.assert_array_equal(rows[..., :3], batch.observation)
-    np.testing.assert_allclose(rows[..., 3:5], inside, atol=1e-6)
-    np.testing.assert_array_equal(rows[..., 5], batch.reward)
-    np.testing.assert_array_equal(rows[..., 6], batch.terminated)  # a truncation is no end
-    np.testing.assert_array_equal(rows[..., 7:], batch.next_observation)
+    np.testing.assert_array_equal(rows.observation, batch.observation)
+    np.testing.assert_allclose(rows.action, inside, atol=1e-6)
+    np.testing.assert_array_equal(rows.reward, batch.reward)
+    np.testing.assert_array_equal(rows.terminated, batch.terminated)  # a truncation is no end
+    np.testing.assert_array_equal(rows.next_observation, batch.next_observation)
     assert int(learner.buffer.seen) == 8
+    sample = sac._sample(SPEC, jax.tree.map(lambda x: x[:, 0], rows))
+    both = np.concatenate([rows.observation, rows.action], axis=-1)[:, 0]
+    np.testing.assert_array_equal(sample.inputs, both)
+    np.testing.assert_array_equal(sample.terminated, np.float32(batch.terminated)[:, 0])
 
 
 def test_rows_that_are_not_valid_leave_no_trace() -> None:
@@ -320,12 +292,13 @@ def test_rows_that_are_not_valid_leave_no_trace() -> None:
 def test_random_actions_are_held_for_a_rollout_and_then_drawn_anew() -> None:
     algorithm = SAC(**SMALL | {"learning_starts": 1000})
     learner, observation = learner_of(algorithm), jnp.zeros((5, 3))
-    held = [algorithm.act(learner, observation, jax.random.key(k))[0] for k in range(3)]
+    actor = algorithm.actor(learner)
+    held = [algorithm.act(actor, observation, jax.random.key(k)).action for k in range(3)]
     np.testing.assert_array_equal(held[0], held[1])
     np.testing.assert_array_equal(held[0], held[2])
     assert len(np.unique(np.asarray(held[0]))) == 10  # each environment its own
     learner, _ = update(algorithm, learner, experience())
-    later, _ = algorithm.act(learner, observation, jax.random.key(0))
+    later = algorithm.act(algorithm.actor(learner), observation, jax.random.key(0)).action
     assert not np.any(np.asarray(later) == np.asarray(held[0]))
 
 
@@ -334,23 +307,26 @@ def test_actions_fill_the_box_and_the_mean_is_scaled_to_it() -> None:
     learner = learner_of(algorithm)
     observation = jnp.asarray(np.random.default_rng(0).normal(size=(20_000, 3)), jnp.float32)
     act = jax.jit(SAC.act, static_argnames="explore")
-    random, extras = act(algorithm, learner, observation, jax.random.key(1))
-    assert extras == ()
+    random, extras = act(algorithm, algorithm.actor(learner), observation, jax.random.key(1))
+    assert jax.tree.leaves(extras) == []
     for k in range(2):  # uniform over the box until the learning starts
         assert stats.kstest(random[:, k], stats.uniform(LOW[k], HIGH[k] - LOW[k]).cdf)[1] > 1e-3
     assert abs(np.corrcoef(random.T)[0, 1]) < 0.03
 
-    begun = replace(learner, buffer=learner.buffer._replace(seen=jnp.int32(1)))
+    transitions = replace(learner.buffer.transitions, count=jnp.int32(1))
+    begun = replace(learner, buffer=learner.buffer._replace(transitions=transitions))
     actor = jax.tree.map(lambda x: np.asarray(x) * 20, learner.params.actor)
     begun = replace(begun, params=learner.params._replace(actor=actor))
     # Of σ clamped to e² at most, most draws lie at the bounds; none beyond.
-    drawn = np.asarray(act(algorithm, begun, observation, jax.random.key(1))[0])
+    drawn = act(algorithm, algorithm.actor(begun), observation, jax.random.key(1)).action
+    drawn = np.asarray(drawn)
     assert (drawn >= LOW - 1e-6).all()
     assert (drawn <= HIGH + 1e-6).all()
     assert (np.ptp(drawn, axis=0) > 0.99 * (HIGH - LOW)).all()
 
     for state in (begun, replace(begun, buffer=learner.buffer)):  # also before the start
-        best, _ = act(algorithm, state, observation, jax.random.key(1), explore=False)
+        mean = algorithm.actor(state)
+        best = act(algorithm, mean, observation, jax.random.key(1), explore=False).action
         outputs = np.maximum(0, observation @ actor["policy_trunk"][0].weight)
         outputs = outputs @ actor["policy_head"].weight
         expected = LOW + (np.tanh(outputs[:, :2]) + 1) / 2 * (HIGH - LOW)
@@ -400,3 +376,29 @@ def test_a_buffer_that_is_too_small_is_told(options: dict[str, Any]) -> None:
     SAC(**SMALL).check(SPEC)
     with pytest.raises(UserError, match=r"buffer_size = 64 is too small .*at least 65"):
         SAC(**SMALL | options).check(SPEC)
+
+
+def test_a_buffer_beyond_the_memory_is_told_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = EnvSpec(
+        "frames", gymnasium.spaces.Box(0, 255, (96, 96, 3), np.uint8), SPEC.action_space
+    )
+    monkeypatch.setattr(sac, "machine_memory", lambda: 32_000_000_000)
+    with pytest.raises(UserError) as error:
+        SAC(buffer_size=2_000_000).check(frames)
+    text = str(error.value)
+    assert "buffer_size = 2000000 would take 62.3 GB" in text  # frames are bytes, and kept once
+    assert "32.0 GB" in text
+    fits = int(text.rpartition("buffer_size = ")[2].rstrip("."))
+    half = jax.eval_shape(lambda: SAC(buffer_size=fits)._buffer(frames)).nbytes
+    assert 15.9e9 < half < 16e9
+    SAC(buffer_size=fits).check(frames)
+    SAC(buffer_size=1_000_000).check(frames)  # a run may ask for more than half
+    monkeypatch.setattr(sac, "machine_memory", lambda: None)
+    SAC(buffer_size=2_000_000).check(frames)
+
+
+def test_the_memory_of_this_machine() -> None:
+    memory = sac.machine_memory()
+    assert memory is None or 1e8 < memory < 1e14

@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import gymnasium
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from actorcritic.algorithms.replay import Buffer, Stored, machine_memory
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.core.types import (
     Action,
@@ -37,31 +37,9 @@ from actorcritic.core.types import (
     Transition,
     UserError,
 )
-from actorcritic.maths import losses, spaces
+from actorcritic.maths import losses, optimizers, spaces
 from actorcritic.maths.distributions import TanhGaussian
 from actorcritic.maths.networks import MLP, ActorCritic, Dense, NetworkLike
-
-
-class Buffer(NamedTuple):
-    """The latest `capacity` transitions, a row each: one write stores, one read draws."""
-
-    rows: Float[Array, "capacity width"]
-    seen: Int[Array, ""]  # transitions ever stored; the next one goes to row seen % capacity
-
-    def insert(self, rows: Float[Array, "N width"], valid: Bool[Array, " N"] | None) -> Buffer:
-        """With the rows that are valid, in their order, over the oldest ones; N <= capacity."""
-        capacity = self.rows.shape[0]
-        if valid is None:
-            valid = jnp.ones(rows.shape[0], bool)
-        number = jnp.cumsum(valid, dtype=jnp.int32)
-        index = jnp.where(valid, (self.seen + number - 1) % capacity, capacity)
-        return Buffer(self.rows.at[index].set(rows, mode="drop"), self.seen + number[-1])
-
-    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, "..."]:
-        """Indices of stored rows, uniformly and with replacement."""
-        stored = jnp.clip(self.seen, 1, self.rows.shape[0]).astype(jnp.uint32)
-        # The remainder favours no row by more than stored / 2³²; `randint` takes longer.
-        return (jax.random.bits(key, shape) % stored).astype(jnp.int32)
 
 
 class Sample(NamedTuple):
@@ -190,6 +168,10 @@ class Model:
         return jnp.minimum(*(self.q(critic, inputs) for critic in critics))
 
 
+# Leaf by leaf, because of the size of the matrices.
+_adam = partial(optimizers.step, "adam", flat=False, epsilon=1e-8)
+
+
 @hyperparameters
 class SAC(Algorithm[Learner, Actor, Transition]):
     """Soft actor-critic with two critics and a learned temperature α.
@@ -245,19 +227,24 @@ class SAC(Algorithm[Learner, Actor, Transition]):
                 f"{self.batch_size}, learning_starts = {self.learning_starts} and num_envs × "
                 f"num_steps = {batch}; it must be at least {least}."
             )
+        room = jax.eval_shape(lambda: self._buffer(spec)).nbytes
+        memory = machine_memory()
+        if memory is not None and room > memory:
+            fits = int(self.buffer_size * (memory / 2) / room)
+            raise UserError(
+                f"buffer_size = {self.buffer_size} would take {room / 1e9:,.1f} GB of memory on "
+                f"{spec.id}, and this machine has {memory / 1e9:,.1f} GB. Half of it is enough for "
+                f"buffer_size = {fits}."
+            )
 
     def init(self, key: Key[Array, ""], spec: EnvSpec) -> Learner:
         key, warm_up = jax.random.split(key)
         params = self._model(spec).init(key, self.initial_temperature)
         parts = params.actor, params.critics, params.log_temperature
-        features, d = sizes(spec)
         return Learner(
             params=params,
-            optimizer=Optimizer(*map(optax.scale_by_adam().init, parts)),
-            buffer=Buffer(
-                jnp.zeros((self.buffer_size, 2 * features + d + 2)),
-                jnp.zeros((), jnp.int32),
-            ),
+            optimizer=Optimizer(*(optimizers.init("adam", part, flat=False) for part in parts)),
+            buffer=self._buffer(spec),
             warm_up=warm_up,
             spec=spec,
         )
@@ -291,7 +278,7 @@ class SAC(Algorithm[Learner, Actor, Transition]):
 
         def step(k: Array, carry: Any) -> Any:
             params, optimizer, sums = carry
-            sample = _sample(learner.spec, buffer.rows[drawn[k]])
+            sample = _sample(learner.spec, buffer.at(drawn[k]))
             now = replace(learner, params=params, optimizer=optimizer)
             now, metrics = self.learn(now, sample, keys[k])
             return now.params, now.optimizer, jax.tree.map(jnp.add, sums, metrics)
@@ -300,7 +287,7 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         begun = buffer.seen >= max(self.learning_starts, 1)
         steps = jnp.where(begun, self.gradient_steps, 0)
         names = ("policy_loss", "value_loss", "entropy", "temperature", "q_value", "gradient_norm")
-        sums = dict.fromkeys(names, jnp.zeros((), buffer.rows.dtype))
+        sums = dict.fromkeys(names, jnp.zeros((), batch.reward.dtype))
         params, optimizer, sums = jax.lax.fori_loop(
             0, steps, step, (learner.params, learner.optimizer, sums)
         )
@@ -345,7 +332,7 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         if self.learn_temperature:
             gradient = jax.grad(partial(self._temperature_loss, model))(log_temperature, log_prob)
             log_temperature, temperature_state, _ = _adam(
-                log_temperature, gradient, temperature_state, self.temperature_learning_rate
+                log_temperature, gradient, temperature_state, self.temperature_learning_rate, 1e9
             )
         metrics = {
             "policy_loss": policy_loss,
@@ -416,20 +403,13 @@ class SAC(Algorithm[Learner, Actor, Transition]):
     def _model(self, spec: EnvSpec) -> Model:
         return Model(spec, self.network or MLP(self.hidden_sizes, self.activation))
 
+    def _buffer(self, spec: EnvSpec) -> Buffer:
+        return Buffer.empty(spec.observation_space, sizes(spec)[1], self.buffer_size, self.num_envs)
+
     def _stored(self, learner: Learner, batch: Transition) -> Buffer:
-        """The buffer with the batch, in the order of time."""
-        space = learner.spec.observation_space
+        """The buffer with the batch, its actions scaled to [-1, 1]."""
         middle, half = _bounds(learner.spec, batch.action)
-        parts = (
-            spaces.encode(space, batch.observation),
-            (batch.action - middle) / half,
-            batch.reward[..., None],
-            batch.terminated[..., None].astype(batch.reward.dtype),
-            spaces.encode(space, batch.next_observation),
-        )
-        rows = jnp.concatenate(parts, axis=-1)
-        valid = None if batch.valid is None else batch.valid.reshape(-1)
-        return learner.buffer.insert(rows.reshape(-1, rows.shape[-1]), valid)
+        return learner.buffer.insert(batch._replace(action=(batch.action - middle) / half))
 
 
 def _bounds(spec: EnvSpec, action: Action) -> tuple[Array, Array]:
@@ -440,32 +420,14 @@ def _bounds(spec: EnvSpec, action: Action) -> tuple[Array, Array]:
     return jnp.broadcast_to(middle, action.shape), jnp.broadcast_to(half, action.shape)
 
 
-def _sample(spec: EnvSpec, rows: Float[Array, "N width"]) -> Sample:
-    features, d = sizes(spec)
-    n = features + d
+def _sample(spec: EnvSpec, rows: Stored) -> Sample:
+    """What is drawn from the buffer, encoded."""
+    space = spec.observation_space
+    observation = spaces.encode(space, rows.observation)
     return Sample(
-        inputs=rows[:, :n],
-        observation=rows[:, :features],
-        reward=rows[:, n],
-        terminated=rows[:, n + 1],
-        next_observation=rows[:, n + 2 :],
+        inputs=jnp.concatenate([observation, rows.action], axis=-1),
+        observation=observation,
+        reward=rows.reward,
+        terminated=rows.terminated.astype(rows.reward.dtype),
+        next_observation=spaces.encode(space, rows.next_observation),
     )
-
-
-def _adam(
-    params: PyTree,
-    gradient: PyTree,
-    state: Any,
-    learning_rate: float | Float[Array, ""],
-    max_grad_norm: float | Float[Array, ""] = 1e9,
-) -> tuple[PyTree, Any, Float[Array, ""]]:
-    """One step down: new parameters, new state, and the gradient's norm before it is cut.
-
-    Leaf by leaf, not on one flat vector as in `optimizers`: matrices of this size are worth a loop
-    of their own, and copying them together costs more than it saves.
-    """
-    norm = optax.tree.norm(gradient)
-    cut = max_grad_norm / jnp.maximum(norm, max_grad_norm)
-    gradient = jax.tree.map(lambda g: cut * g, gradient)
-    direction, state = optax.scale_by_adam().update(gradient, state)
-    return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), state, norm

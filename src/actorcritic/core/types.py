@@ -7,13 +7,13 @@ batch of transitions in `update`. Runners own every loop.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import gymnasium
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 # A pytree: one observation, or a batch with leading axes, as its space describes it.
 Observation: TypeAlias = Any
@@ -137,6 +137,37 @@ class Transition(NamedTuple):
             next_observation=after,
             terminated=self.terminated | ~valid,
         )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["rows", "count"], meta_fields=[])
+@dataclass(frozen=True)
+class Ring:
+    """The latest of all rows that were ever appended: row number k lies at k % capacity.
+
+    Places that no row has come to yet are zero, and none changes but by `append`. Where a learner
+    keeps much, it keeps it in such rings: a checkpoint then holds the rows that are filled, and to
+    save it again costs what was appended since.
+    """
+
+    rows: PyTree  # leaves [capacity, ...]
+    count: Int[Array, ""]  # rows ever appended
+
+    @property
+    def capacity(self) -> int:
+        return int(jax.tree.leaves(self.rows)[0].shape[0])
+
+    def append(self, rows: PyTree, kept: Bool[Array, " N"]) -> tuple[Ring, Int[Array, " N"]]:
+        """With those of the rows [N, ...] that are kept, in their order; and each one's number."""
+        number = self.count + jnp.cumsum(kept, dtype=jnp.int32) - 1
+        count, capacity = number[-1] + 1, self.capacity
+        place = jnp.where(kept & (number >= count - capacity), number % capacity, capacity)
+        rows = jax.tree.map(lambda room, x: room.at[place].set(x, mode="drop"), self.rows, rows)
+        return Ring(rows, count), number
+
+    def at(self, number: Int[Array, "..."]) -> PyTree:
+        """The rows of these numbers [...], if they are still there."""
+        place = number % self.capacity
+        return jax.tree.map(lambda room: room[place], self.rows)
 
 
 class Step(NamedTuple):
