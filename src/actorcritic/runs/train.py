@@ -166,6 +166,7 @@ class Training:
         self._evaluator = self._prepare_end()
         self._thinned = [Thinned() for _ in self.runs]
         self._sinks: list[list[trackers.Sink]] = []
+        self._saved: list[Path | None] = [None] * len(self.runs)  # the latest checkpoints
 
     def _checked_spread(self, run: Run) -> int:
         """Over how many devices the rows of a seed are spread now; a word where that changed."""
@@ -344,9 +345,9 @@ class Training:
         if all(run.out is None for run in self.runs):
             return
         states = self._split(self.session.state)
-        for run, state, thinned in zip(self.runs, states, self._thinned, strict=True):
+        for k, (run, state) in enumerate(zip(self.runs, states, strict=True)):
             if run.out is not None:
-                _save(run, state, thinned)
+                self._saved[k] = _save(run, state, self._thinned[k], self._saved[k])
 
     def _restore(self) -> bool:
         """Set the session to what the runs' folders hold; whether there was anything."""
@@ -443,7 +444,7 @@ def _save_configuration(run: Run) -> None:
         files.write(run.out / "run.json", json.dumps(run.configuration(), indent=2))
 
 
-def _save(run: Run, state: Any, thinned: Thinned) -> None:
+def _save(run: Run, state: Any, thinned: Thinned, since: Path | None) -> Path:
     assert run.out is not None
     about = {
         "update": int(np.asarray(state.updates).sum()),
@@ -452,7 +453,7 @@ def _save(run: Run, state: Any, thinned: Thinned) -> None:
         "failed": {str(seed): why for seed, why in run.failed.items()},
         "tables": thinned.state,
     }
-    checkpoints.save(run.out / "checkpoints", state, about)
+    return checkpoints.save(run.out / "checkpoints", state, about, since=since)
 
 
 def _restore(run: Run, like: Any) -> tuple[Any, Thinned]:
