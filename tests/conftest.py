@@ -5,10 +5,13 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import gc
+
 import hypothesis
 import jax
 import jaxtyping
 import optax
+import pytest
 
 # Two devices, because sessions spread seeds or environments over them.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -51,3 +54,11 @@ hypothesis.settings.register_profile(
     "actorcritic", deadline=None, max_examples=25, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("actorcritic")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Programs of a module's tests are not kept: a worker would grow to several gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()

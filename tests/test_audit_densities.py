@@ -200,6 +200,7 @@ def test_the_clip_of_a_censored_policy_is_right_with_the_mass_at_the_bound():
     assert "clipped-action" not in [found.check for found in report.failures]
 
 
+@pytest.mark.extras
 def test_pytorch():
     torch = pytest.importorskip("torch")
     Normal = torch.distributions.Normal

@@ -107,6 +107,7 @@ def test_a_broken_copy_of_our_own_is_found():
 # ------------------------------------------------------------------------------- PyTorch
 
 
+@pytest.mark.extras
 def test_pytorch_tensors_and_lists_of_them():
     torch = pytest.importorskip("torch")
 

@@ -354,6 +354,7 @@ def torch_subjects():
     }
 
 
+@pytest.mark.extras
 def test_pytorch():
     for name, (function, kind, check) in torch_subjects().items():
         report = getattr(audit, kind)(function)
@@ -362,6 +363,7 @@ def test_pytorch():
         assert "PyTorch" in report.called
 
 
+@pytest.mark.extras
 def test_code_that_names_no_library_runs_in_the_one_that_its_file_imports(tmp_path):
     pytest.importorskip("torch")
     text = """

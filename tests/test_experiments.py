@@ -262,6 +262,7 @@ def test_a_point_that_comes_again_is_trained_once():
     assert len(found.points) == 2
 
 
+@pytest.mark.extras
 def test_optuna_looks_where_it_was_good():
     pytest.importorskip("optuna")
     asked = []

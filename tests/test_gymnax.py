@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 gymnax = pytest.importorskip("gymnax")
+pytestmark = pytest.mark.extras
 
 from actorcritic.core.types import Environment, UserError  # noqa: E402
 from actorcritic.envs import AsGymnasium, compiled_environment, from_gymnax  # noqa: E402

@@ -17,6 +17,7 @@ from actorcritic.figures.statistics import (
 )
 
 RESAMPLES = 20_000
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module")

@@ -322,6 +322,7 @@ def wandb_records(file):
         data = data[7 + length :]
 
 
+@pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")  # wandb's own
 def test_wandb_offline(tmp_path):
     pytest.importorskip("wandb")
