@@ -1,9 +1,9 @@
 """Keep the line numbers of the docs true: `python docs/lines.py`; `--check` only names stale ones.
 
 In docs/**/*.md, a link whose text is a name, such as
-[`maths.losses.value_loss`](../src/actorcritic/losses.py#L40-L42), leads to the lines of that function,
-class, method, property or field. Names are relative to the package. Sources are parsed, never
-imported, so that this needs nothing but Python.
+[`maths.losses.value_loss`](../src/actorcritic/maths/losses.py#L40-L42), leads to the lines of that
+function, class, method, property or field. Names are relative to the package. Sources are parsed,
+never imported, so that this needs nothing but Python.
 """
 
 from __future__ import annotations

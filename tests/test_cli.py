@@ -22,7 +22,7 @@ import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import PRESETS, preset
-from actorcritic.envs import COMPILED
+from actorcritic.envs import COMPILED, CartPole
 from actorcritic.runners.seeds import layout
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
@@ -334,7 +334,7 @@ CASES = {
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(case, tmp_path):
     (algorithm, id, *options), moments = CASES[case]
     if case == "ppo rows":
-        assert layout(preset(algorithm, id).algorithm, 1, 2) == ("rows", 2)
+        assert layout(preset(algorithm, id).algorithm, CartPole().spec, 1, 2)[2] == 2
     more = ("--episodes", 0, "--checkpoint-seconds", 0, "--quiet")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = command("train", algorithm, id, *options, *more, "--out", whole)

@@ -195,8 +195,8 @@ def test_a_paired_difference_is_seen_where_seeds_differ_more():
         (
             [ac.A2C(), ac.A2C(hidden_sizes=(8, 8), learning_rate=3e-4), ac.PPO()],
             [
-                "a2c learning_rate=0.0007 hidden_sizes=64×64",
-                "a2c learning_rate=0.0003 hidden_sizes=8×8",
+                "a2c learning_rate=0.0007 hidden_sizes=64x64",
+                "a2c learning_rate=0.0003 hidden_sizes=8x8",
                 "ppo",
             ],
         ),

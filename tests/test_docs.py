@@ -20,6 +20,7 @@ from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
 from actorcritic.runs import configuration
+from actorcritic.runs.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -77,14 +78,14 @@ def test_line_numbers_are_true():
 @pytest.mark.parametrize(
     ("name", "first", "last"),
     [
-        ("losses.value_loss", "def value_loss(", "    return 0.5 *"),
-        ("algorithms.policy_gradient.PPO", "@hyperparameters", "        return optimizers.sched"),
-        ("algorithms.policy_gradient.PPO._clip", "    def _clip(", "        return optimizers.sch"),
-        ("algorithms.policy_gradient.A2C.critic", None, None),  # inherited: not defined there
-        ("algorithms.policy_gradient.PPO.target_kl", "    target_kl: float | None", "    )"),
-        ("diagnosis.GRACE", "GRACE = ", "GRACE = "),
-        ("runners.compiled.collect", "def collect(", "    return now, batch, episodes"),
-        ("losses.nothing", None, None),
+        ("maths.losses.value_loss", "def value_loss(", "    return 0.5 *"),
+        ("algorithms.ppo.PPO", "@hyperparameters", "        return carry, jax.tree.map("),
+        ("algorithms.ppo.PPO._clip", "    def _clip(", "        return optimizers.sch"),
+        ("algorithms.a2c.A2C.critic", None, None),  # inherited: not defined there
+        ("algorithms.ppo.PPO.target_kl", "    target_kl: float | None", "    )"),
+        ("runs.diagnosis.GRACE", "GRACE = ", "GRACE = "),
+        ("runners.compiled.collect", "def collect(", "    return gather("),
+        ("maths.losses.nothing", None, None),
         ("nothing.at_all", None, None),
     ],
 )
@@ -100,12 +101,12 @@ def test_a_name_is_found_in_the_sources(lines, name, first, last):
 
 
 def test_a_stale_link_is_renewed_and_a_broken_one_named(lines):
-    good = lines.link("losses.value_loss", DOCS / "algorithms")
-    assert good.startswith("[`losses.value_loss`](../../src/actorcritic/losses.py#L")
+    good = lines.link("maths.losses.value_loss", DOCS / "algorithms")
+    assert good.startswith("[`maths.losses.value_loss`](../../src/actorcritic/maths/losses.py#L")
     bad = re.sub(r"#L.*\)", "#L1-L2)", good)
     assert lines.renewed(f"a {bad} b", DOCS / "algorithms") == (f"a {good} b", [bad], [])
     assert lines.renewed(good, DOCS / "algorithms") == (good, [], [])
-    for text in ("`losses.nothing`", "its code"):
+    for text in ("`maths.losses.nothing`", "its code"):
         broken = f"[{text}](../src/actorcritic/losses.py#L1)"
         assert lines.renewed(broken, DOCS) == (broken, [], [broken])
 
@@ -139,18 +140,14 @@ class Trained(Exception):
     """Everything was right up to the first step."""
 
 
-def check_only(algorithm: Any, environment: Any, **options: Any) -> None:
+def check_only(algorithm: Any, environment: Any, settings: Any = None, **options: Any) -> None:
     """In the place of `train`: all that it checks, and no training."""
-    settings = [f.name for f in dataclasses.fields(cli._TrainOptions)]
-    settings += ["env_options", "evaluation_episodes"]
-    overrides = {k: v for k, v in options.items() if k not in settings}
-    world = configuration.resolve_environment(
-        environment, host=options.get("host", False), options=options.get("env_options") or {}
-    )
+    settings, overrides = TrainSettings.split(settings, options)
+    world = configuration.resolve_environment(environment, settings)
     if isinstance(algorithm, str):
         algorithm = preset(algorithm, world.spec.id).algorithm
     algorithm = hyperparameters.replace(algorithm, **overrides)
-    configuration.check(algorithm, world, options.get("total_steps") or 1_000_000)
+    configuration.check(algorithm, world, settings.total_steps or 1_000_000)
     raise Trained
 
 
@@ -159,6 +156,7 @@ ALGORITHM_PAGES = [*sorted((DOCS / "algorithms").glob("*.md")), DOCS / "continuo
 
 @pytest.mark.parametrize("page", ALGORITHM_PAGES, ids=lambda p: p.stem)
 def test_command_lines_and_snippets_are_right_up_to_the_first_step(page, monkeypatch):
+    monkeypatch.setattr("actorcritic.runs.train.train", check_only)
     monkeypatch.setattr(ac, "train", check_only)
     commands = "".join(blocks(page, "")).splitlines()
     assert commands

@@ -133,6 +133,7 @@ AS_WRITTEN: dict[str, tuple[str, Any, Any]] = {
     "env_options": ("env_option", tuple[str, ...], ()),
     "thresholds": ("threshold", tuple[float, ...], ()),
     "seeds": ("seeds", int, None),
+    "out": ("out", Path | None, None),
 }
 ONLY_PYTHON = ("title", "command")
 

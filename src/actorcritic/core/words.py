@@ -23,12 +23,12 @@ def printable(text: object) -> str:
 
 
 def shown(value: Any) -> str:
-    """A hyperparameter's value, as the command line takes it: 0.001, 64x64, none, true."""
+    """A hyperparameter's value, as the command line takes it: 0.001, 64x64, True, None."""
     if isinstance(value, list | tuple):
         return "x".join(map(str, value)) or "none"
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return str(value)
 
 
 def rounded(value: Any) -> str:
