@@ -274,13 +274,12 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         buffer = self._stored(learner, batch)
         draw_key, learn_key, warm_up = jax.random.split(key, 3)
         drawn = buffer.draw(draw_key, (self.gradient_steps, self.batch_size))
-        keys = jax.random.split(learn_key, self.gradient_steps)
 
         def step(k: Array, carry: Any) -> Any:
             params, optimizer, sums = carry
             sample = _sample(learner.spec, buffer.at(drawn[k]))
             now = replace(learner, params=params, optimizer=optimizer)
-            now, metrics = self.learn(now, sample, keys[k])
+            now, metrics = self.learn(now, sample, jax.random.fold_in(learn_key, k))
             return now.params, now.optimizer, jax.tree.map(jnp.add, sums, metrics)
 
         # A loop of no steps, and not `cond`, which would copy all that it may change.
