@@ -150,10 +150,15 @@ class Collector:
         self._reward_sum = np.zeros(num_envs, np.float32)
 
     def collect(
-        self, actor: Any, keys: Key[Array, " T"], interrupted: Callable[[], bool] = never
+        self,
+        actor: Any,
+        keys: Key[Array, " T"],
+        interrupted: Callable[[], bool] = never,
+        name: str = "a batch",
     ) -> tuple[Transition, list[Ended]]:
         """One batch, and the episodes that ended in it. The batch is overwritten by the next one.
 
+        `name` is what errors call it.
         Raises Abandoned where `interrupted` says to stop: `start` has to come next. Raises
         UserError where an environment or the actor gives a number that is not finite.
         """
@@ -162,10 +167,10 @@ class Collector:
             ended = self._collect(actor, keys, interrupted)
         except UserError:
             # What stopped an environment may be a number that came before.
-            self._check_finite(self.batch())
+            self._check_finite(self.batch(), name)
             raise
         batch = self.batch()
-        self._check_finite(batch)
+        self._check_finite(batch, name)
         return batch, ended
 
     def _collect(self, actor: Any, keys: Array, interrupted: Callable[[], bool]) -> list[Ended]:
@@ -222,7 +227,7 @@ class Collector:
         # In a batch of whole episodes, steps in parallel are not told apart.
         return [one._replace(step=counted) for one in ended] if whole else ended
 
-    def _check_finite(self, batch: Transition) -> None:
+    def _check_finite(self, batch: Transition, name: str) -> None:
         """Numbers that are not finite would make the parameters so, without a word."""
         found = []
         parts = (batch.observation, batch.action, batch.reward, batch.next_observation)
@@ -234,7 +239,7 @@ class Collector:
         if not found:
             return
         t, part, b, value = min(found, key=lambda row: row[:3])
-        place = f"step {t + 1} of a batch, environment {b}"
+        place = f"step {t + 1} of {name}, environment {b}"
         if part == 1:
             raise Diverged(
                 f"the training diverged: the policy drew an action that is not finite at {place}: "

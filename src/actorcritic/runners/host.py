@@ -206,7 +206,8 @@ class HostSession:
             self._under_way = self._last = s
         try:
             actor = self._settings.actor(state.learner)
-            batch, ended = self._collector.collect(actor, act_keys, interrupted)
+            name = f"update {int(state.updates) + 1} (seed {self.seeds[s]})"
+            batch, ended = self._collector.collect(actor, act_keys, interrupted, name)
         except (Abandoned, UserError):
             self._under_way = None
             raise
