@@ -488,3 +488,28 @@ def test_devices_draw_their_own_noise():
     returns = joined(finish(session), "episodes", "returns")
     assert returns.size == 256
     assert np.unique(returns).size > 250
+
+
+@pytest.mark.parametrize("algorithm", [PPO(num_envs=2, num_steps=8), Reinforce(num_envs=2)])
+def test_seeds_side_by_side_learn_as_one_after_the_other(algorithm, monkeypatch):
+    """On an accelerator seeds are one batch (`vmap`), with the number of updates common to all."""
+
+    def trained(backend: str) -> CompiledSession:
+        monkeypatch.setattr("actorcritic.runners.seeds.jax.default_backend", lambda: backend)
+        session = CompiledSession(algorithm, CartPole(), [0, 1, 2], 320)
+        session.advance(0.0)
+        # One seed is as it was at the start again, as in a group whose members were stopped apart.
+        fresh = CompiledSession(algorithm, CartPole(), [0, 1, 2], 320).state
+        session.state = jax.tree.map(
+            lambda new, old: jnp.concatenate([old[:1], new[1:]]), session.state, fresh
+        )
+        finish(session)
+        return session
+
+    here, there = trained("cpu"), trained("gpu")
+    np.testing.assert_array_equal(here.steps, there.steps)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4),
+        here.state.learner.params,
+        there.state.learner.params,
+    )

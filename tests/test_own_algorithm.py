@@ -53,7 +53,9 @@ class Habit(ac.Algorithm):
     def update(self, learner: Any, batch: ac.Transition, key: Any, progress: Any) -> Any:
         chosen = jax.nn.one_hot(batch.action, learner["worth"].shape[0])
         times = learner["times"] + chosen.sum(axis=(0, 1))
-        gained = (chosen * (batch.reward[..., None] - learner["worth"])).sum(axis=(0, 1))
+        gained = (chosen * (batch.reward[..., None] - learner["worth"].reshape(1, 1, -1))).sum(
+            axis=(0, 1)
+        )
         worth = learner["worth"] + gained / jnp.maximum(times, 1)
         return {"worth": worth, "times": times}, {"reward": batch.reward.mean()}
 

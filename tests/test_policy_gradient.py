@@ -722,7 +722,9 @@ def test_every_minibatch_gets_as_many_valid_rows(count):
 
     def step(carry, part):
         seen, k = carry
-        return (seen.at[k].set(part.advantage), k + 1), {"valid": jnp.sum(part.valid) * 1.0}
+        return (seen.at[k].set(part.advantage), k + 1), {
+            "valid": jnp.sum(part.valid, dtype=jnp.float32)
+        }
 
     carry = jnp.zeros((number, size // number)), jnp.asarray(0)
     shuffled = []
