@@ -243,7 +243,6 @@ class Training:
             else:
                 first = whole.seconds, gained
             display.advance(gained, whole)
-            self._fail(self.session.failures, display)
             reports = self._divide(whole)
             for k, (run, report, look) in enumerate(zip(self.runs, reports, looks, strict=True)):
                 report = _without(report, run.failed)
@@ -257,7 +256,8 @@ class Training:
                     self._warn(run, finding.text, display)
                 for finding in found:
                     row = self._rows[k].start + run.seeds.index(finding.seed)
-                    self.session.give_up(row, finding.text)
+                    if row not in self.session.failures:
+                        self.session.give_up(row, finding.text)
             self._fail(self.session.failures, display)
             if time.monotonic() - saved >= self._settings.checkpoint_seconds:
                 self._save()
