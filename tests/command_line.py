@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,12 +51,16 @@ def newest_update(run: Path) -> int:
 
 
 def final_hashes(run: Path) -> dict[str, str]:
-    """Of every leaf of a run's newest checkpoint."""
+    """Of every leaf of a run's newest checkpoint, and of the rows of its rings."""
     newest = checkpoints.newest(run / "checkpoints")
     assert newest is not None
     leaves = safetensors.numpy.load_file(newest / checkpoints.STATE)
     assert len(leaves) > 10
-    return checkpoints.hashes({name: np.asarray(leaf) for name, leaf in leaves.items()})
+    found = checkpoints.hashes({name: np.asarray(leaf) for name, leaf in leaves.items()})
+    body = json.loads((newest / checkpoints.MANIFEST).read_text())["body"]
+    for ring in body["rings"]:  # whose rows are in files of their own, named by their hashes
+        found[ring["path"]] = json.dumps(ring)
+    return found
 
 
 def table(path: Path, without: str | None = None) -> list[str]:
