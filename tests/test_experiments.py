@@ -69,9 +69,9 @@ def test_variants_that_differ_in_floats_are_one_program(monkeypatch):
     groups = []
 
     class Counted(Training):
-        def __init__(self, runs, options):
+        def __init__(self, runs, settings, **options):
             groups.append([run.variant for run in runs])
-            super().__init__(runs, options)
+            super().__init__(runs, settings, **options)
 
     monkeypatch.setattr(together, "Training", Counted)
     variants = RATES | {"wide": varied(hidden_sizes=(16,))}
