@@ -172,7 +172,6 @@ def test_no_file_is_written_through_a_link_that_waits_for_it(name, run, start_fi
         (run / name).symlink_to(start_file)
     ac.resume(run, total_steps=128, evaluation_episodes=2, quiet=True)
     if name == "play.gif":
-        pytest.importorskip("pygame")
         assert cli.main(["play", str(run)]) == 0
         assert not (run / name).is_symlink()
     assert start_file.read_text() == "export EDITOR=vi\n"

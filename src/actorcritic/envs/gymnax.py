@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from actorcritic.core.types import Action, EnvSpec, Observation, Step, UserError
-from actorcritic.envs.options import check_options, nearest
+from actorcritic.core.words import nearest
+from actorcritic.envs.options import check_options
 
 
 def from_gymnax(name_or_env: Any, **params: Any) -> GymnaxEnvironment:

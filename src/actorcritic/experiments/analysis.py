@@ -24,7 +24,7 @@ from actorcritic.envs import COMPILED
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
-from actorcritic.runners.session import EpisodeTable, Report
+from actorcritic.runners.session import EpisodeTable, Report, some_rows
 from actorcritic.runs.run import Evaluated, Run
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
@@ -252,8 +252,7 @@ class Analysis:
         found = {}
         for label, run in self.runs.items():
             table = run.episodes
-            mine = np.isin(table.seed, self.seeds[label])
-            found[label] = EpisodeTable(*(column[mine] for column in table))
+            found[label] = some_rows(table, np.isin(table.seed, self.seeds[label]))
         return found
 
     # ------------------------------------------------------------------------ in words

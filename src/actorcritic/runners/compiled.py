@@ -98,13 +98,23 @@ def advance(
 ) -> tuple[Running, Transition, Episodes]:
     """One step of every environment, and a reset of those whose episode it ended. Rows are [B]."""
     ahead, row, done = take_step(environment, now, action, collects)
-    ended = Episodes(
-        jnp.where(done, ahead.episode_return, 0.0), jnp.where(done, ahead.episode_length, 0)
+    return _renewed(environment, now, ahead, done), row, _ended(ahead, done)
+
+
+def _ended(ahead: Running, which: Bool[Array, " B"]) -> Episodes:
+    """The episodes that ended with this step."""
+    return Episodes(
+        jnp.where(which, ahead.episode_return, 0.0), jnp.where(which, ahead.episode_length, 0)
     )
-    ahead = jax.lax.cond(
+
+
+def _renewed(
+    environment: Environment, now: Running, ahead: Running, done: Bool[Array, " B"]
+) -> Running:
+    """`ahead`, with new episodes in the environments that are done."""
+    return jax.lax.cond(
         jnp.any(done), lambda: select(done, reset(environment, now.key), ahead), lambda: ahead
     )
-    return ahead, row, ended
 
 
 def collect(
@@ -156,13 +166,8 @@ def _collect_episodes(
         row = row._replace(extras=extras, valid=open_)
         row = row._replace(truncated=row.truncated | ((t == length - 1) & ~row.terminated))
         ends = open_ & (row.terminated | row.truncated)
-        ended = Episodes(
-            jnp.where(ends, ahead.episode_return, 0.0), jnp.where(ends, ahead.episode_length, 0)
-        )
-        ahead = jax.lax.cond(
-            jnp.any(done), lambda: select(done, reset(environment, now.key), ahead), lambda: ahead
-        )
-        return ahead, open_ & ~ends, (row, ended)
+        ended = _ended(ahead, ends)
+        return _renewed(environment, now, ahead, done), open_ & ~ends, (row, ended)
 
     def body(carry: tuple[Array, Running, Array, Any]) -> tuple[Array, Running, Array, Any]:
         t, now, open_, rows = carry

@@ -95,7 +95,7 @@ class CompiledSession:
         self._rows = self.seeds if rows is None else tuple(rows)
         algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
         algorithms *= len(seeds) // len(algorithms)
-        self._algorithm = algorithm = algorithms[0]
+        algorithm = algorithms[0]
         part, over_seeds, self.spread = layout(
             algorithm, environment.spec, len(seeds), jax.device_count(), spread
         )
@@ -137,7 +137,8 @@ class CompiledSession:
                 jax.eval_shape(init, each, self._keys),
             )
             log_spread = Log(P(), P(None, None, None, "rows"), P())  # type: ignore[arg-type]
-        self._each = jax.device_put(each, NamedSharding(self._mesh, spread_over))
+        self._by_seed = NamedSharding(self._mesh, spread_over)
+        self._each = jax.device_put(each, self._by_seed)
         self._collects = collects = algorithm.collects
         batch = collects.num_envs * collects.longest(environment.spec)
         self._every = updates_per_row(collects)
@@ -240,7 +241,9 @@ class CompiledSession:
             return
         beside = threading.Thread(target=lambda: self._state)
         beside.start()
-        arguments = (self._each, self._shapes, self._counts(0), jnp.int32(0))
+        # By its shape alone: to count what is left would wait for that state.
+        counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
+        arguments = (self._each, self._shapes, counts, jnp.int32(0))
         self._program = self._train.lower(*arguments).compile()
         beside.join()
 
@@ -269,8 +272,7 @@ class CompiledSession:
             counts = np.minimum(counts, np.maximum(left, 0))
             if not self._on_cpu and counts.any():
                 counts = np.where(counts > 0, counts[counts > 0].min(), 0)
-        sharding = NamedSharding(self._mesh, P("seeds") if self.spread == 1 else P())
-        return jax.device_put(counts.astype(np.int32), sharding)
+        return jax.device_put(counts.astype(np.int32), self._by_seed)
 
     def _report(
         self, log: Any, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PyTree
@@ -51,6 +51,15 @@ class MetricTable(NamedTuple):
     def column(self, name: str) -> Float[np.ndarray, " n"]:
         """One column of `values`."""
         return self.values[:, self.names.index(name)]
+
+
+Table = TypeVar("Table", EpisodeTable, MetricTable)
+
+
+def some_rows(table: Table, which: Bool[np.ndarray, " n"]) -> Table:
+    """A table with some of its rows."""
+    columns = table._asdict().items()
+    return table._replace(**{n: x[which] for n, x in columns if isinstance(x, np.ndarray)})
 
 
 # For programs that run once: less time in the compiler, more in the program.
@@ -145,16 +154,8 @@ class Thinned:
                 if name in metrics.names:
                     values[at, metrics.names.index(name)] = _ratio(total, found[0])
             self.state[str(seed)] = [int(count) + len(mine), int(rest[0]), rest[1], int(rest[2])]
-        return Report(
-            metrics._replace(
-                seed=metrics.seed[rows],
-                update=metrics.update[rows],
-                step=metrics.step[rows],
-                values=values[rows],
-            ),
-            EpisodeTable(*(column[kept] for column in episodes)),
-            report.seconds,
-        )
+        metrics = some_rows(metrics._replace(values=values), rows)
+        return Report(metrics, some_rows(episodes, kept), report.seconds)
 
 
 def _sums(

@@ -6,11 +6,11 @@ import io
 import json
 import signal
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from actorcritic.core.types import Environment, UserError
 from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Session, Thinned
+from actorcritic.runners.session import Report, Session, Table, Thinned, some_rows
 from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.console import TrainingDisplay
 from actorcritic.runs.diagnosis import Diagnosis
@@ -392,30 +392,19 @@ class Training:
                 _save_evaluation(run)
 
 
-Table = TypeVar("Table", MetricTable, EpisodeTable)
-
-
 def _part(table: Table, rows: slice, seeds: Sequence[int]) -> Table:
     """What a table says of these rows, by seed."""
-    mine = (table.seed >= rows.start) & (table.seed < rows.stop)
-    columns = {
-        name: column[mine]
-        for name, column in table._asdict().items()
-        if isinstance(column, np.ndarray)
-    }
-    columns["seed"] = np.asarray(seeds)[columns["seed"] - rows.start]
-    return table._replace(**columns)
+    mine = some_rows(table, (table.seed >= rows.start) & (table.seed < rows.stop))
+    return mine._replace(seed=np.asarray(seeds)[mine.seed - rows.start])
 
 
-def _without(report: Report, seeds: Container[int]) -> Report:
+def _without(report: Report, seeds: Collection[int]) -> Report:
     """A report less the rows of some seeds."""
     if not seeds:
         return report
 
     def others(table: Table) -> Table:
-        mine = np.array([seed not in seeds for seed in table.seed.tolist()], bool)
-        columns = table._asdict().items()
-        return table._replace(**{n: x[mine] for n, x in columns if isinstance(x, np.ndarray)})
+        return some_rows(table, ~np.isin(table.seed, list(seeds)))
 
     return Report(others(report.metrics), others(report.episodes), report.seconds)
 
