@@ -22,6 +22,7 @@ from actorcritic.algorithms.presets import PRESETS
 from actorcritic.core.types import Environment
 from actorcritic.figures import statistics
 from actorcritic.runs import configuration
+from actorcritic.runs.settings import TrainSettings
 
 HERE = Path(__file__).resolve().parent
 
@@ -121,7 +122,7 @@ def main() -> int:
 
 def train(algorithm: str, environment: str, seeds: range) -> np.ndarray:
     """Returns [S, E] of the final evaluation of each seed."""
-    compiled = configuration.resolve_environment(environment, host=False, options={})
+    compiled = configuration.resolve_environment(environment, TrainSettings())
     if isinstance(compiled, Environment):
         return evaluated(algorithm, environment, seeds)
     # The host runner trains seeds one after another, on one core: here, a process each.

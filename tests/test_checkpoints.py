@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.runs import checkpoints
 
 

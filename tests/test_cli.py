@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import PRESETS, preset
 from actorcritic.envs import COMPILED, CartPole
 from actorcritic.runners.seeds import layout
+from actorcritic.studies import STUDIES
 
 TINY: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}
 
@@ -282,6 +284,26 @@ def test_lists(capsys):
             assert re.search(rf"^  {name} +\w", text, re.MULTILINE)
     for algorithm, id in PRESETS:
         assert re.search(rf"^  {algorithm} {id} +[\d,]+ steps$", presets, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "study", "--help", "--version", "trian", "list algorithm", "help"]
+)
+def test_what_only_tells_does_not_wait_for_jax(words):
+    code = "import sys; from actorcritic import __main__; "
+    code += f"sys.argv[1:] = {words.split()!r}; __main__.main(); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("catalogue", [ALGORITHMS, COMPILED, STUDIES], ids=lambda x: x.kind)
+def test_everything_listed_is_there(catalogue):
+    for name, entry in catalogue.entries.items():
+        found = catalogue[name]
+        assert found.__doc__
+        assert len(entry.meaning) < 70
+        assert catalogue.named(name.upper()) is found
+        if catalogue is ALGORITHMS:
+            assert found.name == name
 
 
 def test_a_closed_pipe_is_no_error(trained):

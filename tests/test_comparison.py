@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import actorcritic as ac
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import UserError
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report

@@ -12,8 +12,8 @@ import pytest
 
 import actorcritic as ac
 from actorcritic import cli
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import UserError
 from actorcritic.envs import Pendulum
 from actorcritic.experiments.search import Choice
 from actorcritic.runs.run import read_run

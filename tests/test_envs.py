@@ -22,7 +22,8 @@ from gymnasium.envs.classic_control import (
 from gymnasium.utils.env_checker import check_env
 from scipy import stats
 
-from actorcritic.core.types import Environment, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment
 from actorcritic.envs import (
     COMPILED,
     Acrobot,

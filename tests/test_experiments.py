@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import actorcritic as ac
 from actorcritic.core import hyperparameters
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.experiments import compare, search, together
 from actorcritic.experiments.together import Stopped
 from actorcritic.runs.run import read_run

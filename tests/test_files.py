@@ -16,7 +16,7 @@ import pytest
 import actorcritic as ac
 from actorcritic import cli
 from actorcritic.core import files
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.envs import CartPole
 from actorcritic.runs import checkpoints, trackers
 

@@ -9,7 +9,8 @@ import pytest
 gymnax = pytest.importorskip("gymnax")
 pytestmark = pytest.mark.extras
 
-from actorcritic.core.types import Environment, UserError  # noqa: E402
+from actorcritic.core.errors import UserError  # noqa: E402
+from actorcritic.core.types import Environment  # noqa: E402
 from actorcritic.envs import AsGymnasium, compiled_environment, from_gymnax  # noqa: E402
 from actorcritic.envs.gymnax import to_gymnasium  # noqa: E402
 

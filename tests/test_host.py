@@ -26,15 +26,9 @@ from gymnasium.wrappers.vector import TransformReward
 
 from actorcritic.algorithms import A2C, PPO, Reinforce
 from actorcritic.algorithms.sac import SAC
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import (
-    Algorithm,
-    Collects,
-    Decision,
-    Extras,
-    Transition,
-    UserError,
-)
+from actorcritic.core.types import Algorithm, Collects, Decision, Extras, Transition
 from actorcritic.envs import AsGymnasium, CartPole, GridWorld, Pendulum
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.host.workers import Workers

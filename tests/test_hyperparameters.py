@@ -9,7 +9,8 @@ import jax
 import pytest
 from gymnasium.spaces import Discrete
 
-from actorcritic.algorithms import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import (
     check,
     hyperparameter,
@@ -17,7 +18,6 @@ from actorcritic.core.hyperparameters import (
     nearest,
     replace,
 )
-from actorcritic.core.types import UserError
 from actorcritic.envs import CartPole, Pendulum
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from actorcritic import lab
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.envs import GridWorld
 from actorcritic.envs.grid_world import MOVES
 

@@ -19,9 +19,10 @@ from gymnasium import spaces as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import actorcritic as ac
-from actorcritic.algorithms import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import EnvSpec, Step, UserError
+from actorcritic.core.types import EnvSpec, Step
 from actorcritic.envs import AsGymnasium
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.masks import Masked, source

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec
 from actorcritic.maths.distributions import Categorical, Gaussian, MultiCategorical
 from actorcritic.maths.networks import (
     CNN,

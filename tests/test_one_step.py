@@ -14,7 +14,8 @@ import pytest
 from test_policy_gradient import DISCRETE, assert_close, experience, started, update
 
 from actorcritic.algorithms import A2C, QActorCritic, TDActorCritic
-from actorcritic.core.types import EnvSpec, Step, Transition, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Step, Transition
 from actorcritic.runners.seeds import CompiledSession
 
 LINEAR: dict[str, Any] = {"hidden_sizes": (), "optimizer": "sgd"}

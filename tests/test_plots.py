@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.figures import plots
 from actorcritic.figures.plots import Field, Map, Scores, Series
 from actorcritic.runners.session import EpisodeTable, MetricTable

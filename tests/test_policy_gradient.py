@@ -22,8 +22,9 @@ from scipy import special, stats
 from actorcritic.algorithms import A2C, PPO, TRPO, QActorCritic, Reinforce, TDActorCritic
 from actorcritic.algorithms.family import Rows
 from actorcritic.algorithms.ppo import in_minibatches
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
-from actorcritic.core.types import Decision, EnvSpec, Extras, Transition, UserError
+from actorcritic.core.types import Decision, EnvSpec, Extras, Transition
 from actorcritic.envs import Pendulum
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.maths import losses

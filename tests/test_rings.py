@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actorcritic.algorithms import SAC
-from actorcritic.core.types import Ring, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Ring
 from actorcritic.envs import Pendulum
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runs import checkpoints

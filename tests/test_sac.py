@@ -18,7 +18,8 @@ from scipy import stats
 
 from actorcritic.algorithms import SAC, sac
 from actorcritic.algorithms.sac import Sample
-from actorcritic.core.types import EnvSpec, Transition, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Transition
 from actorcritic.maths.networks import Network
 
 LOW, HIGH = np.float32([-3.0, 1.0]), np.float32([1.0, 9.0])

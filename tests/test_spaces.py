@@ -12,7 +12,8 @@ from gymnasium import spaces as gym
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec
 from actorcritic.maths import spaces
 from actorcritic.maths.networks import MLP, ActorCritic
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.figures.statistics import (
     Estimate,
     Summary,

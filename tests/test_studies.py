@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.experiments.report import report
 from actorcritic.figures.statistics import Estimate
 from actorcritic.studies import STUDIES, study
@@ -79,7 +79,7 @@ def test_a_study_is_imported_when_it_is_asked_for():
         import sys
         from actorcritic import cli, studies
         cli.main(["study"])
-        modules = {f"actorcritic.studies.{listed.module}" for listed in studies.STUDIES.values()}
+        modules = {entry.target for entry in studies.STUDIES.entries.values()}
         assert len(modules) == 7 and not modules & set(sys.modules)
     """
     lines = "\n".join(line.strip() for line in code.splitlines())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorboardX.proto import event_pb2
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 from actorcritic.runs import trackers
 

@@ -27,7 +27,7 @@ from test_policy_gradient import (
 
 from actorcritic.algorithms import TRPO
 from actorcritic.core import hyperparameters
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.maths.networks import ActorCritic
 
 SMALL: dict[str, Any] = {"num_envs": 4, "num_steps": 6, "hidden_sizes": (4,), "num_minibatches": 4}

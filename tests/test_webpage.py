@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.figures import plots
 from actorcritic.figures.html import Animation, Picture, Section, Table, write
 from actorcritic.figures.plots import Map, Scores, Series

@@ -8,6 +8,7 @@ from .algorithms import TRPO as TRPO
 from .algorithms import QActorCritic as QActorCritic
 from .algorithms import Reinforce as Reinforce
 from .algorithms import TDActorCritic as TDActorCritic
+from .core.errors import UserError as UserError
 from .core.hyperparameters import hyperparameter as hyperparameter
 from .core.hyperparameters import hyperparameters as hyperparameters
 from .core.types import Algorithm as Algorithm
@@ -18,7 +19,6 @@ from .core.types import EnvSpec as EnvSpec
 from .core.types import Extras as Extras
 from .core.types import Step as Step
 from .core.types import Transition as Transition
-from .core.types import UserError as UserError
 from .experiments.compare import ablate as ablate
 from .experiments.compare import compare as compare
 from .experiments.comparison import Comparison as Comparison

@@ -35,7 +35,7 @@ Help on one: actorcritic train ppo --help
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on stderr."""
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
 
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -71,7 +71,8 @@ def prepare(arguments: list[str]) -> None:
     """Import what a command needs, so that it is done before the command begins."""
     import importlib
 
-    for module in MODULES.get(arguments[0], ()) if arguments else ():
+    # A command alone, or a plea for help, only says what it can do.
+    for module in MODULES.get(arguments[0], ()) if len(arguments) > 1 else ():
         importlib.import_module(module)
 
 
@@ -191,7 +192,7 @@ def _parse(command: str, options: type, rest: list[str]) -> Any:
 
 def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str]]:
     """The first `count` words, which are not options, and the rest."""
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
 
     if count == 1 and rest[:1] in (["-h"], ["--help"]):
         return ["RUN"], rest
@@ -202,7 +203,8 @@ def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str
 
 
 def _train(rest: list[str]) -> int:
-    from actorcritic.algorithms.presets import algorithm_named, preset
+    from actorcritic.algorithms.catalogue import ALGORITHMS
+    from actorcritic.algorithms.presets import preset
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
 
@@ -211,7 +213,7 @@ def _train(rest: list[str]) -> int:
         _say(f"Usage: actorcritic {usage}\n")
         _parse("train ALGORITHM ENV", _with_settings(TrainSettings), ["--help"])
     if len(rest) > 1 and rest[1] in ("-h", "--help"):
-        algorithm, words, rest = algorithm_named(rest[0])(), [rest[0], "ENV"], rest[1:]
+        algorithm, words, rest = ALGORITHMS.named(rest[0])(), [rest[0], "ENV"], rest[1:]
     else:
         words, rest = _named(rest, 2, usage)
         algorithm = preset(*words).algorithm
@@ -236,7 +238,7 @@ def _hyperparameters(algorithm: Any) -> list[Field]:
 
 
 def _key_values(pairs: tuple[str, ...]) -> dict[str, Any]:
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
 
     options = {}
     for pair in pairs:
@@ -343,7 +345,7 @@ def _plot(rest: list[str]) -> int:
 
 def _many(usage: str, options: type, rest: list[str]) -> tuple[list[str], Any]:
     """The words before the first option, at least one, and the options."""
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
 
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     parsed = _parse(usage.partition(" [")[0], options, rest[count:])
@@ -396,7 +398,7 @@ def _going_on(command: str, call: Callable[[], Any]) -> Any:
 
 
 def _compare(rest: list[str]) -> int:
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
     from actorcritic.experiments.compare import compare
     from actorcritic.runs.settings import ExperimentSettings
 
@@ -412,9 +414,9 @@ def _compare(rest: list[str]) -> int:
 
 
 def _ablate(rest: list[str]) -> int:
-    from actorcritic.algorithms.presets import algorithm_named
+    from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.core import hyperparameters
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
     from actorcritic.experiments.compare import ablate
     from actorcritic.runs.settings import ExperimentSettings
 
@@ -428,7 +430,7 @@ def _ablate(rest: list[str]) -> int:
     (name, env), options = _two(usage, kind, _gathered(rest, "--vary"))
     if options.grid and options.one_at_a_time:
         raise UserError("Of --grid and --one-at-a-time only one can be meant.")
-    cls, vary = algorithm_named(name.partition(":")[0]), {}
+    cls, vary = ALGORITHMS.named(name.partition(":")[0]), {}
     for text in options.vary:
         setting, separator, values = text.partition("=")
         if not separator or not values:
@@ -443,7 +445,7 @@ def _ablate(rest: list[str]) -> int:
 
 
 def _sweep(rest: list[str]) -> int:
-    from actorcritic.algorithms.presets import algorithm_named
+    from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.experiments import search
     from actorcritic.experiments.sweep import sweep
     from actorcritic.runs.settings import SweepSettings
@@ -452,7 +454,7 @@ def _sweep(rest: list[str]) -> int:
     meaning = "a setting and where to look, as learning_rate=log:1e-4:1e-2"
     kind = _with_settings(SweepSettings, ("space", Annotated[tuple[str, ...], meaning], ()))
     (name, env), options = _two(usage, kind, _gathered(rest, "--space"))
-    cls = algorithm_named(name.partition(":")[0])
+    cls = ALGORITHMS.named(name.partition(":")[0])
     space = dict(search.parse(cls, text) for text in options.space)
     settings = _experiment(SweepSettings, options, f"sweep-{name}-{env}", ["sweep", *rest])
     result = _going_on(settings.command, lambda: sweep(name, env, settings, space=space))
@@ -472,8 +474,8 @@ def _study(rest: list[str]) -> int:
     from actorcritic import studies
 
     if not rest:
-        for name, study in studies.STUDIES.items():
-            _say(f"  {name}  {study.title}")
+        for name, entry in studies.STUDIES.entries.items():
+            _say(f"  {name}  {entry.meaning}")
         _say("\nRun one with: actorcritic study S1 [--quick]")
         return 0
     (name,), rest = _named(rest, 1, "study [NAME] [--quick] [--out DIR]")
@@ -515,7 +517,7 @@ def _audit_env(rest: list[str]) -> int:
 
 
 def _list(rest: list[str]) -> int:
-    from actorcritic.core.types import UserError
+    from actorcritic.core.errors import UserError
 
     usage = f"Usage: actorcritic list [{'|'.join(LISTS)}]"
     if rest[:1] in (["-h"], ["--help"]):
@@ -534,17 +536,17 @@ def _list(rest: list[str]) -> int:
 
 
 def _algorithms() -> Iterator[tuple[str, str]]:
-    from actorcritic.algorithms import ALGORITHMS
+    from actorcritic.algorithms.catalogue import ALGORITHMS
 
-    for name, cls in ALGORITHMS.items():
-        yield name, (cls.__doc__ or "").strip().splitlines()[0]
+    for name, entry in ALGORITHMS.entries.items():
+        yield name, entry.meaning
 
 
 def _environments() -> Iterator[tuple[str, str]]:
-    from actorcritic.envs import COMPILED
+    from actorcritic.envs.catalogue import COMPILED
 
-    for name, cls in COMPILED.items():
-        yield name, "compiled: " + (cls.__doc__ or "").strip().splitlines()[0]
+    for name, entry in COMPILED.entries.items():
+        yield name, f"compiled: {entry.meaning}"
     yield "gymnax:NAME", "compiled, from gymnax (extra)"
     yield "any Gymnasium id", "on the host, through Gymnasium"
     yield "module:Name", "on the host: your own class or factory"
@@ -595,5 +597,4 @@ MODULES: dict[str, tuple[str, ...]] = {
     "report": _EXPERIMENTS,
     "audit": ("actorcritic.audit.command",),
     "audit-env": ("actorcritic.audit.command",),
-    "list": ("actorcritic.algorithms.presets", "actorcritic.envs"),
 }

@@ -1,14 +1,5 @@
-"""The algorithms, by the name the command line knows them by."""
+"""The algorithms. What is here is listed in `__init__.pyi`, and imported when it is first used."""
 
-from actorcritic.algorithms.a2c import A2C
-from actorcritic.algorithms.one_step import QActorCritic, TDActorCritic
-from actorcritic.algorithms.ppo import PPO
-from actorcritic.algorithms.reinforce import Reinforce
-from actorcritic.algorithms.sac import SAC
-from actorcritic.algorithms.trpo import TRPO
+import lazy_loader
 
-ALGORITHMS: dict[str, type] = {
-    cls.name: cls for cls in (Reinforce, QActorCritic, TDActorCritic, A2C, PPO, TRPO, SAC)
-}
-
-__all__ = ["A2C", "ALGORITHMS", "PPO", "SAC", "TRPO", "QActorCritic", "Reinforce", "TDActorCritic"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.core.types import (
     Algorithm,
@@ -36,7 +37,6 @@ from actorcritic.core.types import (
     Metrics,
     Observation,
     Transition,
-    UserError,
 )
 from actorcritic.maths import estimators, losses, optimizers, spaces
 from actorcritic.maths.distributions import Distribution, TanhGaussian

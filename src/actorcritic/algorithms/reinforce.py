@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from jaxtyping import Array, Float
 
 from actorcritic.algorithms.family import STANDARDISE, JointGradient
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.core.types import Collects, EnvSpec, Transition, UserError
+from actorcritic.core.types import Collects, EnvSpec, Transition
 from actorcritic.maths import estimators
 
 

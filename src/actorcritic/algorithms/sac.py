@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic.algorithms.replay import Buffer, Stored, machine_memory
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.core.types import (
     Action,
@@ -35,7 +36,6 @@ from actorcritic.core.types import (
     Metrics,
     Observation,
     Transition,
-    UserError,
 )
 from actorcritic.maths import losses, optimizers, spaces
 from actorcritic.maths.distributions import TanhGaussian

@@ -24,8 +24,9 @@ from actorcritic.algorithms.family import (
     standardised,
 )
 from actorcritic.algorithms.ppo import in_minibatches
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
-from actorcritic.core.types import Collects, EnvSpec, Metrics, Transition, UserError
+from actorcritic.core.types import Collects, EnvSpec, Metrics, Transition
 from actorcritic.maths import losses, optimizers
 from actorcritic.maths.networks import ActorCritic
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 # What each kind of audit is called on the command line, and where it is.
 KINDS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from actorcritic import audit
 from actorcritic.audit.findings import CannotCall, Report
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 _EPILOG = """\
 exit codes:

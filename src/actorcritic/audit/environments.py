@@ -21,7 +21,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.core.types import Environment, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment
 from actorcritic.envs.as_gymnasium import AsGymnasium
 from actorcritic.envs.host import checks, finding
 

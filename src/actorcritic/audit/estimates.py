@@ -22,7 +22,7 @@ import numpy as np
 from actorcritic.audit import calling
 from actorcritic.audit.calling import Framework, Matched
 from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 Numbers: TypeAlias = np.ndarray
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.figures.html import Section, Table, write
 
 

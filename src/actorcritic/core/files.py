@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 _SAVING = ".saving"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_
 import jax
 import numpy as np
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
 
 T = TypeVar("T", bound=type)

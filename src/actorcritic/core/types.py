@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from actorcritic.core.errors import UserError
+
 # A pytree: one observation, or a batch with leading axes, as its space describes it.
 Observation: TypeAlias = Any
 Action = Array  # discrete actions count from 0; continuous ones are as sampled, not yet clipped
@@ -27,10 +29,6 @@ ACTION_SPACES: tuple[type, ...] = (
     gymnasium.spaces.MultiBinary,
     gymnasium.spaces.Box,
 )
-
-
-class UserError(Exception):
-    """A mistake that the user can mend. The command line prints its text, never a traceback."""
 
 
 @dataclass(frozen=True, eq=False)

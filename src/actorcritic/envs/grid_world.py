@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, UInt8
 
-from actorcritic.core.types import EnvSpec, Step, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Step
 
 Cell = tuple[int, int]  # (x, y): x counts to the right, y upwards, from (0, 0) at the lower left
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from actorcritic.core.types import Action, EnvSpec, Observation, Step, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Action, EnvSpec, Observation, Step
 from actorcritic.core.words import nearest
 from actorcritic.envs.options import check_options
 

@@ -10,7 +10,8 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Bool
 
-from actorcritic.core.types import EnvSpec, Observation, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Observation
 from actorcritic.maths import spaces
 
 METHOD = "action_masks"  # the convention of sb3-contrib

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic.core.types import EnvSpec, Step, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Step
 
 Vector = Float[Array, "1"]
 

@@ -18,9 +18,9 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.core.words import listed, shown
-from actorcritic.envs import COMPILED
+from actorcritic.envs.catalogue import COMPILED
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
@@ -574,7 +574,7 @@ class _About(NamedTuple):
         options = dict(world["options"])
         if not world["host"] and world["make"] in COMPILED:
             # Compiled environments name all their options, those of the host only the ones given.
-            usual = dataclasses.asdict(COMPILED[world["make"]]())  # type: ignore[call-overload]
+            usual = dataclasses.asdict(COMPILED[world["make"]]())
             options = {name: value for name, value in options.items() if usual.get(name) != value}
         task = ("id", "observation_space", "action_space", "max_episode_steps")
         how = ("host", "vectorization", "autoreset")

@@ -8,7 +8,7 @@ from typing import Any
 
 from actorcritic.algorithms.presets import DEFAULT_STEPS
 from actorcritic.core import hyperparameters
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.core.words import shown
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.experiments.folder import REPORT, Experiment, Part, experiment_folder

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from actorcritic.core import files
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.runs import configuration
 from actorcritic.runs.folder import check_empty, folder_of_its_own

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.experiments import page
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.experiments.folder import read_experiment

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from actorcritic.core import hyperparameters
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 Method = Literal["sobol", "random", "optuna"]
 Score = Callable[[list[dict[str, Any]]], Sequence[float]]  # of points, one for each

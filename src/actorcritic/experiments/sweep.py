@@ -12,7 +12,7 @@ import numpy as np
 
 from actorcritic.algorithms.presets import DEFAULT_STEPS
 from actorcritic.core import hyperparameters
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.core.words import rounded, shown
 from actorcritic.experiments import page
 from actorcritic.experiments.comparison import Comparison

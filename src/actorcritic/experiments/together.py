@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from actorcritic.core.types import Environment, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration

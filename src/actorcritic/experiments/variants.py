@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actorcritic.algorithms.presets import algorithm_named, preset
+from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
-from actorcritic.core.types import Environment, EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import printable, shown
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runs import configuration
@@ -24,7 +26,7 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
     The tuned preset of the environment, with the settings named on top.
     """
     name, _, settings = text.partition(":")
-    cls = algorithm_named(name)
+    cls = ALGORITHMS.named(name)
     changes = {}
     for pair in filter(None, settings.split(",")):
         key, separator, value = pair.partition("=")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actorcritic.core import files
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.figures import plots
 
 if TYPE_CHECKING:

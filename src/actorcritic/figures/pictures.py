@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actorcritic.core import files
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.runners.session import EpisodeTable
 
 Statistic = Callable[..., Any]  # of an array and an `axis`, as np.mean is

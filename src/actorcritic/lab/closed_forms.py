@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.lab.critics import Critic
 from actorcritic.lab.estimators import Estimator
 from actorcritic.lab.exact import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.lab.exact import values
 from actorcritic.lab.process import MDP
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.lab.critics import Critic
 from actorcritic.lab.process import MDP, checked_policy
 from actorcritic.lab.return_moments import PairMoments, lambda_moments, less_value, n_step_moments

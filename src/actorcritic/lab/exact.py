@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.lab.process import MDP, checked_policy, numbers
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.figures.statistics import Estimate
 from actorcritic.lab.critics import Critic
 from actorcritic.lab.estimators import Batch, Estimator, evaluated

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 ROUNDING = 1e-9  # how far the sum of probabilities may be from 1
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.lab.exact import going_on
 from actorcritic.lab.process import MDP, checked_policy
 

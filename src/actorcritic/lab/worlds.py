@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.envs.grid_world import GOAL_REWARD, MOVES, STEP_REWARD, GridWorld
 from actorcritic.lab.process import MDP
 

@@ -18,7 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec
 from actorcritic.maths.distributions import (
     Categorical,
     Distribution,

@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float
 
-from actorcritic.core.types import ACTION_SPACES, Action, EnvSpec, Observation, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import ACTION_SPACES, Action, EnvSpec, Observation
 
 # This key of a Dict observation says which actions are allowed; it is no feature of the policy.
 MASK = "action_mask"

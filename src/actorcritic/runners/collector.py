@@ -15,7 +15,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Array, Key
 
-from actorcritic.core.types import Collects, EnvSpec, Transition, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Collects, EnvSpec, Transition
 from actorcritic.envs.host.arrays import Leaves, leaves, row_of, write, zeros
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.host.stepping import Stepper

@@ -13,7 +13,8 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic.core.types import Algorithm, Environment, EnvSpec, Observation, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Algorithm, Environment, EnvSpec, Observation
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.maths import spaces

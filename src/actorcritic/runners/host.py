@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from actorcritic.core.types import EnvSpec, Transition, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Transition
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.runners.collector import Abandoned, Collector, Diverged, Ended
 from actorcritic.runners.session import (

@@ -37,7 +37,8 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from actorcritic.core import files
-from actorcritic.core.types import Ring, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Ring
 
 # Of format 1 are those without rings. A later format keeps manifest.json's outer form,
 # {"body": {"format": …}, "sha256"}.

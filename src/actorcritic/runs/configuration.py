@@ -17,11 +17,11 @@ from typing import Any
 import gymnasium
 import jax
 
-from actorcritic.algorithms import ALGORITHMS
-from actorcritic.algorithms.presets import algorithm_named
+from actorcritic.algorithms.catalogue import ALGORITHMS
 from actorcritic.core import hyperparameters, words
-from actorcritic.core.types import Environment, EnvSpec, UserError, check_protocol
-from actorcritic.envs import COMPILED, compiled_environment
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment, EnvSpec, check_protocol
+from actorcritic.envs.catalogue import COMPILED, compiled_environment
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.maths import spaces
 from actorcritic.runs.settings import EnvironmentSettings
@@ -73,7 +73,7 @@ def rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in data["hyperparameters"].items()
     }
-    algorithm = hyperparameters.replace(algorithm_named(data["name"])(), **values)
+    algorithm = hyperparameters.replace(ALGORITHMS.named(data["name"])(), **values)
     hyperparameters.check(algorithm)
     return algorithm
 
@@ -222,8 +222,7 @@ def resolve_environment(
 
 
 def _others(spec: EnvSpec) -> str:
-    known: dict[str, Any] = ALGORITHMS
-    names = (n for n, a in known.items() if isinstance(spec.action_space, a.action_spaces))
+    names = (n for n, a in ALGORITHMS.items() if isinstance(spec.action_space, a.action_spaces))
     return f"Suited to it: {', '.join(names)}."
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 
 from actorcritic.core import files
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.runs import checkpoints, configuration
 
 

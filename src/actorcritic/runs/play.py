@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from actorcritic.core import files
-from actorcritic.core.types import Environment, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment
 from actorcritic.envs import (
     Acrobot,
     AsGymnasium,

@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from actorcritic.core.types import Environment, EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import printable
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.figures import statistics

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from actorcritic.core import hyperparameters
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter as setting
-from actorcritic.core.types import UserError
 from actorcritic.core.words import nearest
 from actorcritic.envs.host.environment import Autoreset
 

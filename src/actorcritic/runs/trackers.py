@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actorcritic.core import files
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.core.words import printable
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 

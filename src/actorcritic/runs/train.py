@@ -18,7 +18,8 @@ import numpy as np
 
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import files, hyperparameters
-from actorcritic.core.types import Environment, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment
 from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession

@@ -1,4 +1,4 @@
-"""Where a study trains, what it answers, and how the answer is shown."""
+"""Where a study trains, what it answers, how the answer is shown; and to carry one out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from actorcritic.core.types import Environment
 from actorcritic.experiments import page as pages
 from actorcritic.experiments.analysis import aligned, plain
 from actorcritic.experiments.comparison import Comparison
-from actorcritic.experiments.folder import Part
+from actorcritic.experiments.folder import (
+    REPORT,
+    Experiment,
+    Part,
+    experiment_folder,
+    save_experiment,
+)
 from actorcritic.experiments.together import train_all as train_missing
 from actorcritic.experiments.variants import Task, planned
 from actorcritic.figures.html import Animation, Picture, Section, Table
-from actorcritic.runs.run import Run
+from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings
+from actorcritic.studies.catalogue import STUDIES
 
 QUICK = "quick: shows that it works, proves nothing"
 SEEDS, QUICK_SEEDS = 10, 3
@@ -113,3 +120,32 @@ class Result:
         return pages.publish(
             path, self.title, self.sections(), self.comparisons, self.data(), self.command
         )
+
+
+def study(
+    name: str,
+    *,
+    quick: bool = False,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    command: str | None = None,
+) -> Result:
+    """Carry out one of `STUDIES`; `quick` is a small version that proves nothing.
+
+    With `out`, everything is kept in that folder, with a report; called again, it goes on where it
+    was. Raises UserError for any mistake before anything is written, and Stopped at Ctrl-C.
+    """
+    name = STUDIES.known(name)
+    asked = STUDIES[name]
+    title = f"{name}: {STUDIES.entries[name].meaning}" + f" ({QUICK})" * quick
+    folder = None if out is None else Path(out)
+    about = {"study": name, "quick": quick}
+    prepare_jax()
+    with experiment_folder(folder, Experiment("study", title, command, [], about)):
+        found: Answer = asked.answer(Bench(title, quick, folder, quiet))
+        comparisons = tuple(part.comparison(command) for part in found.parts)
+        result = Result(name, title, asked.QUESTION, quick, found, comparisons, command)
+        if folder is not None:
+            save_experiment(folder, Experiment("study", title, command, found.parts, about))
+            result.report(folder / REPORT)
+    return result

@@ -9,7 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
-from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec
 from actorcritic.envs import masks
 from actorcritic.envs.host.failures import failing
 from actorcritic.maths import spaces

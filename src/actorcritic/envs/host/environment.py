@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from actorcritic.core.types import EnvSpec, Observation, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec, Observation
 from actorcritic.core.words import nearest
 from actorcritic.envs import masks
 from actorcritic.envs.host.arrays import leaves, zeros

@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Iterator
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 
 
 def told(error: BaseException) -> str:

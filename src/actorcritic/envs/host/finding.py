@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import registry
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
 from actorcritic.envs import masks
 from actorcritic.envs.host.failures import failing, told

@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from actorcritic.core.types import EnvSpec, UserError
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import EnvSpec
 from actorcritic.envs import masks
 from actorcritic.envs.host.arrays import Leaves, leaves, write, zeros
 from actorcritic.envs.host.failures import failing

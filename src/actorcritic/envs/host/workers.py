@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from actorcritic.core.types import UserError
+from actorcritic.core.errors import UserError
 from actorcritic.envs.host.finding import Factory
 
 CLOSING_SECONDS = 5.0  # for workers to close their environments, before they are killed

@@ -1,0 +1,10 @@
+from .as_gymnasium import AsGymnasium as AsGymnasium
+from .catalogue import COMPILED as COMPILED
+from .catalogue import compiled_environment as compiled_environment
+from .classic.acrobot import Acrobot as Acrobot
+from .classic.cartpole import CartPole as CartPole
+from .classic.mountain_car import MountainCar as MountainCar
+from .classic.mountain_car import MountainCarContinuous as MountainCarContinuous
+from .classic.pendulum import Pendulum as Pendulum
+from .grid_world import GridWorld as GridWorld
+from .gymnax import from_gymnax as from_gymnax

@@ -1,0 +1,2 @@
+from .bench import study as study
+from .catalogue import STUDIES as STUDIES
