@@ -388,7 +388,7 @@ def test_values_far_apart_are_on_a_logarithmic_axis_or_side_by_side():
 
 def test_variants_with_fewer_seeds_have_fewer_dots():
     rows = [Scores("a", np.ones(3), 1.0), Scores("b", np.ones(1), 1.0), Scores("c", np.ones(2), 1)]
-    dots = [one for one in series(plots.scores_over_setting("x", [1, 2, 3], rows).axes[0])[1:]]
+    dots = series(plots.scores_over_setting("x", [1, 2, 3], rows).axes[0])[1:]
     assert [np.isfinite(one.y).tolist() for one in dots] == [
         [True, True, True],
         [True, False, True],

@@ -332,7 +332,8 @@ def _values(series: plots.Series, xs: dict[tuple[float | int | None, ...], int])
         values["part"] = series.part_of
     if np.isfinite(series.seconds):
         values["seconds"] = _rounded(series.seconds, 5)
-    if series.low is not None and series.high is not None and np.isfinite(series.low).any():
+    band = series.low, series.high
+    if all(ends is not None and np.isfinite(ends).any() for ends in band):
         values |= {"low": column("low", 5), "high": column("high", 5)}
     return values
 

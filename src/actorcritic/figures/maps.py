@@ -74,11 +74,10 @@ def action_against_state(
             style(axes, field.title)
             axes.grid(visible=False)
             axes.spines["bottom"].set_visible(False)
-            if i + columns >= len(fields):
-                axes.set_xlabel(xlabel, color=INK, fontsize=9)
-                axes.tick_params(labelbottom=True)
-            if i % columns == 0:
-                axes.set_ylabel(ylabel, color=INK, fontsize=9)
+            axes.tick_params(labelbottom=i + columns >= len(fields))
+            axes.locator_params(nbins=5)
+        figure.supxlabel(xlabel, color=INK, fontsize=9)
+        figure.supylabel(ylabel, color=INK, fontsize=9)
         if image is not None:
             _colour_bar(figure, image, list(grid[: len(fields)]), label)
     return figure

@@ -78,8 +78,8 @@
     const id = plot.closest("figure").id, hidden = new Set();
     for (const s of all) s.many = all.filter((o) => o.label === s.label).length > figure.panels.length * views.length;
     const timed = views[0].series.every((s) => s.seconds);
-    const curves = views[0].series.filter((s) => s.look !== "thin").length;
-    const state = { across: views[0].across, smoothing: views[0].smoothing, seeds: curves <= 5, bands: curves <= 5 };
+    const few = views[0].series.filter((s) => s.low).length <= 5;  // of more, each alone says more
+    const state = { across: views[0].across, smoothing: views[0].smoothing, seeds: few, bands: few };
     const SECONDS = "seconds of training, all seeds";
     let charts = [];
 

@@ -193,7 +193,7 @@ def _name(axes: Axes, text: str, x: float, y: float) -> None:
 
 
 def _name_row(axes: Axes, y: int, lines: Sequence[str]) -> None:
-    """A name beside a row. Line by line: in a page's own font, lines of one text would not align."""
+    """A name beside a row, line by line: as one text, another font would put them out of line."""
     for k, line in enumerate(lines):
         axes.annotate(
             line,

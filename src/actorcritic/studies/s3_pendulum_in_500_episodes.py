@@ -63,7 +63,7 @@ def answer(bench: Bench) -> Answer:
                 + ranked(comparison, best)
             )
             numbers[folder] = {"best": best, "learned": learned, **found[best].iqm._asdict()}
-            tables.append(learning_table(folder, title, comparison))
+            tables.append(learning_table(folder, f"Learning: {title}", comparison))
             if learned or bench.quick:
                 break
         pictures.append(_policies(name, runs, comparison))

@@ -90,7 +90,7 @@ def _n_steps(samples: int) -> tuple[Parts, Picture, Table, list[str]]:
         f"A chain of {CHAIN} states, γ = {GAMMA:g}, rewards of deviation {SIGMA:g}, a critic whose "
         f"errors have the mean {BIAS:g} and the deviation {STD:g}; from the first state. "
     )
-    picture = Picture("n-step", "n-step returns", figure, what + "Bands: 95 % intervals.")
+    picture = Picture("n-step", "Bias and variance over n", figure, what + "Bands: 95 % intervals.")
     mse = found["mean squared error"]
     _, least = least_at("n", STEPS, mse)
     by_critic, by_rewards = BIAS**2 + STD**2, SIGMA**2 / (1 - GAMMA**2)
@@ -157,7 +157,7 @@ def _lambdas(samples: int) -> tuple[Parts, Picture, Table, list[str]]:
         f"of deviation {FIXED:g} fixed for each state, and one of deviation {STD:g} drawn anew at "
         "every step. Means over states, weighted as they are visited. "
     )
-    picture = Picture("lambda", "λ-returns", figure, what + "Bands: 95 % intervals.")
+    picture = Picture("lambda", "Bias and variance over λ", figure, what + "Bands: 95 % intervals.")
     values = [each.measured for each in found["mean squared error"]]
     best, least = least_at("λ", LAMBDAS, found["mean squared error"])
     between = 0 < best < len(values) - 1 and all(
