@@ -215,7 +215,7 @@ def test_a_page_can_draw_curves_against_episodes_and_seconds_and_smoother():
     assert (first.x[0], first.x[-1]) == (1, 40)  # each episode, and its own return
     assert first.y[-1] == short.returns[short.seed == 1][-1]
     assert next(one for one in raw.series if one.label == "PPO").x[-1] == 80
-    assert raw.note.startswith("thin: seeds, each episode · bold: interquartile mean of 3 seeds")
+    assert raw.note.startswith("thin: seeds, unsmoothed · bold: interquartile mean of 3 seeds")
 
 
 def test_many_curves_have_no_dots_and_no_seeds(tmp_path):

@@ -492,6 +492,8 @@ def test_dragging_zooms_and_a_button_shows_all_again(opened):
     page.mouse.up()
     _, _, low, high = limits(page)
     assert whole[2] < low < high < whole[3]
+    page.mouse.dblclick(*place(page, 300))
+    assert limits(page) == whole
     page.locator(".panel").first.focus()
     page.keyboard.press("0")
     assert limits(page) == whole

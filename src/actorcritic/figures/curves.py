@@ -367,7 +367,7 @@ def _key(runs: Runs, window: int, *, dots: bool = True) -> str:
         return ""
     most, least = max(seeds), min(seeds)
     across = f"{most} seeds" if most == least else f"{least} to {most} seeds"
-    mean = "each episode" if window == 1 else f"mean of {window} episodes"
+    mean = "unsmoothed" if window == 1 else f"mean of {window} episodes"
     crowded = dots and len(runs) > CROWDED
     said = []
     if dots and not crowded:

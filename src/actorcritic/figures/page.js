@@ -222,6 +222,7 @@
           y: false, drag: { x: true, y: true, uni: 30, dist: 6 },
           points: { size: 7, show: (u, i) => parts[i - 1].role === "y" && parts[i - 1].s.look !== "thin" && !parts[i - 1].s.many && element("div", u.over, "u-cursor-pt") },
           dataIdx: nearest,
+          bind: { dblclick: () => () => charts.forEach(whole) },
         },
         hooks: { setCursor: [follow], setScale: [together], drawAxes: [marks] },
       }, data, frame);
