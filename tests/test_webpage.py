@@ -198,7 +198,7 @@ def test_order(page):
     found = [texts.index(text) for text in order]
     assert found == sorted(found)
     assert ("summary", "Every seed") in page.texts
-    assert ("caption", "All scores") in page.texts
+    assert ("span", "All scores") in page.texts
 
 
 def test_ids_are_unique_and_all_references_are_met(html, page):

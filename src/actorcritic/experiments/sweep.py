@@ -73,21 +73,18 @@ class Sweep:
 
     @property
     def verdict(self) -> str:
-        won = f"{self._settings(self.winner)} won, of {len(self.points)} trials."
         fresh = f"On fresh seeds: {self.confirmation.verdict}"
-        return f"{won} {fresh} {self.search.failed}".rstrip()
+        return f"{self._won} {fresh} {self.search.failed}".rstrip()
+
+    @property
+    def _won(self) -> str:
+        return f"{self._settings(self.winner)} won, of {len(self.points)} trials."
 
     def __str__(self) -> str:
         top = self.trials().rows[:5]
         lines = [f"  {settings}: {iqm}  ({label})" for label, settings, iqm, *_ in top]
-        return "\n".join(
-            [
-                f"{self.title}\n{self.verdict}\n\nBest of the search:",
-                *lines,
-                "",
-                str(self.confirmation),
-            ]
-        )
+        best = "Best of the search, which is partly luck:"
+        return "\n".join([f"{self.title}\n{self._won}\n\n{self.confirmation}\n\n{best}", *lines])
 
     def trials(self) -> Table:
         """Every trial, the best first."""

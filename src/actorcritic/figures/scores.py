@@ -210,7 +210,7 @@ def _name_row(axes: Axes, y: int, lines: Sequence[str]) -> None:
 
 def _wrapped(label: str, width: float) -> str:
     """A long name in several lines, shorter ones in a narrow picture."""
-    return wrapped(label, 28 if width >= WIDTH else 22)
+    return wrapped(label, 28 if width >= WIDTH else 24)
 
 
 def sweep_scatter(

@@ -328,9 +328,7 @@ def _gradients(episodes: int) -> tuple[Answer, list[Beside]]:
 
 def _bars(rows: Sequence[plots.Scores], found: Mapping[str, Gradient], width: float) -> Figure:
     """Total variances as they were measured, with the closed form over each."""
-    figure = plots.score_intervals(
-        rows, "total variance of the gradient of one episode", width=width
-    )
+    figure = plots.score_intervals(rows, "total variance", width=width)
     for y, each in enumerate(found.values()):
         figure.axes[0].plot(
             [each.trace.exact] * 2, [y - 0.3, y + 0.3], color=plots.INK, lw=1.1, zorder=6
