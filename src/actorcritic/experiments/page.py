@@ -15,6 +15,7 @@ from actorcritic.core.words import shown
 from actorcritic.experiments.analysis import Analysis
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table, write
+from actorcritic.runners.session import some_rows
 
 MOST_IN_A_PICTURE = len(
     plots.COLOURS
@@ -38,6 +39,7 @@ def section(comparison: Analysis, title: str | None = None) -> Section:
             episodes, "", comparison.thresholds, window=comparison.window, **how
         )
         pictures.append(Picture("learning-curves", "Learning curves", figure))
+    pictures += _evaluations(comparison, shown, ordered=ordered is not None)
     if ordered is None:
         pictures.append(_scores(comparison, shown))
     few = min(len(seeds) for seeds in comparison.seeds.values()) < statistics.FEWEST_SEEDS
@@ -82,6 +84,31 @@ def _seconds(comparison: Analysis) -> dict[str, float]:
         label: len(run.seeds) / comparison.variants[label].steps_per_second
         for label, run in comparison.runs.items()
     }
+
+
+def _evaluations(comparison: Analysis, shown: Sequence[str], *, ordered: bool) -> list[Picture]:
+    """The evaluations while it was trained, of the variants that have some."""
+    curves = []
+    for label, colour in zip(shown, plots.colours(len(shown), ordered=ordered), strict=True):
+        table, seeds = comparison.runs[label].evaluations, comparison.seeds[label]
+        found = []
+        for step in np.unique(table.step):
+            now = some_rows(table, table.step == step)
+            if np.isin(seeds, now.seed).all():
+                means = np.array([now.returns[now.seed == seed].mean() for seed in seeds])
+                found.append((step, *statistics.aggregate(means, rng=np.random.default_rng(0))))
+        if found:
+            x, y, low, high = np.array(found, float).T
+            curves.append(plots.Series(label, x, y, low, high, colour))
+    if not curves:
+        return []
+    known = np.concatenate([one.y for one in curves])
+    limits = plots.on_scale(float(known.min()), float(known.max()))
+    figure = plots.lines(
+        curves, "environment steps, per seed", "mean return", markers=True, limits=limits
+    )
+    note = "IQM over seeds of the mean return of an evaluation, with 95 % bands."
+    return [Picture("evaluations", "Evaluations while training", figure, note)]
 
 
 # ---------------------------------------------------------------------------- scores
@@ -214,7 +241,7 @@ def publish(
         run = one.runs[one.reference]
         count = len(one.runs)
         variants = ", ".join(one.runs) if count <= MOST_IN_A_PICTURE else f"{count} variants"
-        steps = f"{run.total_steps:,} environment steps; {one.how_many}"
+        steps = f"{run.trained_steps:,} environment steps; {one.how_many}"
         said = len(comparisons) == 1 and one.environment in title  # by the title
         summary.append(steps if said else f"{variants} on {one.environment}: {steps}")
     described = [run.configuration() for one in comparisons for run in one.runs.values()]

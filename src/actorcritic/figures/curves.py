@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actorcritic.figures.pictures import picture_kind, save
-from actorcritic.figures.statistics import (
-    Curve,
-    iqm,
-    rolling_mean,
-    smoothed_curve,
-    smoothing_window,
-)
+from actorcritic.figures.statistics import WINDOW, Curve, iqm, rolling_mean, smoothed_curve
 from actorcritic.figures.style import (
     FAINT,
     INK,
     PAPER,
     ROW,
     WIDTH,
+    Limits,
     Panel,
     Series,
     View,
@@ -35,6 +30,7 @@ from actorcritic.figures.style import (
     plain_decades,
     style,
     tick,
+    with_room,
 )
 from actorcritic.runners.session import FULL_EPISODES, EpisodeTable, MetricTable, some_rows
 
@@ -59,8 +55,9 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     markers: bool = False,
+    limits: Limits | None = None,
 ) -> Figure:
-    """Curves with their bands in one panel."""
+    """Curves with their bands in one panel, whose vertical axis may have `limits`."""
     palette = colours(len(series))
     series = [one._replace(colour=one.colour or c) for one, c in zip(series, palette, strict=True)]
     if markers:
@@ -79,6 +76,8 @@ def lines(
                 plain_decades(axis)
             else:
                 axis.set_major_formatter(tick)
+        if limits is not None:
+            axes.set_ylim(*with_room(limits))
         axes.set_xlabel(xlabel, color=INK, fontsize=9.5)
         legend(figure, labels, [str(one.colour) for one in series])
     return figure
@@ -107,7 +106,7 @@ def returns_and_lengths(
     title: str = "",
     thresholds: Sequence[float] = (),
     *,
-    window: int | None = None,
+    window: int = WINDOW,
     seconds: Mapping[str, float] | None = None,
     ordered: bool = False,
 ) -> Figure:
@@ -122,7 +121,6 @@ def returns_and_lengths(
     With `seconds`, which are those of training for one step of each run (NaN: not known), a page
     can also draw the curves against episodes and seconds, and smoother or less so.
     """
-    window = smoothing_window([table for _, table in runs]) if window is None else window
     tables = [table for _, table in runs]
     named: list[tuple[Any, str]] = [("returns", "Return")]
     if _lengths_say_more(tables):
@@ -367,7 +365,7 @@ def _key(runs: Runs, window: int, *, dots: bool = True) -> str:
         return ""
     most, least = max(seeds), min(seeds)
     across = f"{most} seeds" if most == least else f"{least} to {most} seeds"
-    mean = "unsmoothed" if window == 1 else f"mean of {window} episodes"
+    mean = "unsmoothed" if window == 1 else f"mean of the last {window} episodes"
     crowded = dots and len(runs) > CROWDED
     said = []
     if dots and not crowded:
@@ -376,7 +374,7 @@ def _key(runs: Runs, window: int, *, dots: bool = True) -> str:
     if most == 1:
         return " · ".join([*said, f"line: {mean}, one seed"])
     if not crowded:
-        said.append(f"thin: seeds, {mean}")
+        said.append(f"thin: seeds, {mean.replace('the last', 'their last')}")
     said.append(f"bold: interquartile mean of {across}" + f", {mean}" * crowded)
     if most >= 3:
         said.append("band: 95 % interval")

@@ -14,6 +14,7 @@ from actorcritic.figures.style import (
     INK,
     PAPER,
     WIDTH,
+    Limits,
     Panel,
     Series,
     View,
@@ -23,6 +24,7 @@ from actorcritic.figures.style import (
     plain_decades,
     style,
     tick,
+    with_room,
     wrapped,
 )
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Limits = tuple[float, float]
 FACTOR = 20.0  # between the ends of an axis from which on it is logarithmic
 
 
@@ -90,7 +91,7 @@ def score_intervals(
         axes.set_xlabel(xlabel, color=INK, fontsize=9.5)
         axes.margins(x=0.04)
         if limits is not None:
-            axes.set_xlim(*_with_room(limits))
+            axes.set_xlim(*with_room(limits))
     return figure
 
 
@@ -150,7 +151,7 @@ def scores_over_setting(
         axes.margins(x=0.06)
         axes.yaxis.set_major_formatter(tick)
         if limits is not None:
-            axes.set_ylim(*_with_room(limits))
+            axes.set_ylim(*with_room(limits))
         axes.set_xlabel(name, color=INK, fontsize=9.5)
         attach(axes, Panel((View(tuple(series)),), ticks=tuple(ticks)))
     return figure
@@ -170,12 +171,6 @@ def _seeds(x: Float[np.ndarray, " n"], rows: Sequence[Scores]) -> list[Series]:
         Series("seeds", x, np.array(column), colour=FAINT, look="dots")
         for column in zip(*padded, strict=True)
     ]
-
-
-def _with_room(limits: Limits) -> Limits:
-    low, high = limits
-    room = 0.05 * (high - low) or 1.0
-    return low - room, high + room
 
 
 def _name(axes: Axes, text: str, x: float, y: float) -> None:
@@ -274,6 +269,6 @@ def sweep_scatter(
                 attach(axes, Panel((View(tuple(trials)),)))
         axes.yaxis.set_major_formatter(tick)
         if limits is not None:
-            axes.set_ylim(*_with_room(limits))
+            axes.set_ylim(*with_room(limits))
         axes.set_xlabel(name, color=INK, fontsize=9.5)
     return figure

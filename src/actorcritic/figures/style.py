@@ -24,6 +24,9 @@ NARROW = 4.0  # for a phone: there, small letters are then 11 px high
 ROW = 0.22  # inches, of a legend
 
 
+Limits = tuple[float, float]  # of an axis
+
+
 class Series(NamedTuple):
     """A curve, with its band where it has one. Without a colour it gets the next one."""
 
@@ -133,7 +136,14 @@ def draw_lines(axes: Axes, series: Sequence[Series], width: float) -> None:
     attach(axes, Panel((View(tuple(series)),)))
 
 
-def on_scale(low: float, high: float) -> tuple[float, float]:
+def with_room(limits: Limits) -> Limits:
+    """A little more at both ends, so that what lies there is whole."""
+    low, high = limits
+    room = 0.05 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def on_scale(low: float, high: float) -> Limits:
     """Ends of an axis of returns, from or to zero where that is near, or what is shown is small.
 
     Small beside its distance to zero, it would be noise that looks large: 499.9 beside 500.

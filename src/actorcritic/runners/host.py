@@ -157,7 +157,17 @@ class HostSession:
 
     # Training.
 
-    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
+    @property
+    def actors(self) -> Any:
+        each = [self._settings.actor(state.learner) for state in self._states]
+        return jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+    def advance(
+        self,
+        seconds: float,
+        interrupted: Callable[[], bool] = never,
+        until: np.ndarray | None = None,
+    ) -> Report:
         """A batch under way when `interrupted` says so is left out, as if it had not begun."""
         self.compile()
         start, before = time.perf_counter(), self.steps
@@ -180,7 +190,8 @@ class HostSession:
             episodes.extend(
                 (self.seeds[s], taken + one.step, one.episode_return, one.length) for one in ended
             )
-            if made % every == 0 and time.perf_counter() - start >= seconds:
+            there = until is not None and int(state.steps) >= until[s]
+            if made % every == 0 and (there or time.perf_counter() - start >= seconds):
                 break
         elapsed = time.perf_counter() - start
         seed, update, step = (np.array([row[k] for row in rows], np.int64) for k in range(3))

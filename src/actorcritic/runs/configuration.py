@@ -63,6 +63,23 @@ def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
     return {"name": algorithm.name, "hyperparameters": values, "own": own}
 
 
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What two descriptions of runs differ in, in words: "learning_rate = 0.001 (was 0.0003)"."""
+    one, other = before["algorithm"], after["algorithm"]
+    said = []
+    if (one["name"], one["own"]) != (other["name"], other["own"]):
+        said.append(f"the algorithm is {other['name']} (was {one['name']})")
+    was, now = one["hyperparameters"], other["hyperparameters"]
+    for name in now:
+        if was.get(name) != now[name]:
+            said.append(f"{name} = {words.shown(now[name])} (was {words.shown(was.get(name))})")
+    was, now = before["environment"], after["environment"]
+    differing = [name for name in now if was.get(name) != now[name]]
+    if differing:
+        said.append(f"the environment has another {words.listed(differing)}")
+    return words.listed(said)
+
+
 def rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
     if data["own"]:
         raise UserError(
