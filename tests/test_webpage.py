@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import tomllib
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -330,6 +331,17 @@ def test_a_page_carries_the_licence_of_the_library(html):
     comment = html[html.index("<!--") : html.index("-->")]
     assert "Copyright (c) 2022 Leon Sorokin" in comment
     assert "The above copyright notice and this permission notice shall be included" in comment
+
+
+def test_what_a_page_is_made_of_is_in_the_package():
+    root = Path(__file__).resolve().parent.parent
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["actorcritic.figures"]
+    folder = root / "src" / "actorcritic" / "figures"
+    kept = {file for pattern in patterns for file in folder.glob(pattern)}
+    files = {file for file in folder.rglob("*") if file.is_file()}
+    assert {file for file in files if file.suffix not in (".py", ".pyc")} == kept
+    assert len(kept) == 6
 
 
 def test_a_title_is_said_once(tmp_path):

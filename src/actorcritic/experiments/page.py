@@ -102,8 +102,8 @@ def _evaluations(comparison: Analysis, shown: Sequence[str], *, ordered: bool) -
             curves.append(plots.Series(label, x, y, low, high, colour))
     if not curves:
         return []
-    known = np.concatenate([one.y for one in curves])
-    limits = plots.on_scale(float(known.min()), float(known.max()))
+    known = np.concatenate([[one.y, one.low, one.high] for one in curves], axis=1)
+    limits = plots.on_scale(float(np.nanmin(known)), float(np.nanmax(known)))
     figure = plots.lines(
         curves, "environment steps, per seed", "mean return", markers=True, limits=limits
     )
