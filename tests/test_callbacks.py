@@ -2,6 +2,7 @@
 
 import json
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
@@ -213,3 +214,56 @@ def test_starting_from_another_run(tmp_path):
         assert not (tmp_path / "wrong").exists()
     with pytest.raises(UserError, match="its observations are"):
         ac.train(ac.PPO(hidden_sizes=(8,)), "Acrobot-v1", start_from=tmp_path / "source")
+
+
+# ---------------------------------------------------------------------------- infos
+
+
+class Lucky(gym.Env):
+    """Ends after three steps; says at the end whether it was lucky, and how often it was reset."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, told="lucky"):
+        self.told, self.episode = told, 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.episode = 0, self.episode + 1
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        done = self.t == 3
+        info = {self.told: float(self.episode % 2), "text": "no number"} if done else {}
+        return np.zeros(2, np.float32), 1.0, done, False, info
+
+
+@pytest.mark.parametrize("autoreset", ["disabled", "same_step", "next_step"])
+def test_numbers_of_infos_become_metrics(autoreset, tmp_path):
+    a2c = ac.A2C(num_envs=2, num_steps=6, hidden_sizes=(8,))
+    settings = {"total_steps": 240, "quiet": True, "evaluation_episodes": 1}
+    run = ac.train(
+        a2c,
+        Lucky,
+        info_metrics=["lucky", "absent"],
+        autoreset=autoreset,
+        out=tmp_path / "run",
+        **settings,
+    )
+    lucky = run.metrics.column("info/lucky")
+    known = lucky[np.isfinite(lucky)]
+    assert len(known) >= 10
+    # Every second episode is; an update sees one or two of each environment.
+    assert set(known.round(2).tolist()) <= {0.0, 0.5, 1.0}
+    assert abs(known.mean() - 0.5) < 0.2
+    assert np.isnan(run.metrics.column("info/absent")).all()
+    again = ac.resume(tmp_path / "run", total_steps=480, environment=Lucky, quiet=True)
+    assert np.isfinite(again.metrics.column("info/lucky")).sum() > len(known)
+    with pytest.raises(UserError, match=r"info\['text'\] = 'no number'; info_metrics takes"):
+        ac.train(a2c, Lucky, info_metrics=["text"], autoreset=autoreset, **settings)
+    with pytest.raises(UserError, match="gives no infos to keep"):
+        train(info_metrics=["lucky"])
+    with pytest.raises(UserError, match="info_metrics must be a list; got 'lucky'"):
+        train(info_metrics="lucky", **HOST)

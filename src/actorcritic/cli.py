@@ -133,6 +133,7 @@ AS_WRITTEN: dict[str, tuple[str, Any, Any]] = {
     "evaluation_episodes": ("episodes", int, 100),
     "env_options": ("env_option", tuple[str, ...], ()),
     "thresholds": ("threshold", tuple[float, ...], ()),
+    "info_metrics": ("info_metric", tuple[str, ...], ()),
     "seeds": ("seeds", int, None),
     "out": ("out", Path | None, None),
 }

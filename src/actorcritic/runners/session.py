@@ -11,6 +11,11 @@ from jaxtyping import Bool, Float, Int, Num, PyTree
 from actorcritic.core.types import Collects
 
 EPISODIC = ("return", "length")  # columns of metrics: means over episodes, NaN where none ended
+INFO = "info/"  # before the names of columns that are likewise, of numbers from infos
+
+
+def is_episodic(name: str) -> bool:
+    return name in EPISODIC or name.startswith(INFO)
 
 
 class EpisodeTable(NamedTuple):

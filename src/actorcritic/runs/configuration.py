@@ -109,6 +109,7 @@ def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]
             "options": dict(world.options),
             "vectorization": world.vectorization,
             "autoreset": world.autoreset,
+            "info_metrics": list(world.info_metrics),
         }
     known = next((id for id, cls in COMPILED.items() if type(world) is cls), None)
     options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
@@ -142,7 +143,8 @@ def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEn
 
 def settings_of(data: dict[str, Any]) -> EnvironmentSettings:
     """How the environment of run.json was stepped."""
-    how = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
+    names = ("vectorization", "autoreset", "info_metrics")
+    how = {name: data[name] for name in names if name in data}
     return EnvironmentSettings(host=data["host"], env_options=data["options"], **how)
 
 
@@ -222,6 +224,11 @@ def resolve_environment(
         return environment
     if isinstance(environment, str) and not host:
         compiled = compiled_environment(environment, **options)
+        if compiled is not None and settings.info_metrics:
+            raise UserError(
+                f"The compiled {environment} gives no infos to keep. Step it through Gymnasium "
+                "with host=True (--host), or leave info_metrics out."
+            )
         if compiled is not None:
             return compiled
     try:
@@ -230,6 +237,7 @@ def resolve_environment(
             vectorization=settings.vectorization,
             autoreset=settings.autoreset,
             options=options,
+            info_metrics=settings.info_metrics,
         )
     except UserError as error:  # Gymnasium's names are not the only ones
         hint = words.nearest(environment, COMPILED) if type(environment) is str else ""

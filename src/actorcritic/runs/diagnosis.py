@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from actorcritic.core.types import EnvSpec
 from actorcritic.maths.spaces import has_mask
-from actorcritic.runners.session import EPISODIC, MetricTable
+from actorcritic.runners.session import MetricTable, is_episodic
 
 GRACE = 20  # first updates, which look odd in any training
 WINDOW = 20  # updates at least, and …
@@ -141,7 +141,7 @@ class Diagnosis:
         values: Float[np.ndarray, "n m"],
     ) -> list[Finding]:
         bad = ~np.isfinite(values)
-        bad[:, [name in EPISODIC for name in names]] = False
+        bad[:, [is_episodic(name) for name in names]] = False
         if not bad.any() or ("diverged", seed) in self._told:
             return []
         self._told.add(("diverged", seed))

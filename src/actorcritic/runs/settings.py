@@ -112,6 +112,9 @@ class EnvironmentSettings(ResumeSettings):
         "sync", "Gymnasium environments: in this process, or in workers"
     )
     autoreset: Autoreset = setting("disabled", "Gymnasium's mode of resetting")
+    info_metrics: Sequence[str] = setting(
+        (), "numbers of an environment's infos to keep as metrics, as they end an episode"
+    )
 
     @property
     def folder(self) -> Path | None:
@@ -126,6 +129,7 @@ class EnvironmentSettings(ResumeSettings):
 
     def check(self) -> None:
         super().check()
+        _check_list("info_metrics", self.info_metrics, "names", lambda x: isinstance(x, str))
         if not isinstance(self.seeds, Sequence):
             hyperparameters.check_number("seeds", self.seeds, int, "[1, 10000]")
             return

@@ -18,7 +18,7 @@ import numpy as np
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import printable
-from actorcritic.runners.session import EpisodeTable, Logged, MetricTable, Report
+from actorcritic.runners.session import EpisodeTable, Logged, MetricTable, Report, is_episodic
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
 EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is something for them
@@ -243,8 +243,10 @@ def _averages(report: Report) -> dict[int, tuple[int, dict[str, float]]]:
         steps = np.concatenate([metrics.step[mine], episodes.step[ended]])
         point: dict[str, float] = {}
         if mine.any():
-            means = metrics.values[mine].mean(axis=0, dtype=np.float64).tolist()
-            point = dict(zip(metrics.names, means, strict=True))
+            for name, column in zip(metrics.names, metrics.values[mine].T, strict=True):
+                known = column[np.isfinite(column)] if is_episodic(name) else column
+                if len(known):
+                    point[name] = float(known.mean(dtype=np.float64))
         # Over episodes, not over updates: in most updates of a small batch no episode ends.
         for name, values in (("return", episodes.returns), ("length", episodes.length)):
             point.pop(name, None)
