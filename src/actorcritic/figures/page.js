@@ -6,7 +6,7 @@
     if (text !== undefined) e.textContent = text;
     return e;
   };
-  const number = (v) => v.toLocaleString("en", { maximumSignificantDigits: 4 }).replace("-", "−");
+  const number = (v, digits = 4) => v.toLocaleString("en", { maximumSignificantDigits: digits }).replace("-", "−");
 
   // ------------------------------------------------------------------ charts
 
@@ -298,7 +298,7 @@
       if (!rows.length) return hide();
       box.replaceChildren();
       const x = u.data[0][idx], tick = u.panel.ticks.find((t) => t[1] === x);
-      element("div", box, "", `${u.axes[0].label}: ${tick ? tick[0] : number(x)}`);
+      element("div", box, "", `${u.axes[0].label}: ${tick ? tick[0] : number(x, 6)}`);
       const table = element("table", box);
       for (const [s, i, at] of rows) {
         const row = element("tr", table), head = element("th", row);
