@@ -19,7 +19,7 @@ from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.maths import spaces
 from actorcritic.runners.compiled import reset, take_step
-from actorcritic.runners.session import COMPILE_FAST
+from actorcritic.runners.session import COMPILE_FAST, beside, compiled
 
 MAX_STEPS = 10_000  # of an evaluation episode, where the environment states no time limit
 
@@ -167,15 +167,15 @@ class CompiledEvaluation:
         keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(actors), np.uint32))
         play = partial(_play, environment=environment, episodes=episodes, explore=explore)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), actors)
-        self._program = (
-            jax.jit(play, compiler_options=COMPILE_FAST).lower(algorithms, shapes, keys).compile()
-        )
+        program = jax.jit(play, compiler_options=COMPILE_FAST)
+        self._program = compiled(program.lower(algorithms, shapes, keys))
 
     def __call__(self, actors: Any, seeds: Sequence[int]) -> Evaluation:
         """Each actor has its own entry of `seeds` for the randomness of its episodes."""
         keys = jax.vmap(jax.random.key)(np.asarray(seeds))
         arguments = jax.device_put((self._algorithms, actors, keys), self._device)
-        return Evaluation(*map(np.asarray, self._program(*arguments)))
+        found = beside(lambda: [np.asarray(x) for x in self._program(*arguments)]).result()
+        return Evaluation(*found)
 
 
 def _count(actors: Any) -> int:

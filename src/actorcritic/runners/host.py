@@ -26,6 +26,7 @@ from actorcritic.runners.session import (
     EpisodeTable,
     MetricTable,
     Report,
+    compiled,
     is_reported,
     never,
     tabulate,
@@ -110,13 +111,10 @@ class HostSession:
             return
         state = self._states[0]
         self._collector.compile()
-        draw = jax.jit(self._draw).lower(state.key).compile()
-        update = (
-            jax.jit(self._update, donate_argnums=1)
-            .lower(self._settings, state.learner, self._collector.batch(), state.key, np.float32(0))
-            .compile()
-        )
-        self._programs = draw, update
+        batch, progress = self._collector.batch(), np.float32(0)
+        arguments = self._settings, state.learner, batch, state.key, progress
+        update = jax.jit(self._update, donate_argnums=1).lower(*arguments)
+        self._programs = compiled(jax.jit(self._draw).lower(state.key)), compiled(update)
 
     # What may be saved and set.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +28,8 @@ from actorcritic.runners.session import (
     EpisodeTable,
     MetricTable,
     Report,
+    beside,
+    compiled,
     is_reported,
     never,
     tabulate,
@@ -239,13 +240,12 @@ class CompiledSession:
         """Compile the program (once; `advance` does it otherwise), beside the first state's."""
         if self._program is not None:
             return
-        beside = threading.Thread(target=lambda: self._state)
-        beside.start()
+        state = beside(lambda: self._state)
         # By its shape alone: to count what is left would wait for that state.
         counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
         arguments = (self._each, self._shapes, counts, jnp.int32(0))
-        self._program = self._train.lower(*arguments).compile()
-        beside.join()
+        self._program = compiled(self._train.lower(*arguments))
+        state.result()
 
     def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
         self.compile()

@@ -111,17 +111,20 @@ def resume(
 
 def _alone(run: Run, settings: ResumeSettings) -> Run:
     """Train one run to its end, or to Ctrl-C."""
+    resumed = run.out is not None and is_begun(run.out)
     training = Training([run], settings)
+    on_host = isinstance(training.session, HostSession)
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
         try:
             with TrainingDisplay(run.label, total, settings.quiet) as display:
-                if isinstance(training.session, HostSession) and run.out is not None:
-                    display.say(RESUME_NOTE)
+                display.say(_opening(run, resumed))
                 for note in run.algorithm.notes(run.spec):
                     display.say(f"Note: {note}")
                 training.go(display, interruption)
+                if on_host and run.out is not None and (resumed or not run.finished):
+                    display.say(RESUME_NOTE)
         finally:
             training.close()
         if run.out is not None:
@@ -129,6 +132,14 @@ def _alone(run: Run, settings: ResumeSettings) -> Run:
             if interruption() and interruption.signal == signal.SIGTERM:
                 warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.out}")
     return run
+
+
+def _opening(run: Run, resumed: bool) -> str:
+    """What is about to be trained, in one line."""
+    seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
+    where = f" → {run.out}" if run.out is not None else ""
+    on = " (resumed)" * resumed
+    return f"{run.label}: {seeds}, {run.total_steps:,} steps{where}{on}"
 
 
 class Training:
@@ -202,7 +213,13 @@ class Training:
         for run in self.runs:
             if run.out is not None and not is_begun(run.out):
                 _save_configuration(run)
-        self.session.compile()
+        try:
+            with interruption.at_once():  # nothing is trained yet, so that nothing is lost
+                self.session.compile()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped while compiling. Nothing is lost: to go on, repeat the command."
+            ) from None
         begun = self._restore()
         display.advance(int(self.session.steps.sum()))
         self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
