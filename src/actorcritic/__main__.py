@@ -26,11 +26,12 @@ def main() -> int:
     from actorcritic.cli import main as run_command
     from actorcritic.cli import prepare
     from actorcritic.cli.terminal import speak_plainly
+    from actorcritic.runs.interruption import interrupt
 
     arguments = sys.argv[1:]
     speak_plainly()
     prepare(arguments)  # the imports of the command
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code: Any = run_command(arguments)

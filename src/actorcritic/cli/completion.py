@@ -139,7 +139,8 @@ _actorcritic_candidates() {
         run)
             found=
             for file in runs/*/run.json runs/*/experiment.json "$current"*/run.json; do
-                [ -f "$file" ] && found=yes && echo "${file%/*}"
+                case "$found " in *" ${file%/*} "*) continue ;; esac
+                [ -f "$file" ] && found="$found ${file%/*}" && echo "${file%/*}"
             done
             [ -n "$found" ] || echo @files ;;
         file) echo @files ;;
@@ -163,7 +164,9 @@ complete -o filenames -F _actorcritic actorcritic
 ZSH = """
 _actorcritic() {
     local found
-    found="$(emulate sh; _actorcritic_candidates "$PREFIX" "${(@)words[2,CURRENT-1]}")"
+    local -a before
+    before=("${(@)words[2,CURRENT-1]}")
+    found="$(emulate sh; _actorcritic_candidates "$PREFIX" "${before[@]}")"
     if [ "$found" = @files ]; then
         _files
     else
@@ -216,4 +219,4 @@ def script(shell: str) -> str:
         case "zsh":
             return f"#compdef actorcritic\n{candidates}{ZSH}"
     quoted = candidates.replace("\\", "\\\\").replace("'", "\\'")
-    return f"set -g __actorcritic_sh '{quoted}'\n{FISH}"
+    return f"set -g __actorcritic_sh '{quoted}_actorcritic_candidates \"$@\"'\n{FISH}"

@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import html
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +23,7 @@ from actorcritic.core.words import printable
 from actorcritic.runners.session import Report
 
 LINES_EVERY = 10.0  # seconds, where there is nothing to redraw
+PATIENCE = 1.0  # seconds after which a plain line says what goes on
 NARROW = 100  # columns of a terminal: with fewer, a bar would leave no room for what it says
 BAR = 30  # columns
 
@@ -41,17 +44,22 @@ def moves(console: Console) -> bool:
 @contextlib.contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
     """Say what goes on, on stderr, as long as it goes on. What is yielded says how far it is."""
-    console = Console(stderr=True, highlight=False)
+    console, what = Console(stderr=True, highlight=False), printable(what)
     if not moves(console):
-        console.print(f"{printable(what)} …", markup=False, soft_wrap=True)
-        yield lambda text: None
+        text = f"{what} …"
+        late = threading.Timer(PATIENCE, partial(console.print, text, markup=False, soft_wrap=True))
+        late.start()
+        try:
+            yield lambda text: None
+        finally:
+            late.cancel()
         return
     columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=console, transient=True) as line:
-        task = line.add_task(f"{printable(what)} …")
+        task = line.add_task(f"{what} …")
 
         def say(text: str) -> None:
-            line.update(task, description=f"{printable(what)}: {printable(text)}")
+            line.update(task, description=f"{what}: {printable(text)}")
 
         yield say
 

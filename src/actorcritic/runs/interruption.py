@@ -8,6 +8,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+_came: list[int] = []  # before anything was interruptible
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Raise KeyboardInterrupt, and remember it: a callback inside of C code may lose it."""
+    _came.append(number)
+    raise KeyboardInterrupt
+
 
 class Interruption:
     """Whether Ctrl-C or SIGTERM came. The first asks to save and stop; a second stops at once."""
@@ -49,6 +57,8 @@ def interruptible() -> Iterator[Interruption]:
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, interruption._handle) for number in numbers}
+    if _came:
+        interruption.signal = _came.pop()
     try:
         yield interruption
     finally:
