@@ -34,9 +34,9 @@ def loading(quiet: bool) -> Iterator[None]:
 
 # What stands for a character that is neither a Greek letter, part of a box, nor of a simpler form.
 SIMPLER = {"−": "-", "–": "-", "—": "-", "‑": "-", "×": "x", "·": "*", "→": "->", "←": "<-"}
-SIMPLER |= {"≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "±": "+-", "’": "'", "‘": "'"}
-SIMPLER |= {"“": '"', "”": '"', "∫": "integral ", "∞": "inf", "√": "sqrt ", "Σ": "sum ", "∈": "in"}
-SIMPLER |= {"λ": "lambda", "█": "#", "━": "-", "╸": "-", "╺": "-", "•": "*"}
+SIMPLER |= {"≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "±": "+-", "∞": "inf", "∈": "in"}
+SIMPLER |= {"’": "'", "‘": "'", "“": '"', "”": '"', "²": "^2", "³": "^3", "∂": "d", "λ": "lambda"}
+SIMPLER |= {"∫": "integral ", "√": "sqrt ", "█": "#", "•": "*"}
 
 
 def speak_plainly() -> None:

@@ -42,9 +42,9 @@ def moves(console: Console) -> bool:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[Callable[[str], None]]:
+def working(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Say what goes on, on stderr, as long as it goes on. What is yielded says how far it is."""
-    console, what = Console(stderr=True, highlight=False), printable(what)
+    console, what = Console(stderr=True, quiet=quiet, highlight=False), printable(what)
     if not moves(console):
         text = f"{what} …"
         late = threading.Timer(PATIENCE, partial(console.print, text, markup=False, soft_wrap=True))
@@ -92,7 +92,12 @@ class TrainingDisplay:
         if self._narrow:
             del columns[2]
         self._bar = Progress(*columns, console=self.console, transient=True, expand=self._narrow)
-        self._task = self._bar.add_task(self._title, total=total_steps, numbers=self._numbers())
+        self._task = self._bar.add_task(
+            # A little more than all: the line moves until the evaluation is done.
+            self._title,
+            total=total_steps * (1 + 1e-9),
+            numbers=self._numbers(),
+        )
 
     def __enter__(self) -> TrainingDisplay:
         if self._moves:
