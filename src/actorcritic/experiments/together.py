@@ -46,6 +46,7 @@ def train_all(runs: Mapping[str, Run], task: Task, title: str) -> None:
             interruptible() as interruption,
             _pool() as pool,
         ):
+            display.say(_opening(runs, missing, title))
             for note in _notes(missing):
                 display.say(note)
             with contextlib.suppress(KeyboardInterrupt):  # while compiling: nothing is lost
@@ -97,6 +98,16 @@ def _train_groups(
             training.go(display, interruption)
         finally:
             training.close()
+
+
+def _opening(runs: Mapping[str, Run], missing: Sequence[Run], title: str) -> str:
+    """What is about to be trained, in one line."""
+    first = missing[0]
+    there = f", {len(runs) - len(missing)} of them there already" * (len(runs) > len(missing))
+    return (
+        f"{title}: {len(runs)} variant{'s' * (len(runs) > 1)}{there}; {len(first.seeds):,} "
+        f"seed{'s' * (len(first.seeds) > 1)} each, {first.total_steps:,} steps"
+    )
 
 
 def _notes(runs: Sequence[Run]) -> Iterator[str]:
