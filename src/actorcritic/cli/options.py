@@ -175,8 +175,8 @@ def _dashed(name: str) -> str:
 
 
 def _is_option(word: str) -> bool:
-    """A negative number is none."""
-    return word.startswith("-") and not _is_number(word)
+    """A negative number is none, nor is "-" alone."""
+    return word.startswith("-") and word != "-" and not _is_number(word)
 
 
 def _is_number(word: str) -> bool:

@@ -110,6 +110,8 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.say_what("done")
         if self._moves:  # elsewhere, stopping would print an empty line
             self._bar.stop()
 
@@ -153,7 +155,7 @@ class TrainingDisplay:
 
     @property
     def _share(self) -> float:
-        return self._done / max(self._total, 1)
+        return min(1.0, self._done / max(self._total, 1))
 
     def _numbers(self, *, short: bool = False) -> str:
         if self._activity:
