@@ -14,6 +14,7 @@ import jax
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.core.waiting import leaving, wait_for
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration
@@ -90,8 +91,8 @@ def _train_groups(
         names = ", ".join(run.variant for run in runs[:3]) + (" …" if len(runs) > 3 else "")
         display.now(names)
         if early:
-            with interruption.at_once():
-                training = waiting[k].result()
+            with leaving(interruption):
+                training = wait_for(waiting[k])
         else:
             training = begin(runs)
         try:

@@ -17,11 +17,12 @@ from jaxtyping import Array, Key
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Collects, EnvSpec, Transition
+from actorcritic.core.waiting import compiled
 from actorcritic.envs.host.arrays import Leaves, leaves, row_of, write, zeros
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.host.stepping import Stepper
 from actorcritic.maths import spaces
-from actorcritic.runners.session import compiled, never
+from actorcritic.runners.session import never
 
 
 class Abandoned(Exception):

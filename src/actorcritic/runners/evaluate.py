@@ -15,11 +15,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Algorithm, Environment, EnvSpec, Observation
+from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.maths import spaces
 from actorcritic.runners.compiled import reset, take_step
-from actorcritic.runners.session import COMPILE_FAST, beside, compiled
+from actorcritic.runners.session import COMPILE_FAST
 
 MAX_STEPS = 10_000  # of an evaluation episode, where the environment states no time limit
 
@@ -174,8 +175,8 @@ class CompiledEvaluation:
         """Each actor has its own entry of `seeds` for the randomness of its episodes."""
         keys = jax.vmap(jax.random.key)(np.asarray(seeds))
         arguments = jax.device_put((self._algorithms, actors, keys), self._device)
-        found = beside(lambda: [np.asarray(x) for x in self._program(*arguments)]).result()
-        return Evaluation(*found)
+        played = beside(lambda: [np.asarray(x) for x in self._program(*arguments)])
+        return Evaluation(*wait_for(played))
 
 
 def _count(actors: Any) -> int:

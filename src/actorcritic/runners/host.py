@@ -20,13 +20,13 @@ from jaxtyping import Array, Int, Key
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec, Transition
+from actorcritic.core.waiting import compiled
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.runners.collector import Abandoned, Collector, Diverged, Ended
 from actorcritic.runners.session import (
     EpisodeTable,
     MetricTable,
     Report,
-    compiled,
     is_reported,
     never,
     tabulate,
@@ -83,7 +83,7 @@ class HostSession:
 
         keys = jax.vmap(jax.random.key)(np.asarray(self.seeds))
         init = jax.jit(lambda a, keys: jax.lax.map(partial(begin, a, self._spec), keys))
-        self.state = init(self._settings, keys)
+        self.state = compiled(init.lower(self._settings, keys))(self._settings, keys)
         actor = jax.eval_shape(algorithm.actor, self._states[0].learner)
         self._collector = Collector(algorithm, environment, actor)
         self._names: tuple[str, ...] = ()  # of the metrics, known once `_update` was traced

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from actorcritic.core.types import Algorithm, Environment, EnvSpec
+from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.runners.compiled import (
     Log,
     TrainState,
@@ -28,8 +29,6 @@ from actorcritic.runners.session import (
     EpisodeTable,
     MetricTable,
     Report,
-    beside,
-    compiled,
     is_reported,
     never,
     tabulate,
@@ -245,7 +244,7 @@ class CompiledSession:
         counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
         arguments = (self._each, self._shapes, counts, jnp.int32(0))
         self._program = compiled(self._train.lower(*arguments))
-        state.result()
+        wait_for(state)
 
     def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
         self.compile()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -56,34 +54,12 @@ class MetricTable(NamedTuple):
 
 
 Table = TypeVar("Table", EpisodeTable, MetricTable)
-Result = TypeVar("Result")
 
 
 def some_rows(table: Table, which: Bool[np.ndarray, " n"]) -> Table:
     """A table with some of its rows."""
     columns = table._asdict().items()
     return table._replace(**{n: x[which] for n, x in columns if isinstance(x, np.ndarray)})
-
-
-def beside(call: Callable[[], Result]) -> Future[Result]:
-    """Call in another thread. The thread that waits for it stays open to Ctrl-C, which one that
-    is inside of XLA is not.
-    """
-    future: Future[Result] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work).start()
-    return future
-
-
-def compiled(lowered: Any) -> Any:
-    """The program that was lowered; Ctrl-C does not have to wait until it is compiled."""
-    return beside(lowered.compile).result()
 
 
 # For programs that run once: less time in the compiler, more in the program.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.core.waiting import beside, leaving, wait_for
 from actorcritic.runners.evaluate import CompiledEvaluation
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runners.seeds import CompiledSession
@@ -112,26 +114,39 @@ def resume(
 def _alone(run: Run, settings: ResumeSettings) -> Run:
     """Train one run to its end, or to Ctrl-C."""
     resumed = run.out is not None and is_begun(run.out)
-    training = Training([run], settings)
-    on_host = isinstance(training.session, HostSession)
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
-        try:
-            with TrainingDisplay(run.label, total, settings.quiet) as display:
-                display.say(_opening(run, resumed))
-                for note in run.algorithm.notes(run.spec):
-                    display.say(f"Note: {note}")
+        with TrainingDisplay(run.label, total, settings.quiet) as display:
+            display.say(_opening(run, resumed))
+            for note in run.algorithm.notes(run.spec):
+                display.say(f"Note: {note}")
+            with _beginning(interruption):
+                training = Training([run], settings)
+            try:
                 training.go(display, interruption)
-                if on_host and run.out is not None and (resumed or not run.finished):
-                    display.say(RESUME_NOTE)
-        finally:
-            training.close()
+            finally:
+                training.close()
+            on_host = isinstance(training.session, HostSession)
+            if on_host and run.out is not None and (resumed or not run.finished):
+                display.say(RESUME_NOTE)
         if run.out is not None:
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
                 warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.out}")
     return run
+
+
+@contextlib.contextmanager
+def _beginning(interruption: Interruption) -> Iterator[None]:
+    """Nothing is trained yet, so that Ctrl-C may end it at once."""
+    try:
+        with leaving(interruption):
+            yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "stopped while compiling. Nothing is lost: to go on, repeat the command."
+        ) from None
 
 
 def _opening(run: Run, resumed: bool) -> str:
@@ -213,13 +228,8 @@ class Training:
         for run in self.runs:
             if run.out is not None and not is_begun(run.out):
                 _save_configuration(run)
-        try:
-            with interruption.at_once():  # nothing is trained yet, so that nothing is lost
-                self.session.compile()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                "stopped while compiling. Nothing is lost: to go on, repeat the command."
-            ) from None
+        with _beginning(interruption):
+            wait_for(beside(self.session.compile))
         begun = self._restore()
         display.advance(int(self.session.steps.sum()))
         self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
@@ -389,7 +399,7 @@ class Training:
     def _evaluate(self, actors: Any) -> None:
         assert self._evaluator is not None
         seeds = [EVALUATION_SEED + seed for run in self.runs for seed in run.seeds]
-        evaluate, entries = self._evaluator.result(), list(range(len(seeds)))
+        evaluate, entries = wait_for(self._evaluator), list(range(len(seeds)))
         if not isinstance(evaluate, CompiledEvaluation):  # that program is of all entries
             entries = [entry for entry in entries if entry not in self.session.failures]
             actors, seeds = rows_of(actors, entries), [seeds[entry] for entry in entries]
