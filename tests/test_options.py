@@ -81,6 +81,16 @@ def test_options_with_several_values(called):
     assert (words[2].trials, list(options["space"])) == (4, ["gamma"])
 
 
+def test_names_are_values_where_no_other_words_are_to_come(called):
+    for line in (
+        "train ppo CartPole-v1 --info-metric success speed --seeds 3",
+        "train --info-metric success ppo --info-metric speed CartPole-v1 --seeds 3",
+    ):
+        (algorithm, environment, settings), _ = called(line)
+        assert (algorithm, environment, settings.seeds) == ("ppo", "CartPole-v1", 3)
+        assert settings.info_metrics == ("success", "speed")
+
+
 def test_negative_numbers_are_values():
     words, given, unknown = separated(
         ["--threshold", "-5", "-1e2", "runs/a", "--out", "-", "runs/b"], options_of("report")

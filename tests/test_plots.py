@@ -69,8 +69,8 @@ def test_svg_names_everything(tmp_path):
         "environment steps, per seed",
         "500",
         "2k",
-        "dots: episodes · thin: seeds, mean of their last 20 episodes · bold: interquartile mean of "
-        "3 to 5 seeds · band: 95 % interval",
+        "dots: episodes · thin: seeds, mean of their last 20 episodes · bold: interquartile mean "
+        "of 3 to 5 seeds · band: 95 % interval",
     } <= notes(picture)
     assert BLUE in picture
     assert ORANGE in picture

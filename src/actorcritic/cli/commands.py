@@ -148,7 +148,7 @@ def _conclude(run: Any) -> int:
     kind = "deterministic evaluation" if result else "training only, not evaluated"
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
-    say(f"{run.label}: {result or 'finished'} ({kind}, {run.total_steps:,} steps)")
+    say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     say(f"Next:        actorcritic play {run.out}")
     say(f"             actorcritic plot {run.out} --out curve.svg")

@@ -25,10 +25,11 @@ AS_WRITTEN: dict[str, tuple[str, Any, Any]] = {
     "evaluation_episodes": ("episodes", int, 100),
     "env_options": ("env_option", tuple[str, ...], ()),
     "thresholds": ("threshold", tuple[float, ...], ()),
+    "info_metrics": ("info_metric", tuple[str, ...], ()),
     "seeds": ("seeds", int, None),
     "out": ("out", Path | None, None),
 }
-ONLY_PYTHON = ("title", "command")
+ONLY_PYTHON = ("title", "command", "callbacks", "sinks")
 
 
 # ------------------------------------------------------------------------------------ settings
@@ -113,7 +114,7 @@ def split(
     usage: str, options: type, rest: Sequence[str], count: int | None = None
 ) -> tuple[list[str], list[str]]:
     """The same, with the options as they were given."""
-    words, given, unknown = separated(rest, options)
+    words, given, unknown = separated(rest, options, count)
     if not asks_for_help(given) and (not words if count is None else len(words) != count):
         for name in unknown:  # it may have taken a word for its value
             known = [f"--{_dashed(f.name)}" for f in dataclasses.fields(options)]
@@ -126,11 +127,13 @@ def asks_for_help(words: Iterable[str]) -> bool:
     return not set(HELP).isdisjoint(words)
 
 
-def separated(rest: Sequence[str], options: type) -> tuple[list[str], list[str], list[str]]:
+def separated(
+    rest: Sequence[str], options: type, count: int | None = None
+) -> tuple[list[str], list[str], list[str]]:
     """The words that are no options; the options with their values; and the unknown options.
 
-    What may be given several times, as `--vary`, comes once, with all its values. Whole numbers
-    come as digits.
+    There are to be `count` words, if that is known: any more are values. What may be given several
+    times, as `--vary`, comes once, with all its values. Whole numbers come as digits.
     """
     kinds = _kinds(options)
     words: list[str] = []
@@ -150,7 +153,11 @@ def separated(rest: Sequence[str], options: type) -> tuple[list[str], list[str],
             continue
         element = get_args(kind)[0] if get_origin(kind) is tuple else None
         values = [value] if equals else []
-        while left and not _is_option(left[0]) and (not values or _fits(left[0], element)):
+        while (
+            left
+            and not _is_option(left[0])
+            and (not values or _fits(left[0], element, len(words) == count))
+        ):
             values.append(left.pop(0))
         if _is_whole(kind):
             values = [_digits(name, text) for text in values]
@@ -187,11 +194,13 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _fits(word: str, element: Any) -> bool:
-    """Whether a word is one more value of an option that takes several."""
+def _fits(word: str, element: Any, is_last: bool) -> bool:
+    """Whether a word is one more value of an option that takes several; `is_last` where no other
+    words are to come.
+    """
     if element in (int, float):
         return _is_number(word)
-    return element is str and "=" in word
+    return element is str and ("=" in word or is_last)
 
 
 def _negated(name: str, kinds: dict[str, Any]) -> bool:

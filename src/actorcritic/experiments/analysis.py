@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import gymnasium
 import numpy as np
 from jaxtyping import Float
 
@@ -25,6 +24,7 @@ from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.runners.session import EpisodeTable, Report, some_rows
+from actorcritic.runs.diagnosis import solved_from
 from actorcritic.runs.run import Evaluated, Run
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
@@ -153,7 +153,7 @@ class Analysis:
         if done is not None:
             kind = "deterministic" if done.deterministic else "stochastic"
             what = f"{done.returns.shape[1]:,} {kind} episodes"
-            return f"mean return of {what} after {run.total_steps:,} steps"
+            return f"mean return of {what} after {run.trained_steps:,} steps"
         fewest = min(
             int((self.episodes[label].seed == seed).sum())
             for label, seeds in self.seeds.items()
@@ -162,7 +162,7 @@ class Analysis:
         at_most = "at most " * (fewest < LAST_EPISODES)
         return (
             f"mean return of the last {at_most}{LAST_EPISODES} training episodes of "
-            f"{run.total_steps:,} steps"
+            f"{run.trained_steps:,} steps"
         )
 
     @cached_property
@@ -644,8 +644,7 @@ class _About(NamedTuple):
     @property
     def reward_threshold(self) -> tuple[float, ...]:
         """Gymnasium's, which holds for the environment without options."""
-        entry = gymnasium.registry.get(self.environment["id"])
-        known = entry.reward_threshold if entry is not None else None
+        known = solved_from(self.environment["id"])
         return () if known is None or self.environment["options"] else (known,)
 
 

@@ -14,14 +14,14 @@ import jax
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
-from actorcritic.core.waiting import leaving, wait_for
+from actorcritic.core.waiting import wait_for
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration
 from actorcritic.runs.console import TrainingDisplay
 from actorcritic.runs.interruption import Interruption, interruptible
 from actorcritic.runs.run import Run, restore_results
-from actorcritic.runs.train import Training
+from actorcritic.runs.training import Training
 
 
 class Stopped(KeyboardInterrupt):
@@ -91,7 +91,7 @@ def _train_groups(
         names = ", ".join(run.variant for run in runs[:3]) + (" …" if len(runs) > 3 else "")
         display.now(names)
         if early:
-            with leaving(interruption):
+            with interruption.beginning():
                 training = wait_for(waiting[k])
         else:
             training = begin(runs)

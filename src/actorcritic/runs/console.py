@@ -36,6 +36,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def warn(text: str) -> None:
+    print(printable(f"Warning: {text}"), file=sys.stderr)
+
+
 def moves(console: Console) -> bool:
     """Whether a line can be drawn again in its place."""
     return console.is_terminal and not console.is_dumb_terminal

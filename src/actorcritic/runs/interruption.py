@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from actorcritic.core.waiting import leaving
+
 _came: list[int] = []  # before anything was interruptible
 
 
@@ -37,6 +39,20 @@ class Interruption:
             yield
         finally:
             self._at_once = False
+
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[None]:
+        """In here, nothing is trained yet: whoever waits for a program leaves as soon as it came.
+
+        Nothing is raised anywhere else, where code in C may lose it.
+        """
+        try:
+            with leaving(self):
+                yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped while compiling. Nothing is lost: to go on, repeat the command."
+            ) from None
 
     def _handle(self, number: int, frame: Any) -> None:
         again, self.signal = self() or self._at_once, number
