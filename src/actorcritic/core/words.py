@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
+
+MOST_DIGITS = 18  # of a whole number: larger ones count nothing here
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -39,3 +42,14 @@ def rounded(value: Any) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "a", "a and b", or "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def whole(text: str) -> int:
+    """The whole number that a text stands for: 100000, 100_000 or 1e5. ValueError if it is none."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not number.is_finite() or number.adjusted() > MOST_DIGITS or number != int(number):
+        raise ValueError(text)
+    return int(number)

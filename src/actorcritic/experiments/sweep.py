@@ -28,6 +28,7 @@ from actorcritic.experiments.together import train_all
 from actorcritic.experiments.variants import Task, planned, variants_of
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table
+from actorcritic.runs.console import working
 from actorcritic.runs.run import Run
 from actorcritic.runs.settings import SweepSettings
 
@@ -244,7 +245,8 @@ def sweep(
         result = as_sweep(experiment)
         if folder is not None:
             save_experiment(folder, experiment)
-            result.report(folder / REPORT)
+            with working(f"Writing {folder / REPORT}", quiet=settings.quiet):
+                result.report(folder / REPORT)
     return result
 
 
