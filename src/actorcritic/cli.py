@@ -93,6 +93,7 @@ class _EvaluateOptions:
     episodes: Annotated[int, "episodes of each seed"] = 100
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
     seed: Annotated[int, "of the evaluation's own randomness"] = 1_000_000
+    algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
     json: Annotated[bool, "print every return as JSON"] = False
 
@@ -103,6 +104,7 @@ class _PlayOptions:
     seed: Annotated[int | None, "which trained seed (default: the best)"] = None
     episodes: Annotated[int, "how many episodes to play"] = 1
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
+    algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
 
 
@@ -203,7 +205,7 @@ def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str
 
 
 def _train(rest: list[str]) -> int:
-    from actorcritic.algorithms.catalogue import ALGORITHMS
+    from actorcritic.algorithms.catalogue import find
     from actorcritic.algorithms.presets import preset
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
@@ -213,7 +215,7 @@ def _train(rest: list[str]) -> int:
         _say(f"Usage: actorcritic {usage}\n")
         _parse("train ALGORITHM ENV", _with_settings(TrainSettings), ["--help"])
     if len(rest) > 1 and rest[1] in ("-h", "--help"):
-        algorithm, words, rest = ALGORITHMS.named(rest[0])(), [rest[0], "ENV"], rest[1:]
+        algorithm, words, rest = find(rest[0]), [rest[0], "ENV"], rest[1:]
     else:
         words, rest = _named(rest, 2, usage)
         algorithm = preset(*words).algorithm
@@ -227,12 +229,14 @@ def _train(rest: list[str]) -> int:
 
 
 def _hyperparameters(algorithm: Any) -> list[Field]:
-    """An option for each hyperparameter of the algorithm."""
+    """An option for each hyperparameter of the algorithm that can be written as one."""
+    from actorcritic.core.hyperparameters import is_plain
+
     kinds, found = get_type_hints(type(algorithm)), []
     for f in dataclasses.fields(algorithm):
-        if f.name not in NOT_OPTIONS:
-            within = f.metadata["within"]
-            meaning = f.metadata["meaning"] + (f"; in {within}" if within else "")
+        if f.name not in NOT_OPTIONS and is_plain(kinds[f.name]):
+            within = f.metadata.get("within")
+            meaning = f.metadata.get("meaning", "") + (f"; in {within}" if within else "")
             found.append((f.name, Annotated[kinds[f.name], meaning], getattr(algorithm, f.name)))
     return found
 
@@ -263,7 +267,7 @@ def _new_folder(stem: str) -> Path:
 def _conclude(run: Any) -> int:
     """The last lines of a training: what was reached, how sure that is, what to do next."""
     if not run.finished:
-        _say(f"Stopped and saved. Go on with: actorcritic resume {run.out}")
+        _say(f"Stopped and saved. Go on with: actorcritic resume {run.command}")
         return 130
     result = run.final_evaluation
     kind = "deterministic evaluation" if result else "training only, not evaluated"
@@ -271,17 +275,16 @@ def _conclude(run: Any) -> int:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
     _say(f"{run.label}: {result or 'finished'} ({kind}, {run.total_steps:,} steps)")
     _say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
-    _say(f"Next:        actorcritic play {run.out}")
+    _say(f"Next:        actorcritic play {run.command}")
     _say(f"             actorcritic plot {run.out} --out curve.svg")
-    _say(f"             actorcritic evaluate {run.out} --episodes 1000")
+    _say(f"             actorcritic evaluate {run.command} --episodes 1000")
     return 0
 
 
-ENV: Field = (
-    "env",
-    Annotated[str | None, "the environment, if it is your own (module:Name)"],
-    None,
-)
+OWN: list[Field] = [
+    (name, Annotated[str | None, f"the {thing}, if it is your own (module:Name)"], None)
+    for name, thing in (("algorithm", "algorithm"), ("env", "environment"))
+]
 
 
 def _resume(rest: list[str]) -> int:
@@ -289,9 +292,9 @@ def _resume(rest: list[str]) -> int:
     from actorcritic.runs.train import resume
 
     (path,), rest = _named(rest, 1, "resume RUN [--total-steps N]")
-    options = _parse("resume RUN", _with_settings(ResumeSettings, ENV), rest)
+    options = _parse("resume RUN", _with_settings(ResumeSettings, *OWN), rest)
     settings = _as_settings(ResumeSettings, options)
-    return _conclude(resume(path, settings, environment=options.env))
+    return _conclude(resume(path, settings, algorithm=options.algorithm, environment=options.env))
 
 
 def _evaluate(rest: list[str]) -> int:
@@ -300,7 +303,7 @@ def _evaluate(rest: list[str]) -> int:
 
     import actorcritic as ac
 
-    run = ac.open_run(path, environment=options.env)
+    run = ac.open_run(path, algorithm=options.algorithm, environment=options.env)
     result = run.evaluate(options.episodes, deterministic=not options.stochastic, seed=options.seed)
     if options.json:
         returns = dict(zip(result.seeds, result.returns.tolist(), strict=True))
@@ -322,7 +325,7 @@ def _play(rest: list[str]) -> int:
     import actorcritic as ac
     from actorcritic.runs import play
 
-    run = ac.open_run(path, environment=options.env)
+    run = ac.open_run(path, algorithm=options.algorithm, environment=options.env)
     said = play.play(
         run,
         out=options.out,
@@ -414,10 +417,10 @@ def _compare(rest: list[str]) -> int:
 
 
 def _ablate(rest: list[str]) -> int:
-    from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.core import hyperparameters
     from actorcritic.core.errors import UserError
     from actorcritic.experiments.compare import ablate
+    from actorcritic.experiments.variants import variant
     from actorcritic.runs.settings import ExperimentSettings
 
     usage = "ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]"
@@ -430,7 +433,7 @@ def _ablate(rest: list[str]) -> int:
     (name, env), options = _two(usage, kind, _gathered(rest, "--vary"))
     if options.grid and options.one_at_a_time:
         raise UserError("Of --grid and --one-at-a-time only one can be meant.")
-    cls, vary = ALGORITHMS.named(name.partition(":")[0]), {}
+    cls, vary = type(variant(name, env)[1]), {}
     for text in options.vary:
         setting, separator, values = text.partition("=")
         if not separator or not values:
@@ -445,16 +448,16 @@ def _ablate(rest: list[str]) -> int:
 
 
 def _sweep(rest: list[str]) -> int:
-    from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.experiments import search
     from actorcritic.experiments.sweep import sweep
+    from actorcritic.experiments.variants import variant
     from actorcritic.runs.settings import SweepSettings
 
     usage = "sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]"
     meaning = "a setting and where to look, as learning_rate=log:1e-4:1e-2"
     kind = _with_settings(SweepSettings, ("space", Annotated[tuple[str, ...], meaning], ()))
     (name, env), options = _two(usage, kind, _gathered(rest, "--space"))
-    cls = ALGORITHMS.named(name.partition(":")[0])
+    cls = type(variant(name, env)[1])
     space = dict(search.parse(cls, text) for text in options.space)
     settings = _experiment(SweepSettings, options, f"sweep-{name}-{env}", ["sweep", *rest])
     result = _going_on(settings.command, lambda: sweep(name, env, settings, space=space))
@@ -540,6 +543,7 @@ def _algorithms() -> Iterator[tuple[str, str]]:
 
     for name, entry in ALGORITHMS.entries.items():
         yield name, entry.meaning
+    yield "module:Name", "your own class, or an object of it"
 
 
 def _environments() -> Iterator[tuple[str, str]]:
@@ -549,7 +553,7 @@ def _environments() -> Iterator[tuple[str, str]]:
         yield name, f"compiled: {entry.meaning}"
     yield "gymnax:NAME", "compiled, from gymnax (extra)"
     yield "any Gymnasium id", "on the host, through Gymnasium"
-    yield "module:Name", "on the host: your own class or factory"
+    yield "module:Name", "your own: compiled, or a class or factory of Gymnasium's kind"
 
 
 def _presets() -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -27,6 +27,14 @@ def hyperparameter(default: Any, meaning: str, within: str | None = None) -> Any
 @dataclass_transform(frozen_default=True)
 def hyperparameters(cls: T) -> T:
     """Class decorator: a frozen dataclass, registered as a pytree."""
+    for name, value in vars(cls).items():
+        if isinstance(value, dataclasses.Field) and name not in vars(cls).get(
+            "__annotations__", {}
+        ):
+            raise UserError(
+                f"{cls.__name__}.{name} has no type. Write one behind its name, as "
+                f"{name}: float = hyperparameter(…)."
+            )
     cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
     kinds = get_type_hints(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if kinds[f.name] in (float, float | None)]
@@ -36,19 +44,46 @@ def hyperparameters(cls: T) -> T:
 
 def replace(settings: Any, **changes: Any) -> Any:
     """`dataclasses.replace` that names the nearest field when one does not exist."""
-    known = [f.name for f in dataclasses.fields(settings)]
     for name in changes:
-        if name not in known:
-            raise UserError(
-                f"{type(settings).__name__} has no hyperparameter '{name}'."
-                f"{nearest(name, known)} It has: {', '.join(known)}."
-            )
+        check_known(type(settings), name)
     return dataclasses.replace(settings, **changes)
+
+
+def check_known(cls: type, name: str) -> None:
+    """UserError, with the nearest name, where a class has no hyperparameter of this one."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    if name not in known:
+        raise UserError(
+            f"{cls.__name__} has no hyperparameter '{name}'."
+            f"{nearest(name, known)} It has: {', '.join(known)}."
+        )
+
+
+def made(cls: type) -> Any:
+    """An object of the class, with its defaults."""
+    try:
+        return cls()
+    except TypeError as error:
+        raise UserError(
+            f"{cls.__name__} cannot be made without arguments ({error}). Give each hyperparameter "
+            "a default."
+        ) from error
+
+
+def is_plain(kind: Any) -> bool:
+    """Can a value of this type be written on a command line, and in run.json?"""
+    if get_origin(kind) in (Literal, tuple):
+        return True
+    parts = get_args(kind) or (kind,)
+    return all(
+        part in (bool, int, float, str, type(None)) or get_origin(part) in (Literal, tuple)
+        for part in parts
+    )
 
 
 def parse(cls: type, name: str, text: str) -> Any:
     """The value that `text` stands for in a field: 0.5, 64x64, true, none, or one of its names."""
-    replace(cls(), **{name: None})  # names the nearest where there is no such field
+    check_known(cls, name)
     kind = get_type_hints(cls)[name]
     options = get_args(kind) or (kind,)
     word = text.strip().lower()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,3 +41,11 @@ def rounded(value: Any) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "a", "a and b", or "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def told(error: BaseException) -> str:
+    """An exception of the user's code in a line, with the place it comes from."""
+    told_already = isinstance(error, SyntaxError)  # its text says where
+    frames = [] if told_already else traceback.extract_tb(error.__traceback__)
+    where = [f" ({os.path.basename(f.filename)}, line {f.lineno})" for f in frames[-1:]]
+    return f"{type(error).__name__}: {str(error).rstrip('.')}{''.join(where)}"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
@@ -19,24 +18,28 @@ from actorcritic.runs import configuration
 from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 
+FORM = "NAME or module:Class, and settings behind it, as ppo:clip_range=0.1,num_envs=4"
+
 
 def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
     """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names: label, algorithm, its preset's steps.
 
-    The tuned preset of the environment, with the settings named on top.
+    The tuned preset of the environment, with the settings named on top. An algorithm of the user's
+    is module:Class, with settings module:Class:clip_range=0.1.
     """
     name, _, settings = text.partition(":")
-    cls = ALGORITHMS.named(name)
-    changes = {}
-    for pair in filter(None, settings.split(",")):
-        key, separator, value = pair.partition("=")
+    label = name
+    if settings and "=" not in settings.partition(":")[0]:
+        label, _, settings = settings.partition(":")
+        name = f"{name}:{label}"
+    pairs = [pair.partition("=") for pair in filter(None, settings.split(","))]
+    for key, separator, _ in pairs:
         if not separator:
-            raise UserError(
-                f"A variant is NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; got '{text}'."
-            )
-        changes[key] = hyperparameters.parse(cls, key, value)
+            raise UserError(f"A variant is {FORM}; got '{text}', in which '{key}' has no value.")
     chosen = preset(name, environment_id)
-    label = " ".join([name, *(f"{key}={shown(value)}" for key, value in changes.items())])
+    cls = type(chosen.algorithm)
+    changes = {key: hyperparameters.parse(cls, key, value) for key, _, value in pairs}
+    label = " ".join([label, *(f"{key}={shown(value)}" for key, value in changes.items())])
     return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
 
 

@@ -15,7 +15,6 @@ is never imported; it has to be passed again.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -155,6 +154,11 @@ class Run:
         return tuple(seed for seed in self.seeds if seed not in self.failed)
 
     @property
+    def command(self) -> str:
+        """Its folder as a command takes it, with what it has to be told of again."""
+        return f"{self.out}{configuration.again(self.configuration())}"
+
+    @property
     def episodes(self) -> EpisodeTable:
         """The finished training episodes: seed, step, returns, length. Read from the folder."""
         path = None if self.out is None else self.out / trackers.EPISODES
@@ -241,17 +245,16 @@ class Run:
 def open_run(
     path: str | Path, *, algorithm: Any = None, environment: Any = None, restore: bool = True
 ) -> Run:
-    """A run from its folder. UserError names what is missing or cannot be rebuilt."""
+    """A run from its folder. UserError names what is missing or cannot be rebuilt.
+
+    What is your own, a run never imports by itself: pass it again. An `algorithm` that is a class
+    or "module:Name" gets the hyperparameters of the run; an object is taken as it is.
+    """
     prepare_jax()
     out = Path(path)
     data = configuration.read(out)
-    if algorithm is None:
-        algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
-    if environment is None:
-        environment = configuration.rebuild_environment(data["environment"], out)
-    else:
-        how = dataclasses.replace(configuration.settings_of(data["environment"]), env_options=None)
-        environment = configuration.resolve_environment(environment, how)
+    algorithm = configuration.rebuild_algorithm(data, out, algorithm)
+    environment = configuration.rebuild_environment(data, out, environment)
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
     run.spread = data.get("spread")
     if restore:
@@ -284,8 +287,7 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
     prepare_jax()
     out = Path(path)
     data = configuration.read(out)
-    if algorithm is None:
-        algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
+    algorithm = configuration.rebuild_algorithm(data, out, algorithm)
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
     restore_results(run)
