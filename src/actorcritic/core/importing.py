@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from actorcritic.core.errors import UserError
@@ -13,7 +14,15 @@ from actorcritic.core.words import nearest, told
 
 
 def module(name: str, wanted: str) -> Any:
-    """The module of this name, installed or in the current folder."""
+    """The module of this name, installed or in the current folder; a file below it will do."""
+    if name.endswith(".py"):
+        parts = Path(os.path.relpath(name.removesuffix(".py"))).parts
+        if parts[0] == "..":
+            raise UserError(
+                f"{name} is not in the current folder {os.getcwd()} or below it. Call the command "
+                "in the folder of your code."
+            )
+        name = ".".join(parts)
     if os.getcwd() not in sys.path and "" not in sys.path:  # an installed command lacks it
         sys.path.insert(0, os.getcwd())
     try:
@@ -21,10 +30,9 @@ def module(name: str, wanted: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0] and error.name != name:
             raise UserError(f"Importing '{name}' for '{wanted}' failed: {told(error)}.") from error
-        dotted = re.sub(r"[/\\]+", ".", name.removesuffix(".py")).lstrip(".")
         raise UserError(
             f"There is no module '{name}' for '{wanted}', neither installed nor in {os.getcwd()}. "
-            f"Write 'module:Name' with the file's name without '.py', as {dotted}:Name."
+            "Write 'module:Name' with the file's name without '.py'."
         ) from error
     except (Exception, SystemExit) as error:
         raise UserError(f"Importing '{name}' for '{wanted}' failed: {told(error)}.") from error

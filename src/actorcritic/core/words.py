@@ -6,7 +6,10 @@ import difflib
 import os
 import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+LIBRARY = str(Path(__file__).resolve().parent.parent)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -44,8 +47,12 @@ def listed(names: Sequence[str]) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An exception of the user's code in a line, with the place it comes from."""
-    told_already = isinstance(error, SyntaxError)  # its text says where
-    frames = [] if told_already else traceback.extract_tb(error.__traceback__)
-    where = [f" ({os.path.basename(f.filename)}, line {f.lineno})" for f in frames[-1:]]
-    return f"{type(error).__name__}: {str(error).rstrip('.')}{''.join(where)}"
+    """An exception of the user's code in a line, with the place in that code it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith(("<", LIBRARY))]
+    theirs = [f for f in theirs if "site-packages" not in f.filename] or frames
+    where = [f" ({os.path.basename(f.filename)}, line {f.lineno})" for f in theirs[-1:]]
+    if isinstance(error, SyntaxError):  # its text says where
+        where = []
+    text = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}: {text}{''.join(where)}"

@@ -59,6 +59,7 @@ def check_compiled(world: Environment) -> None:
             f"{name}.spec is a {type(world.spec).__name__}; expected EnvSpec(id, "
             "observation_space, action_space, max_episode_steps). Make it a property."
         )
+    spaces.check(world.spec)
     key = jax.eval_shape(lambda: jax.random.key(0))
     with failing(name, "reset"):
         first = jax.eval_shape(world.reset, key)

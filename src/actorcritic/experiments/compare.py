@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actorcritic.algorithms.presets import DEFAULT_STEPS
@@ -15,8 +15,8 @@ from actorcritic.experiments.folder import REPORT, Experiment, Part, experiment_
 from actorcritic.experiments.together import train_all
 from actorcritic.experiments.variants import (
     Task,
+    one_variant,
     planned,
-    variant,
     variants_of,
 )
 from actorcritic.runs.settings import ExperimentSettings
@@ -64,11 +64,18 @@ def ablate(
     task = Task.of(environment, settings)
     if not vary:
         raise UserError("An ablation needs a setting to vary, as gae_lambda=0,0.95,1; got none.")
-    largest = None
-    if isinstance(algorithm, str):
-        label, algorithm, largest = variant(algorithm, task.spec.id)
-    else:
-        label = algorithm.name
+    if not isinstance(vary, Mapping):
+        raise UserError(
+            f"`vary` must be a dict of settings and their values, as {{'gae_lambda': [0, 1]}}; got "
+            f"{vary!r}."
+        )
+    for name, values in vary.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(
+                f"`vary` needs a list of values for {name}, as {{'{name}': [{values!r}]}}; got "
+                f"{values!r}."
+            )
+    label, algorithm, largest = one_variant(algorithm, task.spec.id)
     names = [name for name in vary if len(vary[name])]
     if grid:
         changes = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec
+from actorcritic.core.types import Environment, EnvSpec, check_protocol
 from actorcritic.core.words import printable, shown
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runs import configuration
@@ -43,21 +43,40 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
     return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
 
 
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Iterable) and not hasattr(given, "init")
+
+
+def one_variant(algorithm: Any, environment_id: str) -> tuple[str, Any, int | None]:
+    """The same of a name, or of an algorithm; UserError where several came."""
+    if isinstance(algorithm, str):
+        return variant(algorithm, environment_id)
+    if isinstance(algorithm, Mapping | list | tuple):
+        raise UserError(
+            f"Expected one algorithm, as 'ppo' or PPO(); got {algorithm!r}. To compare several: "
+            "actorcritic.compare([…], environment)."
+        )
+    check_protocol(algorithm)
+    return algorithm.name, algorithm, None
+
+
 def variants_of(
     given: Sequence[Any] | Mapping[str, Any], spec: EnvSpec
 ) -> tuple[dict[str, Any], int | None]:
     """Labelled algorithms, and the largest number of steps that one of their presets takes."""
+    if not isinstance(given, Mapping) and (isinstance(given, str) or not _is_list(given)):
+        raise UserError(
+            f"Expected a list of variants, as ['ppo', 'a2c'], or a dict of names and algorithms; "
+            f"got {given!r}."
+        )
     named: list[tuple[str, Any]] = (
         list(given.items()) if isinstance(given, Mapping) else [("", each) for each in given]
     )
     found: dict[str, Any] = {}
     steps: list[int] = []
     for label, each in named:
-        if isinstance(each, str):
-            own, algorithm, budget = variant(each, spec.id)
-            steps += [] if budget is None else [budget]
-        else:
-            own, algorithm = each.name, each
+        own, algorithm, budget = one_variant(each, spec.id)
+        steps += [] if budget is None else [budget]
         label = label or own
         if label != printable(label) or "\n" in label:
             raise UserError(

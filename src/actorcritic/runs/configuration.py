@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +22,10 @@ import jax
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.core import hyperparameters, importing, words
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec, check_protocol
+from actorcritic.core.types import Decision, Environment, EnvSpec, check_protocol
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
 from actorcritic.envs.compiled import check_compiled
+from actorcritic.envs.host.arrays import zeros
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.maths import spaces
 from actorcritic.runs.settings import EnvironmentSettings
@@ -264,6 +267,11 @@ def resolve_environment(
 ) -> Environment | HostEnvironment:
     """The environment that an id, factory or object stands for."""
     host, options = settings.host, dict(settings.env_options or {})
+    if isinstance(environment, str) and environment in ALGORITHMS:
+        raise UserError(
+            f"'{environment}' is an algorithm, and stands where the environment belongs: first the "
+            "algorithm, then the environment."
+        )
     by_host = host and isinstance(environment, str | type)
     compiled = None if by_host else compiled_environment(environment, **options)
     if compiled is not None or isinstance(environment, HostEnvironment):
@@ -307,6 +315,8 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
             "None. Let it return Collects(num_envs, num_steps) to train it on an environment."
         )
     algorithm.check(world.spec)
+    if not type(algorithm).__module__.startswith("actorcritic."):
+        _check_acting(algorithm, world.spec)
     steps = 1 if collects.whole_episodes else collects.num_steps
     batch = collects.num_envs * steps
     if total_steps < batch:
@@ -316,3 +326,42 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
         )
     if isinstance(world, HostEnvironment):
         world.check()
+
+
+def _check_acting(algorithm: Any, spec: EnvSpec) -> None:
+    """UserError where an algorithm of the user's does not act as the protocol says."""
+    kind = type(algorithm).__name__
+
+    def act(observation: Any) -> Any:
+        key = jax.random.key(0)
+        actor = algorithm.actor(algorithm.init(key, spec))
+        return algorithm.act(actor, observation, key, explore=True)
+
+    try:
+        decision = jax.eval_shape(act, zeros(spec.observation_space, 2))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{kind} failed in init, actor or act: {words.told(error)}.") from error
+    if not isinstance(decision, Decision):
+        raise UserError(
+            f"{kind}.act returned a {type(decision).__name__}; expected Decision(action)."
+        )
+    shape = spec.action_space.shape
+    wanted = (2, math.prod(shape)) if shape else (2,)
+    if decision.action.shape != wanted:
+        raise UserError(
+            f"{kind}.act returned actions of shape {decision.action.shape} for 2 observations; "
+            f"expected {wanted}, as {spec.action_space} has them."
+        )
+
+
+def folder(path: Any) -> Path:
+    """A path that a user gave; UserError where it is something else."""
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    hint = " Of a run in memory, use it as it is: run.policy(), run.evaluate()."
+    raise UserError(
+        f"Expected the folder of a run; got a {type(path).__name__}."
+        + hint * hasattr(path, "evaluate")
+    )

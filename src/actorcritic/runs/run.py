@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import printable
@@ -189,6 +190,7 @@ class Run:
 
         Seeds that failed in the training are left out. Raises UserError where none is left.
         """
+        hyperparameters.check_number("episodes", episodes, int, None)
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
         seeds = self.trained_seeds
@@ -251,7 +253,7 @@ def open_run(
     or "module:Name" gets the hyperparameters of the run; an object is taken as it is.
     """
     prepare_jax()
-    out = Path(path)
+    out = configuration.folder(path)
     data = configuration.read(out)
     algorithm = configuration.rebuild_algorithm(data, out, algorithm)
     environment = configuration.rebuild_environment(data, out, environment)
@@ -285,7 +287,7 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
     trained with a class or network of your own.
     """
     prepare_jax()
-    out = Path(path)
+    out = configuration.folder(path)
     data = configuration.read(out)
     algorithm = configuration.rebuild_algorithm(data, out, algorithm)
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
@@ -299,7 +301,7 @@ def read_run(path: str | Path) -> Run:
 
     Neither the environment nor any code of the run is needed.
     """
-    out = Path(path)
+    out = configuration.folder(path)
     data = configuration.read(out)
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     name = _NameOnly(data["algorithm"]["name"])

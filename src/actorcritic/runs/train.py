@@ -100,9 +100,10 @@ def resume(
     """
     prepare_jax()
     settings = ResumeSettings.of(settings, options)
-    configuration.read(Path(path))  # before a lock is left in a folder that is no run's
-    with folder_of_its_own(Path(path)):
-        run = open_run(path, algorithm=algorithm, environment=environment, restore=False)
+    out = configuration.folder(path)
+    configuration.read(out)  # before a lock is left in a folder that is no run's
+    with folder_of_its_own(out):
+        run = open_run(out, algorithm=algorithm, environment=environment, restore=False)
         if settings.total_steps is not None:
             run.total_steps = settings.total_steps
         configuration.check(run.algorithm, run.environment, run.total_steps)

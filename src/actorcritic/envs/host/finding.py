@@ -28,9 +28,12 @@ def find(environment: str | Factory) -> tuple[str, Factory]:
     """What to call the environment, and a function that makes one."""
     if not isinstance(environment, str):
         if not callable(environment):
+            made = isinstance(environment, gymnasium.Env)
             raise UserError(
                 f"The environment is {environment!r}; expected a Gymnasium id, 'module:Name', a "
-                "function that makes an environment, or a VectorEnv."
+                "function that makes an environment, a VectorEnv or a compiled environment."
+                + " One that is made cannot be copied: write lambda: … around it."
+                * made
             )
         return getattr(environment, "__name__", type(environment).__name__), environment
     module_name, colon, name = environment.rpartition(":")
