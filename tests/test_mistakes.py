@@ -60,13 +60,60 @@ class FailsInAct(ac.PPO):
 
 
 @ac.hyperparameters
-class Demanding(ac.PPO):
-    name: ClassVar[str] = "demanding"
-    needed: float = None  # type: ignore[assignment]
+class OnlyLearner(ac.PPO):
+    name: ClassVar[str] = "only-learner"
 
-    def __post_init__(self) -> None:
-        if self.needed is None:
-            raise TypeError("needed is missing")
+    def update(self, learner: Any, batch: Any, key: Any, progress: Any) -> Any:
+        return super().update(learner, batch, key, progress)[0]
+
+
+@ac.hyperparameters
+class OtherLearner(ac.PPO):
+    name: ClassVar[str] = "other-learner"
+
+    def update(self, learner: Any, batch: Any, key: Any, progress: Any) -> Any:
+        learner, metrics = super().update(learner, batch, key, progress)
+        return {"params": learner.params}, metrics
+
+
+@ac.hyperparameters
+class Counting(ac.Algorithm):
+    """Its learner is one number, which becomes another kind of number."""
+
+    name: ClassVar[str] = "counting"
+
+    @property
+    def collects(self) -> ac.Collects:
+        return ac.Collects(2, 8)
+
+    def init(self, key: Any, spec: Any) -> Any:
+        return {"count": jnp.zeros((), jnp.int32)}
+
+    def actor(self, learner: Any) -> Any:
+        return learner
+
+    def act(self, actor: Any, observation: Any, key: Any, *, explore: bool = True) -> Any:
+        return ac.Decision(jnp.zeros(observation.shape[0], jnp.int32))
+
+    def update(self, learner: Any, batch: Any, key: Any, progress: Any) -> Any:
+        return {"count": learner["count"].astype(jnp.float32)}, {}
+
+
+@ac.hyperparameters
+class WideMetric(ac.PPO):
+    name: ClassVar[str] = "wide-metric"
+
+    def update(self, learner: Any, batch: Any, key: Any, progress: Any) -> Any:
+        learner, metrics = super().update(learner, batch, key, progress)
+        return learner, metrics | {"own": jnp.zeros(3)}
+
+
+@ac.hyperparameters
+class FailsInLoss(ac.PPO):
+    name: ClassVar[str] = "fails-in-loss"
+
+    def policy_loss(self, log_prob: Any, rows: Any, progress: Any) -> Any:
+        return rows.missing
 
 
 def train(algorithm: Any = "ppo", environment: Any = CART, **options: Any) -> Callable[[], Any]:
@@ -184,7 +231,24 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         r"RawAction.act returned a .*expected Decision\(action",
     ),
     "one-action": (train(OneAction(**TINY)), r"of shape \(\) for 2 observations; expected \(2,\)"),
-    "fails-in-act": (train(FailsInAct(**TINY)), "FailsInAct failed in init, actor or act: .*line"),
+    "fails-in-act": (
+        train(FailsInAct(**TINY)),
+        "FailsInAct failed in act: .*test_mistakes.py, line",
+    ),
+    "only-learner": (
+        train(OnlyLearner(**TINY)),
+        r"a Learner; expected \(learner, metrics",
+    ),
+    "other-learner": (train(OtherLearner(**TINY)), "a learner of other parts than `init` made"),
+    "other-dtype": (train(Counting()), r"learner\['count'\] from int32\[\] to float32"),
+    "wide-metric": (
+        train(WideMetric(**TINY)),
+        r"metric 'own' of shape \(3,\); expected one",
+    ),
+    "fails-in-loss": (train(FailsInLoss(**TINY)), "FailsInLoss failed in update: Attrib.*missing"),
+    "text-seed": (lambda: IN_MEMORY.evaluate(seed="a"), "seed must be a whole number; got 'a'"),
+    "number-study": (lambda: ac.study(3), "Expected the name of a study: S1, .*; got 3"),
+    "one-threshold": (compare(["ppo"], thresholds=475), r"a list, as \[475\]; got 475"),
 }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import math
 import os
 import platform
 from collections.abc import Sequence
@@ -22,12 +21,12 @@ import jax
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.core import hyperparameters, importing, words
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Decision, Environment, EnvSpec, check_protocol
+from actorcritic.core.types import Environment, EnvSpec, check_protocol
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
 from actorcritic.envs.compiled import check_compiled
-from actorcritic.envs.host.arrays import zeros
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.maths import spaces
+from actorcritic.runners.promises import check_algorithm
 from actorcritic.runs.settings import EnvironmentSettings
 
 FORMAT = 1
@@ -316,7 +315,7 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
         )
     algorithm.check(world.spec)
     if not type(algorithm).__module__.startswith("actorcritic."):
-        _check_acting(algorithm, world.spec)
+        check_algorithm(algorithm, world.spec)
     steps = 1 if collects.whole_episodes else collects.num_steps
     batch = collects.num_envs * steps
     if total_steps < batch:
@@ -326,34 +325,6 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
         )
     if isinstance(world, HostEnvironment):
         world.check()
-
-
-def _check_acting(algorithm: Any, spec: EnvSpec) -> None:
-    """UserError where an algorithm of the user's does not act as the protocol says."""
-    kind = type(algorithm).__name__
-
-    def act(observation: Any) -> Any:
-        key = jax.random.key(0)
-        actor = algorithm.actor(algorithm.init(key, spec))
-        return algorithm.act(actor, observation, key, explore=True)
-
-    try:
-        decision = jax.eval_shape(act, zeros(spec.observation_space, 2))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{kind} failed in init, actor or act: {words.told(error)}.") from error
-    if not isinstance(decision, Decision):
-        raise UserError(
-            f"{kind}.act returned a {type(decision).__name__}; expected Decision(action)."
-        )
-    shape = spec.action_space.shape
-    wanted = (2, math.prod(shape)) if shape else (2,)
-    if decision.action.shape != wanted:
-        raise UserError(
-            f"{kind}.act returned actions of shape {decision.action.shape} for 2 observations; "
-            f"expected {wanted}, as {spec.action_space} has them."
-        )
 
 
 def folder(path: Any) -> Path:

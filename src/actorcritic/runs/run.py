@@ -191,6 +191,7 @@ class Run:
         Seeds that failed in the training are left out. Raises UserError where none is left.
         """
         hyperparameters.check_number("episodes", episodes, int, None)
+        hyperparameters.check_number("seed", seed, int, None)
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
         seeds = self.trained_seeds
