@@ -14,9 +14,17 @@ from actorcritic.core.types import Decision, EnvSpec, Transition
 from actorcritic.core.words import told
 from actorcritic.envs.host.arrays import zeros
 
+_kept: set[Any] = set()  # whose promises were kept
+
 
 def check_algorithm(algorithm: Any, spec: EnvSpec) -> None:
-    """UserError where `act` or `update` does not give what the protocol says."""
+    """UserError where `act` or `update` does not give what the protocol says.
+
+    Algorithms that differ in floats only are one program, and are looked at once.
+    """
+    kind: Any = jax.tree.structure(algorithm), spec
+    if kind in _kept:
+        return
     key = jax.eval_shape(lambda: jax.random.key(0))
     learner = _called(algorithm, "init", key, spec)
     actor = _called(algorithm, "actor", learner)
@@ -45,6 +53,7 @@ def check_algorithm(algorithm: Any, spec: EnvSpec) -> None:
     progress = jax.ShapeDtypeStruct((), jnp.float32)
     result = _called(algorithm, "update", learner, batch, key, progress)
     _check_updated(algorithm, learner, result)
+    _kept.add(kind)
 
 
 def _called(algorithm: Any, method: str, *given: Any, **options: Any) -> Any:
