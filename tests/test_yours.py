@@ -93,6 +93,26 @@ class Other(Walk):
 
 def make():
     return Walk()
+
+
+class Hosted(gymnasium.Env):
+    """Of Gymnasium's kind, with an option."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, length=3):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.place += 1
+        end = self.place >= self.length
+        return np.ones(1, np.float32), 1.0, end, False, {}
 '''
 SMALL = ("--num-envs", "2", "--num-steps", "16", "--num-minibatches", "2", "--hidden-sizes", "8")
 QUICK = ("--quiet", "--episodes", "2")
@@ -172,6 +192,19 @@ def test_a_run_is_resumed_as_if_it_had_not_been_stopped(here, capsys):
     more = ("--env-option", "length=4", "--total-steps", "128", "--out", "whole")
     said(capsys, *words, *more)
     assert final_hashes(Path("half")) == final_hashes(Path("whole"))
+
+
+def test_an_environment_of_gymnasiums_kind_gets_its_options_again(here, capsys):
+    said(capsys, "train", "ppo", "mine:Hosted", *SMALL, *QUICK, "--total-steps", "64",
+         "--env-option", "length=5", "--out", "hosted")  # fmt: skip
+    assert "--env mine:Hosted" in said(capsys, "evaluate", "hosted")
+    text = said(capsys, "evaluate", "hosted", "--env", "mine:Hosted", "--episodes", "2")
+    assert "mean return 5.00" in text
+    hosted = sys.modules["mine"].Hosted
+    assert ac.open_run("hosted", environment=hosted).evaluate(1).mean == 5
+    assert ac.open_run("hosted", environment=lambda: hosted(2)).evaluate(1).mean == 2
+    ac.train("ppo", hosted, total_steps=1024, out="by-class", evaluation_episodes=0, quiet=True)
+    assert "--env mine:Hosted" in said(capsys, "evaluate", "by-class")
 
 
 def test_an_object_brings_its_network(here, capsys):

@@ -31,7 +31,8 @@ def compare(
     """Train several variants on the same seeds, and compare them.
 
     A variant is a name ("ppo", with the tuned preset of the environment), a name with settings
-    ("ppo:clip_range=0.1,num_envs=4"), or an algorithm; a dict gives them names. `options` are
+    ("ppo:clip_range=0.1,num_envs=4"), one of your own ("module:Class:clip_range=0.1"), or an
+    algorithm; a dict gives them names. `options` are
     fields of `ExperimentSettings`. All variants get the same `total_steps`: without it, the largest
     that one of their presets takes. `thresholds` are returns whose first reaching is told; without
     them, the one registered with Gymnasium.

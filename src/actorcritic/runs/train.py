@@ -59,10 +59,11 @@ def train(
 ) -> Run:
     """Train an algorithm on an environment.
 
-    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo"), which takes
-    the tuned preset of the environment. `environment` is a Gymnasium id, "module:Name", a factory,
-    or a compiled environment. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and
-    any others are hyperparameters (learning_rate=1e-3).
+    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo", or one of your
+    own, "module:Class"), which takes the tuned preset of the environment. `environment` is a
+    Gymnasium id, "module:Name", a factory, or a compiled environment or its class. `options`
+    are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
+    (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
@@ -96,7 +97,8 @@ def resume(
     """Go on with a run from its newest checkpoint, to `total_steps` if given.
 
     `options` are fields of `ResumeSettings`. `algorithm` and `environment` are needed only where
-    they cannot be rebuilt from the folder: your own class, network or environment.
+    they cannot be rebuilt from the folder: your own class, network or environment. A class, or
+    "module:Name", gets the hyperparameters and options of the run.
     """
     prepare_jax()
     settings = ResumeSettings.of(settings, options)
