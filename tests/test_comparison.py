@@ -381,7 +381,7 @@ def test_own_environments_are_told_apart_by_their_options():
 
 def test_steps_until_a_threshold_by_hand():
     def seed(reaches):
-        end = list(range(10, 210, 10))  # 20 episodes: a window of 2
+        end = list(range(10, 390, 10))  # 38 episodes, and the window is 20
         return end, [100.0 if reaches is not None and e >= reaches else 0.0 for e in end]
 
     runs = [
@@ -389,24 +389,24 @@ def test_steps_until_a_threshold_by_hand():
         run(TEN[:5], ac.PPO(), episodes=[seed(r) for r in (20, None, None, None, None)]),
     ]
     comparison = Comparison.of(runs, thresholds=[100.0])
-    assert comparison.window == 2
+    assert comparison.window == 20
     rows = {row[1]: row for row in table(comparison, "until-threshold").rows}
-    # Both of the two last episodes are there one episode (10 steps) after the first one is.
+    # All of the 20 last episodes are there 19 episodes (190 steps) after the first one is.
     assert rows["a2c"][:3] == ("100", "a2c", "4 of 5")
-    assert rows["a2c"][3].startswith("50 [30, ")
-    assert rows["a2c"][4].startswith("5 [3, ")
+    assert rows["a2c"][3].startswith("230 [210, ")
+    assert rows["a2c"][4].startswith("23 [21, ")
     assert rows["a2c"][3].endswith("more than 1,000]")
-    assert rows["a2c"][4].endswith("more than 20]")
-    assert rows["ppo"][2:4] == ("1 of 5", "more than 1,000 [30, more than 1,000]")
-    assert "mean of a seed's last 2 training returns" in table(comparison, "until-threshold").note
+    assert rows["a2c"][4].endswith("more than 38]")
+    assert rows["ppo"][2:4] == ("1 of 5", "more than 1,000 [210, more than 1,000]")
+    assert "mean of a seed's last 20 training returns" in table(comparison, "until-threshold").note
     end, returns = seed(None)
     longer = Comparison.of(
-        [run(TEN[:5], episodes=[(end[:n], returns[:n]) for n in (15, *[20] * 4)])]
+        [run(TEN[:5], episodes=[(end[:n], returns[:n]) for n in (25, *[38] * 4)])]
     )
-    (row,) = table(longer, "until-threshold").rows  # none: each made 15 episodes at the least
-    assert row[2:] == ("0 of 5", "more than 1,000", "more than 15")
+    (row,) = table(longer, "until-threshold").rows  # none: each made 25 episodes at the least
+    assert row[2:] == ("0 of 5", "more than 1,000", "more than 25")
     data = comparison.data()["until_threshold"]
-    assert data[0]["steps"] == {"value": 50.0, "low": 30.0, "high": None}
+    assert data[0]["steps"] == {"value": 230.0, "low": 210.0, "high": None}
     assert (data[1]["reached"], data[1]["steps"]["value"]) == (1, None)
 
 
@@ -550,14 +550,41 @@ def test_few_seeds_are_a_caveat_and_fewer_no_verdict():
 
 def test_all_equal_scores():
     full = np.full(10, 500.0)
-    assert verdict(full, full) == "Both variants reached the same score, 500.0, with all 10 seeds."
-    assert verdict(full, full, full).startswith("All 3 variants reached the same score")
+    assert verdict(full, full) == "Both reach 500.0 with 10 seeds."
+    assert verdict(full, full, full) == "All three reach 500.0 with 10 seeds."
+    assert verdict(full, full - 100, full).startswith(
+        "ppo and trpo reach 500.0 with 10 seeds; a2c scores lower (the next by 100.0 [100.0"
+    )
     comparison = Comparison.of([run(full), run(full, ac.PPO())])
     assert comparison.against("ppo", "a2c").word == "the same"
     # The same IQM is not the same scores.
     spoilt = full.copy()
     spoilt[0] = 400.0
-    assert "cannot be told apart" in verdict(full, spoilt)
+    assert verdict(full, spoilt) == (
+        "Both reach 500.0 with 10 seeds (IQM; the worst seed, of a2c, scores 400.0)."
+    )
+
+
+def test_variants_that_end_alike_are_told_by_how_soon_they_are_there():
+    def seed(reaches):
+        end = list(range(10, 1000, 10))
+        return end, [500.0 if e >= reaches else 0.0 for e in end]
+
+    def of(first, second, thresholds=None):
+        full = np.full(10, 500.0)
+        runs = [
+            run(full, ac.PPO(), episodes=[seed(first + 10 * k) for k in range(10)]),
+            run(full, episodes=[seed(second + 10 * k) for k in range(10)]),
+        ]
+        return Comparison.of(runs, thresholds=thresholds).verdict
+
+    text = of(210, 10)
+    assert text.startswith("Both reach 500.0 with 10 seeds; a2c gets to 475 in 230 steps, 1.87 [")
+    assert text.endswith("] times sooner than ppo.")
+    assert of(10, 10).endswith("; how soon they reach 475 cannot be told apart.")
+    assert of(10, 990).endswith("half of the seeds of a2c never get there.")
+    assert of(2000, 2000) == "Both reach 500.0 with 10 seeds."
+    assert "; a2c learns faster: over the whole training its mean return is " in of(210, 10, ())
 
 
 def test_a_single_variant_has_nothing_to_be_compared_with():

@@ -175,6 +175,14 @@ def test_command_lines_and_snippets_are_right_up_to_the_first_step(page, monkeyp
             exec(snippet, {})
 
 
+def test_the_snippets_of_the_training_loop_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for snippet in blocks(DOCS / "training.md", "python"):
+        exec(snippet, {})
+    assert "{0: 10240} {0: " in capsys.readouterr().out
+    assert (tmp_path / "runs" / "kept" / "run.json").exists()
+
+
 # ---------------------------------------------------------------------------- the audit's words
 
 

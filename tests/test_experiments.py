@@ -19,7 +19,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.experiments import compare, search, together
 from actorcritic.experiments.together import Stopped
 from actorcritic.runs.run import read_run
-from actorcritic.runs.train import Training
+from actorcritic.runs.training import Training
 
 SMALL = ac.PPO(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, hidden_sizes=(8,))
 QUICK = {"total_steps": 1024, "seeds": 3, "evaluation_episodes": 5, "quiet": True}
@@ -127,7 +127,7 @@ def test_a_stopped_study_goes_on_where_it_was(compared, tmp_path, monkeypatch):
             return train(self, display, lambda: next(looks, True))
         return train(self, display, interrupted)
 
-    monkeypatch.setattr("actorcritic.runs.train.CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr("actorcritic.runs.training.CHUNK_SECONDS", 0.0)
     monkeypatch.setattr(Training, "_train", stopped)
     with pytest.raises(Stopped, match="saved"):
         ac.compare(variants, "CartPole-v1", out=tmp_path / "s", **QUICK)

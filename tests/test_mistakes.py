@@ -165,7 +165,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         r"Expected the folder of a run; got a Run\..*run\.",
     ),
     "run-to-open": (lambda: ac.open_run(IN_MEMORY), "Expected the folder of a run; got a Run"),
-    "run-to-resume": (lambda: ac.resume(IN_MEMORY), "Expected the folder of a run; got a Run"),
+    "class-to-resume": (lambda: ac.resume(ac.Run), "Expected the folder of a run; got a type"),
+    "number-to-save": (lambda: IN_MEMORY.save(3), "Expected the folder of a run; got a int"),  # type: ignore[arg-type]
     "run-to-report": (lambda: ac.report(IN_MEMORY), "Expected the folder of a run; got a Run"),
     # networks
     "tuple-network": (

@@ -69,8 +69,8 @@ def test_svg_names_everything(tmp_path):
         "environment steps, per seed",
         "500",
         "2k",
-        "dots: episodes · thin: seeds, mean of 4 episodes · bold: interquartile mean of "
-        "3 to 5 seeds · band: 95 % interval",
+        "dots: episodes · thin: seeds, mean of their last 20 episodes · bold: interquartile mean "
+        "of 3 to 5 seeds · band: 95 % interval",
     } <= notes(picture)
     assert BLUE in picture
     assert ORANGE in picture
@@ -78,12 +78,12 @@ def test_svg_names_everything(tmp_path):
 
 def test_what_is_not_drawn_is_not_explained(tmp_path):
     one = notes(svg(tmp_path, [("A2C", episodes(1, 40))]))
-    assert "dots: episodes · line: mean of 4 episodes, one seed" in one
+    assert "dots: episodes · line: mean of the last 20 episodes, one seed" in one
     assert "A2C" not in one  # a single run needs no legend
     two = " ".join(notes(svg(tmp_path, [("A2C", episodes(2, 6000))])))
     assert "interquartile mean of 2 seeds" in two
     assert "band" not in two
-    assert "mean of 100 episodes" in two
+    assert "mean of their last 20 episodes" in two
     assert "(a sample)" in two
 
 

@@ -194,6 +194,12 @@ def test_a_run_is_resumed_as_if_it_had_not_been_stopped(here, capsys):
     assert final_hashes(Path("half")) == final_hashes(Path("whole"))
 
 
+def test_another_run_begins_where_one_of_the_users_own_ended(here, capsys):
+    words = ("train", "mine:Cautious", "mine:Walk", *SMALL, *QUICK, "--total-steps", "64")
+    said(capsys, *words, "--start-from", "run", "--out", "begun")
+    assert json.loads(Path("begun/run.json").read_text())["origin"]["run"] == "run"
+
+
 def test_an_environment_of_gymnasiums_kind_gets_its_options_again(here, capsys):
     said(capsys, "train", "ppo", "mine:Hosted", *SMALL, *QUICK, "--total-steps", "64",
          "--env-option", "length=5", "--out", "hosted")  # fmt: skip

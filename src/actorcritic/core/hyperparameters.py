@@ -25,11 +25,17 @@ T = TypeVar("T", bound=type)
 INTERVAL = re.compile(r"[(\[]\s*[-+.\deinf]+\s*,\s*[-+.\deinf]+\s*[)\]]")
 
 
-def hyperparameter(default: Any, meaning: str, within: str | None = None) -> Any:
-    """A dataclass field. `within` is an interval such as "(0, 1]", checked by `check`."""
+def hyperparameter(
+    default: Any, meaning: str, within: str | None = None, *, or_function: bool = False
+) -> Any:
+    """A dataclass field. `within` is an interval such as "(0, 1]", checked by `check`.
+
+    `or_function` says that Python may give a function of the progress (0 to 1) in its place.
+    """
     if within is not None and not INTERVAL.fullmatch(within):
         raise UserError(f"`within` must be an interval, as '(0, 1]' or '[0, 1e6]'; got {within!r}.")
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "within": within})
+    about = {"meaning": meaning, "within": within, "or_function": or_function}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass_transform(frozen_default=True)
@@ -163,6 +169,9 @@ def check(settings: Any, owner: str | None = None) -> None:
         options, name = get_args(kind), f"{prefix}{f.name}"
         if value is None and type(None) in options:
             continue
+        if callable(value) and f.metadata.get("or_function"):
+            _check_function(name, value)
+            continue
         if options and all(isinstance(option, str) for option in options):
             if value not in options:
                 raise UserError(
@@ -189,6 +198,20 @@ def check(settings: Any, owner: str | None = None) -> None:
 
 def _is_mapping(kind: Any) -> bool:
     return any(get_origin(part) is Mapping for part in (kind, *get_args(kind)))
+
+
+def _check_function(name: str, function: Any) -> None:
+    """UserError where a function of the progress gives no finite number for a number."""
+    try:
+        found = np.asarray(function(np.float32(0.5)), float)
+        good = found.shape == () and bool(np.isfinite(found))
+    except (TypeError, ValueError) as error:
+        good, found = False, error  # type: ignore[assignment]
+    if not good:
+        raise UserError(
+            f"{name} must be a function from the progress (0 to 1) to a factor, such as "
+            f"lambda p: 1 - p; for 0.5 it gave {found}."
+        )
 
 
 def check_number(name: str, value: Any, kind: type, within: str | None) -> None:

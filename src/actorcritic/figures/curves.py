@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actorcritic.figures.pictures import picture_kind, save
-from actorcritic.figures.statistics import iqm, rolling_mean, smoothed_curve, smoothing_window
+from actorcritic.figures.statistics import WINDOW, iqm, rolling_mean, smoothed_curve
 from actorcritic.figures.style import (
     FAINT,
     INK,
@@ -158,7 +158,7 @@ def _panel(
             alpha=0.28 if len(runs) == 1 else 0.16,
             rasterized=True,  # one image in an SVG, in place of thousands of circles
         )
-        curve = smoothed_curve(table, column, smoothing_window([table for _, table in runs]))
+        curve = smoothed_curve(table, column)
         if curve.seeds.shape[0] > 1:
             axes.plot(
                 curve.step[::2], curve.seeds.T[::2], color=colour, lw=0.7, alpha=0.4, zorder=3
@@ -235,12 +235,11 @@ def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
     dots = "dots: episodes"
     if any(len(table.step) > MAX_DOTS // len(runs) for _, table in runs):
         dots += " (a sample)"
-    window = smoothing_window([table for _, table in runs])
     if most == 1:
-        return f"{dots} · line: mean of {window} episodes, one seed"
+        return f"{dots} · line: mean of the last {WINDOW} episodes, one seed"
     band = " · band: 95 % interval" if most >= 3 else ""
     return (
-        f"{dots} · thin: seeds, mean of {window} episodes · "
+        f"{dots} · thin: seeds, mean of their last {WINDOW} episodes · "
         f"bold: interquartile mean of {across}{band}"
     )
 

@@ -70,6 +70,23 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | None) or type(value) is tuple
 
 
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What two descriptions of runs differ in, in words: "learning_rate = 0.001 (was 0.0003)"."""
+    one, other = before["algorithm"], after["algorithm"]
+    said = []
+    if (one["name"], one["own"]) != (other["name"], other["own"]):
+        said.append(f"the algorithm is {other['name']} (was {one['name']})")
+    was, now = one["hyperparameters"], other["hyperparameters"]
+    for name in now:
+        if was.get(name) != now[name]:
+            said.append(f"{name} = {words.shown(now[name])} (was {words.shown(was.get(name))})")
+    was, now = before["environment"], after["environment"]
+    differing = [name for name in now if was.get(name) != now[name]]
+    if differing:
+        said.append(f"the environment has another {words.listed(differing)}")
+    return words.listed(said)
+
+
 def again(run: dict[str, Any]) -> str:
     """The options that name what is the user's own in a run, " --env module:Name"; "" without."""
     algorithm, world = run["algorithm"], run["environment"]
@@ -136,6 +153,7 @@ def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]
             "options": dict(world.options),
             "vectorization": world.vectorization,
             "autoreset": world.autoreset,
+            "info_metrics": list(world.info_metrics),
         }
     known = next((id for id, cls in COMPILED.items() if type(world) is cls), None)
     options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
@@ -192,7 +210,8 @@ def rebuild_environment(
 
 def settings_of(data: dict[str, Any]) -> EnvironmentSettings:
     """How the environment of run.json was stepped."""
-    how = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
+    names = ("vectorization", "autoreset", "info_metrics")
+    how = {name: data[name] for name in names if name in data}
     return EnvironmentSettings(host=data["host"], env_options=data["options"], **how)
 
 
@@ -273,6 +292,11 @@ def resolve_environment(
         )
     by_host = host and isinstance(environment, str | type)
     compiled = None if by_host else compiled_environment(environment, **options)
+    if isinstance(environment, str) and compiled is not None and settings.info_metrics:
+        raise UserError(
+            f"The compiled {environment} gives no infos to keep. Step it through Gymnasium "
+            "with host=True (--host), or leave info_metrics out."
+        )
     if compiled is not None or isinstance(environment, HostEnvironment):
         return compiled or environment
     try:
@@ -281,6 +305,7 @@ def resolve_environment(
             vectorization=settings.vectorization,
             autoreset=settings.autoreset,
             options=options,
+            info_metrics=settings.info_metrics,
         )
     except UserError as error:  # Gymnasium's names are not the only ones
         hint = words.nearest(environment, COMPILED) if type(environment) is str else ""
