@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, find
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Preset:
 
     @property
     def algorithm(self) -> Any:
-        return ALGORITHMS[self.name](**self.hyperparameters)
+        from actorcritic.core.hyperparameters import replace  # which needs JAX; a list does not
+
+        return replace(find(self.name), **self.hyperparameters)
 
 
 def tuned(total_steps: int, **hyperparameters: Any) -> tuple[int, dict[str, Any]]:
@@ -277,7 +279,26 @@ DEFAULT_STEPS = 100_000
 def preset(name: str, environment_id: str) -> Preset:
     """The tuned preset, or the algorithm's defaults where there is none.
 
-    Raises UserError where there is no algorithm of that name.
+    Where module:Class inherits from an algorithm of ours, it has the preset of that one, less what
+    it sets by itself. Raises UserError where there is no algorithm of that name.
     """
+    if ":" in name:
+        return _of_own(name, environment_id)
     name = ALGORITHMS.known(name)
     return PRESETS.get((name, environment_id)) or Preset(name, DEFAULT_STEPS, {})
+
+
+def _of_own(name: str, environment_id: str) -> Preset:
+    algorithm = find(name)
+    ours = {cls: known for known, cls in ALGORITHMS.items()}
+    base = next((cls for cls in type(algorithm).__mro__ if cls in ours), None)
+    tuned = PRESETS.get((ours[base], environment_id)) if base is not None else None
+    if base is None or tuned is None:
+        return Preset(name, DEFAULT_STEPS, {})
+    plain = base()
+    inherited = {
+        setting: value
+        for setting, value in tuned.hyperparameters.items()
+        if getattr(algorithm, setting) == getattr(plain, setting)
+    }
+    return Preset(name, tuned.total_steps, inherited)

@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from actorcritic.cli.options import (
     Field,
@@ -16,6 +16,7 @@ from actorcritic.cli.options import (
     hyperparameters_of,
     parse,
     read,
+    separated,
     split,
     with_settings,
 )
@@ -25,10 +26,10 @@ from actorcritic.core.words import nearest
 
 # ------------------------------------------------------------------------------------ options
 
-ENV: Field = (
-    "env",
-    Annotated[str | None, "the environment, if it is your own (module:Name)"],
-    None,
+# What a run cannot name by itself, where it is the user's own.
+OWN: tuple[Field, ...] = tuple(
+    (name, Annotated[str | None, f"the {thing}, if it is your own (module:Name)"], None)
+    for name, thing in (("algorithm", "algorithm"), ("env", "environment"))
 )
 ALL_ON: Field = ("env", Annotated[str | None, "the environment all are trained on"], None)
 ABLATION: tuple[Field, ...] = (
@@ -43,11 +44,16 @@ SPACE: Field = (
 )
 
 
+WHICH = "the last policies, or those that --keep-best kept"
+
+
 @dataclasses.dataclass(frozen=True)
 class _EvaluateOptions:
     episodes: Annotated[int, "episodes of each seed"] = 100
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
     seed: Annotated[int, "of the evaluation's own randomness"] = 1_000_000
+    which: Annotated[Literal["last", "best"], WHICH] = "last"
+    algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
     json: Annotated[bool, "print every return as JSON"] = False
 
@@ -60,6 +66,8 @@ class _PlayOptions:
     seed: Annotated[int | None, "which trained seed (default: the best)"] = None
     episodes: Annotated[int, "how many episodes to play"] = 1
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
+    which: Annotated[Literal["last", "best"], WHICH] = "last"
+    algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
 
 
@@ -96,7 +104,7 @@ def options_of(command: str) -> type:
         case "train":
             return with_settings(TrainSettings)
         case "resume":
-            return with_settings(ResumeSettings, ENV)
+            return with_settings(ResumeSettings, *OWN)
         case "compare":
             return with_settings(ExperimentSettings, ALL_ON)
         case "ablate":
@@ -112,18 +120,26 @@ def options_of(command: str) -> type:
 def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.algorithms.presets import preset
+    from actorcritic.cli.files import with_files
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
 
     usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
+    named, rest = with_files(rest)
     every = {field[0]: field for cls in ALGORITHMS.values() for field in hyperparameters_of(cls())}
-    words, given = split(usage, with_settings(TrainSettings, *every.values()), rest, 2)
+    known = with_settings(TrainSettings, *every.values())
+    if named and not separated(rest, known, 2)[0]:
+        rest = [*named, *rest]
+    words, given = split(usage, known, rest, 2)
     if not words:  # a plea for help
         say(f"Usage: actorcritic {usage}\n")
         parse("train ALGORITHM ENV", options_of("train"), given)
     words = [*words, "ENV"][:2]
     own = hyperparameters_of(preset(*words).algorithm)
-    options = parse(f"train {' '.join(words)}", with_settings(TrainSettings, *own), given)
+    kind = with_settings(TrainSettings, *own)
+    if ":" in words[0] and len(words) == 2:  # its own settings were not known above
+        _, given = split(usage, kind, rest)
+    options = parse(f"train {' '.join(words)}", kind, given)
     settings = as_settings(
         TrainSettings, options, out=options.out or _new_folder(f"{words[0]}-{words[1]}")
     )
@@ -142,7 +158,7 @@ def _new_folder(stem: str) -> Path:
 def _conclude(run: Any) -> int:
     """The last lines of a training: what was reached, how sure that is, what to do next."""
     if not run.finished:
-        say(f"Stopped and saved. Go on with: actorcritic resume {run.out}")
+        say(f"Stopped and saved. Go on with: actorcritic resume {run.command}")
         return 130
     result = run.final_evaluation
     kind = "deterministic evaluation" if result else "training only, not evaluated"
@@ -150,9 +166,9 @@ def _conclude(run: Any) -> int:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
     say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
-    say(f"Next:        actorcritic play {run.out}")
+    say(f"Next:        actorcritic play {run.command}")
     say(f"             actorcritic plot {run.out} --out curve.svg")
-    say(f"             actorcritic evaluate {run.out} --episodes 1000")
+    say(f"             actorcritic evaluate {run.command} --episodes 1000")
     return 0
 
 
@@ -163,7 +179,7 @@ def _resume(rest: list[str]) -> int:
     usage = "resume RUN [--total-steps N]"
     (path,), options = read(usage, options_of("resume"), rest, 1)
     settings = as_settings(ResumeSettings, options)
-    return _conclude(resume(path, settings, environment=options.env))
+    return _conclude(resume(path, settings, algorithm=options.algorithm, environment=options.env))
 
 
 def _evaluate(rest: list[str]) -> int:
@@ -173,10 +189,13 @@ def _evaluate(rest: list[str]) -> int:
     import actorcritic as ac
     from actorcritic.runs.console import working
 
-    run = ac.open_run(path, environment=options.env)
+    run = ac.open_run(path, algorithm=options.algorithm, environment=options.env)
     with working(f"Evaluating {run.label}: {options.episodes:,} episodes of each seed"):
         result = run.evaluate(
-            options.episodes, deterministic=not options.stochastic, seed=options.seed
+            options.episodes,
+            deterministic=not options.stochastic,
+            seed=options.seed,
+            which=options.which,
         )
     if options.json:
         returns = dict(zip(result.seeds, result.returns.tolist(), strict=True))
@@ -197,13 +216,14 @@ def _play(rest: list[str]) -> int:
     import actorcritic as ac
     from actorcritic.runs import play
 
-    run = ac.open_run(path, environment=options.env)
+    run = ac.open_run(path, algorithm=options.algorithm, environment=options.env)
     said = play.play(
         run,
         out=options.out,
         seed=options.seed,
         episodes=options.episodes,
         deterministic=not options.stochastic,
+        which=options.which,
     )
     say(said)
     return 0
@@ -278,16 +298,16 @@ def _with_environment(words: list[str], usage: str) -> tuple[list[str], str]:
 
 
 def _ablate(rest: list[str]) -> int:
-    from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.core import hyperparameters
     from actorcritic.experiments.compare import ablate
+    from actorcritic.experiments.variants import variant
     from actorcritic.runs.settings import ExperimentSettings
 
     usage = "ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]"
     (name, env), options = read(usage, options_of("ablate"), rest, 2)
     if options.grid and options.one_at_a_time:
         raise UserError("Of --grid and --one-at-a-time only one can be meant.")
-    cls, vary = ALGORITHMS.named(name.partition(":")[0]), {}
+    cls, vary = type(variant(name, env)[1]), {}
     for text in options.vary:
         setting, separator, values = text.partition("=")
         if not separator or not values:
@@ -302,14 +322,14 @@ def _ablate(rest: list[str]) -> int:
 
 
 def _sweep(rest: list[str]) -> int:
-    from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.experiments import search
     from actorcritic.experiments.sweep import sweep
+    from actorcritic.experiments.variants import variant
     from actorcritic.runs.settings import SweepSettings
 
     usage = "sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]"
     (name, env), options = read(usage, options_of("sweep"), rest, 2)
-    cls = ALGORITHMS.named(name.partition(":")[0])
+    cls = type(variant(name, env)[1])
     space = dict(search.parse(cls, text) for text in options.space)
     settings = _experiment(SweepSettings, options, f"sweep-{name}-{env}", ["sweep", *rest])
     result = _going_on(settings.command, lambda: sweep(name, env, settings, space=space))
@@ -398,6 +418,7 @@ def _algorithms() -> Iterator[tuple[str, str]]:
 
     for name, entry in ALGORITHMS.entries.items():
         yield name, entry.meaning
+    yield "module:Name", "your own class, or an object of it"
 
 
 def _environments() -> Iterator[tuple[str, str]]:
@@ -407,7 +428,7 @@ def _environments() -> Iterator[tuple[str, str]]:
         yield name, f"compiled: {entry.meaning}"
     yield "gymnax:NAME", "compiled, from gymnax (extra)"
     yield "any Gymnasium id", "on the host, through Gymnasium"
-    yield "module:Name", "on the host: your own class or factory"
+    yield "module:Name", "your own: compiled, or a class or factory of Gymnasium's kind"
 
 
 def _presets() -> Iterator[tuple[str, str]]:

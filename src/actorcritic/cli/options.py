@@ -50,12 +50,14 @@ def fields_of(settings: type) -> list[Field]:
 
 
 def hyperparameters_of(algorithm: Any) -> list[Field]:
-    """An option for each hyperparameter of the algorithm."""
+    """An option for each hyperparameter of the algorithm that can be written as one."""
+    from actorcritic.core.hyperparameters import is_plain
+
     kinds, found = get_type_hints(type(algorithm)), []
     for f in dataclasses.fields(algorithm):
-        if f.name not in NOT_OPTIONS:
-            within = f.metadata["within"]
-            meaning = f.metadata["meaning"] + (f"; in {within}" if within else "")
+        if f.name not in NOT_OPTIONS and is_plain(kinds[f.name]):
+            within = f.metadata.get("within")
+            meaning = f.metadata.get("meaning", "") + (f"; in {within}" if within else "")
             found.append((f.name, Annotated[kinds[f.name], meaning], getattr(algorithm, f.name)))
     return found
 

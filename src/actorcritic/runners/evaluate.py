@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,16 @@ class Policy:
         action = _action(self.algorithm, self.actor, self.spec, observation, key, explore)
         action = np.asarray(action).astype(self.spec.action_space.dtype)
         return action[0] if single else action
+
+    def export(self, path: str | Path) -> Path:
+        """Write the policy to a file that needs no JAX; the ending of `path` says how.
+
+        `.onnx`: the deterministic policy as a graph from a batch of observations to actions (needs
+        the extra `onnx`). `.safetensors`: the arrays that it acts by.
+        """
+        from actorcritic.runners import export
+
+        return export.export(self, path)
 
     def _with_mask(self, observation: Observation, mask: Any) -> Observation:
         space = self.spec.observation_space

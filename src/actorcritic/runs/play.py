@@ -25,7 +25,7 @@ from actorcritic.envs import (
 from actorcritic.runners.evaluate import MAX_STEPS, Policy
 from actorcritic.runs import clips
 from actorcritic.runs.console import working
-from actorcritic.runs.run import Run
+from actorcritic.runs.run import Run, Which
 
 MOST_NUMBERS = 6  # of an action, in a caption
 
@@ -46,6 +46,7 @@ def play(
     seed: int | None = None,
     episodes: int = 1,
     deterministic: bool = True,
+    which: Which = "last",
 ) -> str:
     """Play episodes of a run's policy; returns a sentence on what was seen and where it is.
 
@@ -62,7 +63,7 @@ def play(
         out = run.out / "play.gif"
     if out is not None:
         clips.check(Path(out))
-    policy = run.policy(seed)
+    policy = run.policy(seed, which=which)
 
     if not _has_screen():  # or pygame complains of it
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

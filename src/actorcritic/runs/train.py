@@ -25,10 +25,11 @@ def train(
 ) -> Run:
     """Train an algorithm on an environment.
 
-    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo"), which takes
-    the tuned preset of the environment. `environment` is a Gymnasium id, "module:Name", a factory,
-    or a compiled environment. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and
-    any others are hyperparameters (learning_rate=1e-3).
+    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo", or one of your
+    own, "module:Class"), which takes the tuned preset of the environment. `environment` is a
+    Gymnasium id, "module:Name", a factory, or a compiled environment or its class. `options`
+    are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
+    (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
@@ -67,13 +68,13 @@ def resume(
     `run` is a folder, or what `train` returned. `options` are fields of `ResumeSettings`.
     `algorithm` and `environment` are needed only where they cannot be rebuilt from the folder
     (your own class, network or environment), or where the run shall go on as another: run.json
-    then keeps both phases.
+    then keeps both phases. A class, or "module:Name", gets the run's hyperparameters and options.
     """
     prepare_jax()
     settings = ResumeSettings.of(settings, options)
     if isinstance(run, Run) and run.out is None:
         return _go_on_in_memory(run, settings, algorithm)
-    path = run.out if isinstance(run, Run) else Path(run)
+    path = run.out if isinstance(run, Run) else configuration.folder(run)
     assert path is not None
     configuration.read(path)  # before a lock is left in a folder that is no run's
     with folder_of_its_own(path):
@@ -138,7 +139,7 @@ def _alone(run: Run, settings: ResumeSettings) -> Run:
         if run.out is not None:
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
-                warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.out}")
+                warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.command}")
     return run
 
 
