@@ -104,7 +104,7 @@ def test_the_last_lines_say_what_was_reached_and_what_to_do_next(trained):
     lines = done.stdout.splitlines()[-5:]
     reached = r"ppo on CartPole-v1: IQM [\d.]+ \(95 % interval [\d.]+–[\d.]+, over 100 episodes"
     assert re.match(reached, lines[0])
-    assert "deterministic evaluation, 2,000 steps" in lines[0]
+    assert "deterministic evaluation, 2,048 steps" in lines[0]
     where = run.relative_to(run.parents[1])
     assert lines[1].split()[:3] == ["Run", "folder:", str(where)]
     for line, name in zip(lines[2:], ("play", "plot", "evaluate"), strict=True):
@@ -196,7 +196,7 @@ def test_help_and_version_of_the_program(capsys):
 def test_resuming_with_more_steps(copied):
     done = command("resume", copied, "--total-steps", 4000, "--episodes", 3)
     assert done.returncode == 0, done.stderr
-    assert "deterministic evaluation, 4,000 steps" in done.stdout
+    assert "deterministic evaluation, 4,096 steps" in done.stdout
     assert json.loads((copied / "run.json").read_text())["total_steps"] == 4000
     updates = [int(row.split(",")[1]) for row in table(copied / "metrics.csv")[1:]]
     assert updates == list(range(1, 17))
