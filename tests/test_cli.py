@@ -204,6 +204,17 @@ def test_resuming_with_more_steps(copied):
     assert len(json.loads((copied / "evaluation.json").read_text())["returns"][0]) == 3
 
 
+def test_what_resuming_keeps_on_the_host_is_said_when_a_run_goes_on(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ("--host", "--total-steps", 40, "--episodes", 0)
+    _, err = call(capsys, "train", "a2c", "CartPole-v1", *words, "--out", run)
+    assert err == f"a2c on CartPole-v1: 1 seed, 40 steps → {run}\n"
+    _, err = call(capsys, "resume", run, "--total-steps", 80, "--episodes", 0)
+    first, *_, last = err.splitlines()
+    assert first == f"a2c on CartPole-v1: 1 seed, 80 steps → {run} (resumed)"
+    assert last.startswith("Resuming preserves the parameters")
+
+
 def test_resuming_a_finished_run_evaluates_it_again(copied, capsys):
     before = final_hashes(copied)
     out, _ = call(capsys, "resume", copied, "--episodes", 4, "--quiet")
