@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actorcritic.algorithms.catalogue import ALGORITHMS
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
@@ -29,7 +30,8 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
     """
     name, _, settings = text.partition(":")
     label = name
-    if settings and "=" not in settings.partition(":")[0]:
+    ours = name.lower() in (known.lower() for known in ALGORITHMS)
+    if settings and not ours and "=" not in settings.partition(":")[0]:
         label, _, settings = settings.partition(":")
         name = f"{name}:{label}"
     pairs = [pair.partition("=") for pair in filter(None, settings.split(","))]
