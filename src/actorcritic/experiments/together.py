@@ -128,7 +128,7 @@ def _is_finished(run: Run, task: Task) -> bool:
     run.spread = stored.get("spread")
     wanted = json.loads(json.dumps(run.configuration()))
     for name in ("algorithm", "environment", "seeds", "total_steps"):
-        if stored[name] != wanted[name]:
+        if not configuration.same(stored[name], wanted[name]):
             raise UserError(
                 f"{run.out} holds a run with another {name} than is asked for now. Choose another "
                 "folder, or repeat the experiment as it was."

@@ -87,6 +87,13 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
     return words.listed(said)
 
 
+def same(stored: Any, now: Any) -> bool:
+    """Whether two parts of descriptions say the same; an earlier version had fewer things to say."""
+    if isinstance(stored, dict) and isinstance(now, dict):
+        return all(name in now and same(value, now[name]) for name, value in stored.items())
+    return bool(stored == now)
+
+
 def again(run: dict[str, Any]) -> str:
     """The options that name what is the user's own in a run, " --env module:Name"; "" without."""
     algorithm, world = run["algorithm"], run["environment"]

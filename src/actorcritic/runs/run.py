@@ -222,10 +222,11 @@ class Run:
         assert self.out is not None
         stored = configuration.read(self.out)
         now = json.loads(json.dumps(self.configuration()))
-        changed = [n for n in ("algorithm", "environment", "total_steps") if stored[n] != now[n]]
+        parts = ("algorithm", "environment", "total_steps")
+        changed = [n for n in parts if not configuration.same(stored[n], now[n])]
         if not changed or not self.steps:
             return []
-        before = {name: stored[name] for name in ("algorithm", "environment", "total_steps")}
+        before = {name: stored[name] for name in parts}
         self.phases.append({"until_step": self.steps, **before})
         notes = []
         if changed != ["total_steps"]:
