@@ -88,7 +88,7 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def same(stored: Any, now: Any) -> bool:
-    """Whether two parts of descriptions say the same; an earlier version had fewer things to say."""
+    """Whether two parts of descriptions say the same; an earlier version had less to say."""
     if isinstance(stored, dict) and isinstance(now, dict):
         return all(name in now and same(value, now[name]) for name, value in stored.items())
     return bool(stored == now)
