@@ -290,6 +290,8 @@ def test_a_class_has_the_preset_of_the_one_it_inherits_from(here):
     label, algorithm, _ = variant("mine:Cautious:penalty=2,gamma=0.5", "CartPole-v1")
     assert label == "Cautious penalty=2 gamma=0.5"
     assert (algorithm.penalty, algorithm.gamma, algorithm.gae_lambda) == (2.0, 0.5, 0.8)
+    assert variant("PPO:gamma=0.5", "CartPole-v1")[1].gamma == 0.5
+    assert variant("./mine.py:Cautious", "CartPole-v1")[0] == "Cautious"
 
 
 @pytest.mark.parametrize("place_in_run", ["mine:Walk; rm -rf x", "a b:C", "x:", 3, None])
