@@ -23,6 +23,7 @@ import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import PRESETS, preset
+from actorcritic.cli.options import NOT_OPTIONS
 from actorcritic.envs import COMPILED, CartPole
 from actorcritic.runners.seeds import layout
 from actorcritic.studies import STUDIES
@@ -158,7 +159,7 @@ def test_help_shows_every_hyperparameter_with_meaning_default_and_range(name, ca
     assert stop.value.code == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     for field in dataclasses.fields(ALGORITHMS[name]):
-        if field.name in cli.NOT_OPTIONS:
+        if field.name in NOT_OPTIONS:
             continue
         _, found, rest = text.partition(f"--{field.name.replace('_', '-')} ")
         if isinstance(field.default, bool):

@@ -251,6 +251,13 @@ def test_the_winner_is_trained_again_on_other_seeds(tmp_path):
     confirmed = list(found.confirmation.runs.values())
     assert confirmed[0].algorithm == SMALL
     assert confirmed[1].algorithm == varied(**found.best)
+    # The page begins with the winner's values on those seeds.
+    values = f"learning_rate={found.best['learning_rate']:.3g}"
+    assert list(found.confirmation.runs)[1] == values
+    first, search_ = found.sections()
+    assert first.verdict == found.verdict
+    assert found.verdict.startswith(f"{values} won, of 4 trials. On fresh seeds: ")
+    assert [picture.name for picture in search_.pictures] == ["learning_rate"]
     ac.report([tmp_path / "s"], tmp_path / "again.html")
     first, again = (json.loads((tmp_path / n).read_text()) for n in ("s/report.json", "again.json"))
     assert plain(again) == plain([first])

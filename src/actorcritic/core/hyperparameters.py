@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from actorcritic.core.errors import UserError
-from actorcritic.core.words import nearest
+from actorcritic.core.words import nearest, whole
 
 T = TypeVar("T", bound=type)
 INTERVAL = re.compile(r"[(\[]\s*[-+.\deinf]+\s*,\s*[-+.\deinf]+\s*[)\]]")
@@ -137,11 +137,11 @@ def parse(cls: type, name: str, text: str) -> Any:
         return word == "true"
     try:
         if get_origin(kind) is tuple:
-            return tuple(int(part) for part in word.split("x")) if word != "none" else ()
+            return tuple(whole(part) for part in word.split("x")) if word != "none" else ()
         if float in options:
             return float(word)
         if int in options:
-            return int(word)
+            return whole(word)
     except ValueError:
         expected = "a number" if float in options else "a whole number"
         if get_origin(kind) is tuple:

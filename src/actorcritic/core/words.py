@@ -6,10 +6,12 @@ import difflib
 import os
 import traceback
 from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 LIBRARY = str(Path(__file__).resolve().parent.parent)
+MOST_DIGITS = 18  # of a whole number: larger ones count nothing here
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -44,6 +46,17 @@ def rounded(value: Any) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "a", "a and b", or "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def whole(text: str) -> int:
+    """The whole number that a text stands for: 100000, 100_000 or 1e5. ValueError if it is none."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not number.is_finite() or number.adjusted() > MOST_DIGITS or number != int(number):
+        raise ValueError(text)
+    return int(number)
 
 
 def told(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from actorcritic.experiments.variants import (
     planned,
     variants_of,
 )
+from actorcritic.runs.console import working
 from actorcritic.runs.settings import ExperimentSettings
 
 
@@ -110,5 +111,6 @@ def _compared(
         train_all(runs, task, title)
         comparison = part.comparison(settings.command)
         if folder is not None:
-            comparison.report(folder / REPORT)
+            with working(f"Writing {folder / REPORT}", quiet=settings.quiet):
+                comparison.report(folder / REPORT)
     return comparison

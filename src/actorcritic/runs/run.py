@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float, Int
 
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
+from actorcritic.core.frames import data_frame
 from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import listed, printable
 from actorcritic.envs.host.environment import HostEnvironment
@@ -74,6 +75,20 @@ class Evaluated:
 
     def __str__(self) -> str:
         return f"{self.summary}{self.remark}"
+
+    def __repr__(self) -> str:
+        return f"Evaluated({self})"
+
+    def _repr_html_(self) -> str:
+        from actorcritic.figures import card
+
+        facts = {
+            f"seed {seed}": f"mean return {returns.mean():.2f} ({returns.min():.2f} to "
+            f"{returns.max():.2f}), mean length {lengths.mean():.1f}"
+            for seed, returns, lengths in zip(self.seeds, self.returns, self.lengths, strict=True)
+        }
+        kind = "Deterministic" if self.deterministic else "Stochastic"
+        return card.card(f"{kind} evaluation", str(self), facts)
 
     @property
     def remark(self) -> str:
@@ -324,6 +339,50 @@ class Run:
             save_checkpoint(kept, state, thinned, None)
             kept.plot(out / "curve.png")
         return out
+
+    def to_pandas(self, table: Literal["metrics", "episodes"] = "metrics") -> Any:
+        """What updates reported, or the finished training episodes, as a `pandas.DataFrame`."""
+        if table == "metrics":
+            metrics = self.metrics
+            named = dict(zip(metrics.names, metrics.values.T, strict=True))
+            known = {"seed": metrics.seed, "update": metrics.update, "step": metrics.step}
+            return data_frame(known | named)
+        if table == "episodes":
+            each = self.episodes
+            columns = {"seed": each.seed, "step": each.step, "return": each.returns}
+            return data_frame(columns | {"length": each.length})
+        raise UserError(f"A run has the tables 'metrics' and 'episodes'; got {table!r}.")
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What can be said of it in a line each."""
+        seeds = f"{len(self.seeds):,} seed{'s' * (len(self.seeds) > 1)}"
+        facts = {"seeds": seeds, "steps": f"{self.total_steps:,} steps"}
+        if self.failed:
+            facts["seeds"] += f", {len(self.failed)} failed"
+        if not self.finished:
+            facts["steps"] += ", not finished"
+        if self.final_evaluation is not None:
+            facts["score"] = str(self.final_evaluation)
+        if self.out is not None:
+            facts["folder"] = str(self.out)
+        return facts
+
+    def __repr__(self) -> str:
+        return f"Run({', '.join([self.label, *self._facts.values()])})"
+
+    def _repr_html_(self) -> str:
+        from actorcritic.figures import card
+
+        facts = self._facts
+        for k, text in enumerate(self.warnings):
+            facts["warnings" if k == 0 else " " * k] = text
+        try:
+            curve = statistics.smoothed_curve(self.episodes)
+        except UserError:  # nothing was written yet
+            return card.card(self.label, "", facts)
+        series = card.Series(self.label, curve.step, curve.iqm, curve.low, curve.high)
+        return card.card(self.label, "", facts, card.curves([series]))
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""

@@ -13,7 +13,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runs import configuration
 from actorcritic.runs.console import TrainingDisplay, warn
-from actorcritic.runs.folder import folder_of_its_own, new_folder
+from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import interruptible
 from actorcritic.runs.run import Run, open_run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
@@ -119,21 +119,33 @@ def _check_wandb(settings: TrainSettings) -> None:
 
 def _alone(run: Run, settings: ResumeSettings) -> Run:
     """Train one run to its end, or to Ctrl-C."""
-    training = Training([run], settings)
+    resumed = run.state is not None or (run.out is not None and is_begun(run.out))
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
-        try:
-            with TrainingDisplay(run.label, total, settings.quiet) as display:
-                if isinstance(training.session, HostSession) and run.out is not None:
-                    display.say(RESUME_NOTE)
-                for note in run.algorithm.notes(run.spec):
-                    display.say(f"Note: {note}")
+        with TrainingDisplay(run.label, total, settings.quiet) as display:
+            display.say(_opening(run, resumed))
+            for note in run.algorithm.notes(run.spec):
+                display.say(f"Note: {note}")
+            with interruption.beginning():
+                training = Training([run], settings)
+            try:
                 training.go(display, interruption)
-        finally:
-            training.close()
+            finally:
+                training.close()
+            on_host = isinstance(training.session, HostSession)
+            if on_host and run.out is not None and (resumed or not run.finished):
+                display.say(RESUME_NOTE)
         if run.out is not None:
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
                 warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.command}")
     return run
+
+
+def _opening(run: Run, resumed: bool) -> str:
+    """What is about to be trained, in one line."""
+    seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
+    where = f" → {run.out}" if run.out is not None else ""
+    on = " (resumed)" * resumed
+    return f"{run.label}: {seeds}, {run.total_steps:,} steps{where}{on}"

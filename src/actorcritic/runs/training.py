@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.core.waiting import beside, wait_for
 from actorcritic.runners.evaluate import CompiledEvaluation, Policy
 from actorcritic.runners.host import HostSession
 from actorcritic.runners.seeds import CompiledSession
@@ -134,7 +135,8 @@ class Training:
         for run in self.runs:
             if run.out is not None and not is_begun(run.out):
                 save_configuration(run)
-        self.session.compile()
+        with interruption.beginning():
+            wait_for(beside(self.session.compile))
         begun = self._restore(display)
         display.advance(int(self.session.steps.sum()))
         self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
@@ -236,7 +238,7 @@ class Training:
         as the best was not chosen on them.
         """
         assert self._between is not None
-        evaluate, actors = self._between.result(), self.session.actors
+        evaluate, actors = wait_for(self._between), self.session.actors
         seeds = [EVALUATION_SEED // 2 + seed for run in self.runs for seed in run.seeds]
         entries = [k for k in np.flatnonzero(which).tolist() if k not in self.session.failures]
         asked = list(range(len(seeds))) if isinstance(evaluate, CompiledEvaluation) else entries
@@ -425,7 +427,7 @@ class Training:
     def _evaluate(self, actors: Any) -> None:
         assert self._evaluator is not None
         seeds = [EVALUATION_SEED + seed for run in self.runs for seed in run.seeds]
-        evaluate, entries = self._evaluator.result(), list(range(len(seeds)))
+        evaluate, entries = wait_for(self._evaluator), list(range(len(seeds)))
         if not isinstance(evaluate, CompiledEvaluation):  # that program is of all entries
             entries = [entry for entry in entries if entry not in self.session.failures]
             actors, seeds = rows_of(actors, entries), [seeds[entry] for entry in entries]
