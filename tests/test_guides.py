@@ -161,7 +161,7 @@ def test_every_setting_in_the_table_of_names_exists():
     table = (DOCS / "from-stable-baselines3.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| .*? \| (.*) \|$", table, re.MULTILINE)
     assert len(rows) > 25
-    known = {"out", "network", "deterministic"}
+    known = {"out", "network", "deterministic", "which"}
     for cls in (*ALGORITHMS.values(), TrainSettings):
         known |= {field.name for field in dataclasses.fields(cls)}
     used = {name for row in rows for name in re.findall(r"(\w+)=", row)}
