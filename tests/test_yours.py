@@ -194,6 +194,19 @@ def test_a_run_is_resumed_as_if_it_had_not_been_stopped(here, capsys):
     assert final_hashes(Path("half")) == final_hashes(Path("whole"))
 
 
+def test_another_run_is_trained_like_it(here, capsys):
+    asked = "actorcritic train mine:Cautious mine:Walk --like run"
+    assert asked in said(capsys, "train", "--like", "run")
+    assert "mine" not in sys.modules
+    words = ("mine:Cautious", "mine:Walk", "--like", "run", "--gamma", "0.5", *QUICK)
+    said(capsys, "train", *words, "--out", "alike")
+    before, after = (json.loads(Path(f"{name}/run.json").read_text()) for name in ("run", "alike"))
+    assert after["environment"]["options"] == {"length": 4}
+    assert after["total_steps"] == before["total_steps"]
+    changed = before["algorithm"]["hyperparameters"] | {"gamma": 0.5}
+    assert after["algorithm"]["hyperparameters"] == changed
+
+
 def test_another_run_begins_where_one_of_the_users_own_ended(here, capsys):
     words = ("train", "mine:Cautious", "mine:Walk", *SMALL, *QUICK, "--total-steps", "64")
     said(capsys, *words, "--start-from", "run", "--out", "begun")
