@@ -104,7 +104,7 @@ def test_the_last_lines_say_what_was_reached_and_what_to_do_next(trained):
     lines = done.stdout.splitlines()[-5:]
     reached = r"ppo on CartPole-v1: IQM [\d.]+ \(95 % interval [\d.]+–[\d.]+, over 100 episodes"
     assert re.match(reached, lines[0])
-    assert "deterministic evaluation, 2,000 steps" in lines[0]
+    assert "deterministic evaluation, 2,048 steps" in lines[0]
     where = run.relative_to(run.parents[1])
     assert lines[1].split()[:3] == ["Run", "folder:", str(where)]
     for line, name in zip(lines[2:], ("play", "plot", "evaluate"), strict=True):
