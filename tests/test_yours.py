@@ -19,6 +19,8 @@ from actorcritic.core import importing
 from actorcritic.experiments.variants import variant
 
 MINE = '''
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -274,6 +276,7 @@ def test_experiments(here, capsys):
             ("ppo", "mine:Walk", "--env-option", "lenth=2"),
             "Did you mean 'length'?",
         ),
+        (("ppo", "mine:Walk", "--env-option", "length=up"), "Walk: length must be a whole number"),
         (("ppo:gamma=1", "CartPole-v1"), "name the algorithm alone"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
