@@ -369,7 +369,7 @@ def main() -> int:
         "--before",
         type=Path,
         metavar="CHECKOUT",
-        help="measure against this older checkout of ours",
+        help="measure against an older checkout of ours",
     )
     parser.add_argument("--only", nargs="+", choices=[*ROWS, "sgemm"], default=[*ROWS, "sgemm"])
     parser.add_argument("--repeats", type=int, default=3)

@@ -196,12 +196,23 @@ def test_help_and_version_of_the_program(capsys):
 def test_resuming_with_more_steps(copied):
     done = command("resume", copied, "--total-steps", 4000, "--episodes", 3)
     assert done.returncode == 0, done.stderr
-    assert "deterministic evaluation, 4,000 steps" in done.stdout
+    assert "deterministic evaluation, 4,096 steps" in done.stdout
     assert json.loads((copied / "run.json").read_text())["total_steps"] == 4000
     updates = [int(row.split(",")[1]) for row in table(copied / "metrics.csv")[1:]]
     assert updates == list(range(1, 17))
     assert newest_update(copied) == 16
     assert len(json.loads((copied / "evaluation.json").read_text())["returns"][0]) == 3
+
+
+def test_what_resuming_keeps_on_the_host_is_said_when_a_run_goes_on(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ("--host", "--total-steps", 40, "--episodes", 0)
+    _, err = call(capsys, "train", "a2c", "CartPole-v1", *words, "--out", run)
+    assert err == f"a2c on CartPole-v1: 1 seed, 40 steps → {run}\n"
+    _, err = call(capsys, "resume", run, "--total-steps", 80, "--episodes", 0)
+    first, *_, last = err.splitlines()
+    assert first == f"a2c on CartPole-v1: 1 seed, 80 steps → {run} (resumed)"
+    assert last.startswith("Resuming preserves the parameters")
 
 
 def test_resuming_a_finished_run_evaluates_it_again(copied, capsys):

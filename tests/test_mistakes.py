@@ -212,7 +212,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "nested": (compare([["ppo", "a2c"]]), r"Expected one algorithm.*got \['ppo', 'a2c'\]"),
     "nothing": (compare([]), "There is nothing to compare"),
     "typo-settings": (compare(["pop:gamma=1"]), "no algorithm 'pop'. Did you mean 'ppo'?"),
-    "no-value": (compare(["ppo:gamma"]), "NAME:SETTING=VALUE,.*Got 'ppo:gamma'"),
+    "no-value": (compare(["ppo:gamma"]), "NAME:SETTING=VALUE,.*'gamma' has no value"),
     "ablate-list": (ablate(["ppo", "a2c"], {"gamma": [1]}), "Expected one algorithm"),
     "ablate-one": (ablate("ppo", {"gamma": 0.9}), r"a list of values for gamma.*\[0.9\]"),
     "ablate-text": (ablate("ppo", {"gamma": "0,1"}), "a list of values for gamma"),

@@ -79,6 +79,7 @@ def _options() -> dict[str, list[str]]:
             case _:
                 options = _dashed(f.name for f in dataclasses.fields(options_of(command)))
         found[command] = [*options, "--help"]
+    found["train"] += ["--config", "--like"]
     for name, cls in ALGORITHMS.items():
         own = _dashed(field[0] for field in hyperparameters_of(cls()))
         found[f"train {name}"] = [*found["train"], *own]
@@ -129,7 +130,8 @@ _actorcritic_candidates() {
     esac
     case "$option $command $count" in
         "--env "*) kind=environment ;;
-        "--out "*|"--html "*) kind=file ;;
+        "--out "*|"--html "*|"--config "*) kind=file ;;
+        "--like "*|"--start-from "*|"--from "*) kind=run ;;
         -*) kind=none ;;
 @KINDS@
         *) kind=none ;;

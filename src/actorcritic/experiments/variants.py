@@ -19,7 +19,7 @@ from actorcritic.runs import configuration
 from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 
-FORM = "NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; one of your own is module:Class:…"
+FORM = "NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; one of your own is module:Class."
 
 
 def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
@@ -34,8 +34,9 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
         label, _, settings = settings.partition(":")
         name = f"{name}:{label}"
     pairs = [pair.partition("=") for pair in filter(None, settings.split(","))]
-    if not all(separator for _, separator, _ in pairs):
-        raise UserError(f"A variant is {FORM}. Got '{text}'.")
+    for key, separator, _ in pairs:
+        if not separator:
+            raise UserError(f"A variant is {FORM} Got '{text}', in which '{key}' has no value.")
     chosen = preset(name, environment_id)
     cls = type(chosen.algorithm)
     changes = {key: hyperparameters.parse(cls, key, value) for key, _, value in pairs}

@@ -33,7 +33,6 @@ from jaxtyping import Bool, Float, Int
 
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
-from actorcritic.core.frames import data_frame
 from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import listed, printable
 from actorcritic.envs.host.environment import HostEnvironment
@@ -45,7 +44,7 @@ from actorcritic.runners.evaluate import (
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
-from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.runs import checkpoints, configuration, notebook, trackers
 from actorcritic.runs.console import warn
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
@@ -80,15 +79,7 @@ class Evaluated:
         return f"Evaluated({self})"
 
     def _repr_html_(self) -> str:
-        from actorcritic.figures import card
-
-        facts = {
-            f"seed {seed}": f"mean return {returns.mean():.2f} ({returns.min():.2f} to "
-            f"{returns.max():.2f}), mean length {lengths.mean():.1f}"
-            for seed, returns, lengths in zip(self.seeds, self.returns, self.lengths, strict=True)
-        }
-        kind = "Deterministic" if self.deterministic else "Stochastic"
-        return card.card(f"{kind} evaluation", str(self), facts)
+        return notebook.card_of_evaluation(self)
 
     @property
     def remark(self) -> str:
@@ -342,47 +333,13 @@ class Run:
 
     def to_pandas(self, table: Literal["metrics", "episodes"] = "metrics") -> Any:
         """What updates reported, or the finished training episodes, as a `pandas.DataFrame`."""
-        if table == "metrics":
-            metrics = self.metrics
-            named = dict(zip(metrics.names, metrics.values.T, strict=True))
-            known = {"seed": metrics.seed, "update": metrics.update, "step": metrics.step}
-            return data_frame(known | named)
-        if table == "episodes":
-            each = self.episodes
-            columns = {"seed": each.seed, "step": each.step, "return": each.returns}
-            return data_frame(columns | {"length": each.length})
-        raise UserError(f"A run has the tables 'metrics' and 'episodes'; got {table!r}.")
-
-    @property
-    def _facts(self) -> dict[str, str]:
-        """What can be said of it in a line each."""
-        seeds = f"{len(self.seeds):,} seed{'s' * (len(self.seeds) > 1)}"
-        facts = {"seeds": seeds, "steps": f"{self.total_steps:,} steps"}
-        if self.failed:
-            facts["seeds"] += f", {len(self.failed)} failed"
-        if not self.finished:
-            facts["steps"] += ", not finished"
-        if self.final_evaluation is not None:
-            facts["score"] = str(self.final_evaluation)
-        if self.out is not None:
-            facts["folder"] = str(self.out)
-        return facts
+        return notebook.frame_of(self, table)
 
     def __repr__(self) -> str:
-        return f"Run({', '.join([self.label, *self._facts.values()])})"
+        return f"Run({', '.join([self.label, *notebook.facts_of(self).values()])})"
 
     def _repr_html_(self) -> str:
-        from actorcritic.figures import card
-
-        facts = self._facts
-        for k, text in enumerate(self.warnings):
-            facts["warnings" if k == 0 else " " * k] = text
-        try:
-            curve = statistics.smoothed_curve(self.episodes)
-        except UserError:  # nothing was written yet
-            return card.card(self.label, "", facts)
-        series = card.Series(self.label, curve.step, curve.iqm, curve.low, curve.high)
-        return card.card(self.label, "", facts, card.curves([series]))
+        return notebook.card_of(self)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
