@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -97,12 +99,8 @@ def test_a_graph_decides_as_the_policy_does(case, tmp_path):
 
     algorithm, environment, options = CASES[case]
     policy = ac.train(algorithm, environment, **QUICK | options).policy()
-    promotion = jax.config.jax_numpy_dtype_promotion  # type: ignore[attr-defined]
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    try:
+    with jax.numpy_dtype_promotion("standard"):  # as users have it
         file = policy.export(tmp_path / "policy.onnx")
-    finally:
-        jax.config.update("jax_numpy_dtype_promotion", promotion)
     graph = ReferenceEvaluator(load(file))
     space = policy.spec.observation_space
     space.seed(0)
@@ -131,6 +129,24 @@ def as_parts(observation: Any, name: str = "observation") -> dict[str, np.ndarra
 def narrow(x: np.ndarray) -> np.ndarray:
     """JAX, and so the graph, has no 64 bits."""
     return x.astype(np.int32) if x.dtype == np.int64 else x
+
+
+@pytest.mark.extras
+def test_the_guides_lines_run_the_graph(tmp_path, monkeypatch):
+    pytest.importorskip("jax2onnx")
+    pytest.importorskip("onnxruntime")
+    page = Path(__file__).parent.parent / "docs" / "deploying.md"
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (lines,) = (block for block in blocks if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    policy = ac.train(ac.PPO(**PPO), "CartPole-v1", **QUICK).policy()
+    with jax.numpy_dtype_promotion("standard"):  # as users have it
+        policy.export("policy.onnx")
+    known: dict[str, Any] = {}
+    exec(compile(lines, "deploying.md", "exec", dont_inherit=True), known)
+    assert known["action"] == policy(np.zeros((1, 4), np.float32))
 
 
 @pytest.mark.extras

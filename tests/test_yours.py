@@ -19,6 +19,8 @@ from actorcritic.core import importing
 from actorcritic.experiments.variants import variant
 
 MINE = '''
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -194,6 +196,19 @@ def test_a_run_is_resumed_as_if_it_had_not_been_stopped(here, capsys):
     assert final_hashes(Path("half")) == final_hashes(Path("whole"))
 
 
+def test_another_run_is_trained_like_it(here, capsys):
+    asked = "actorcritic train mine:Cautious mine:Walk --like run"
+    assert asked in said(capsys, "train", "--like", "run")
+    assert "mine" not in sys.modules
+    words = ("mine:Cautious", "mine:Walk", "--like", "run", "--gamma", "0.5", *QUICK)
+    said(capsys, "train", *words, "--out", "alike")
+    before, after = (json.loads(Path(f"{name}/run.json").read_text()) for name in ("run", "alike"))
+    assert after["environment"]["options"] == {"length": 4}
+    assert after["total_steps"] == before["total_steps"]
+    changed = before["algorithm"]["hyperparameters"] | {"gamma": 0.5}
+    assert after["algorithm"]["hyperparameters"] == changed
+
+
 def test_another_run_begins_where_one_of_the_users_own_ended(here, capsys):
     words = ("train", "mine:Cautious", "mine:Walk", *SMALL, *QUICK, "--total-steps", "64")
     said(capsys, *words, "--start-from", "run", "--out", "begun")
@@ -261,6 +276,7 @@ def test_experiments(here, capsys):
             ("ppo", "mine:Walk", "--env-option", "lenth=2"),
             "Did you mean 'length'?",
         ),
+        (("ppo", "mine:Walk", "--env-option", "length=up"), "Walk: length must be a whole number"),
         (("ppo:gamma=1", "CartPole-v1"), "name the algorithm alone"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
@@ -290,6 +306,8 @@ def test_a_class_has_the_preset_of_the_one_it_inherits_from(here):
     label, algorithm, _ = variant("mine:Cautious:penalty=2,gamma=0.5", "CartPole-v1")
     assert label == "Cautious penalty=2 gamma=0.5"
     assert (algorithm.penalty, algorithm.gamma, algorithm.gae_lambda) == (2.0, 0.5, 0.8)
+    assert variant("PPO:gamma=0.5", "CartPole-v1")[1].gamma == 0.5
+    assert variant("./mine.py:Cautious", "CartPole-v1")[0] == "Cautious"
 
 
 @pytest.mark.parametrize("place_in_run", ["mine:Walk; rm -rf x", "a b:C", "x:", 3, None])

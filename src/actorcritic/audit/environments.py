@@ -123,7 +123,7 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Make, bool]:
     if isinstance(environment, Environment) and not isinstance(environment, type):
         return environment.spec.id, lambda: AsGymnasium(environment), True
     try:
-        if isinstance(environment, type) or ":" in str(environment):
+        if isinstance(environment, type) or (isinstance(environment, str) and ":" in environment):
             compiled = compiled_environment(environment, **options)
             if compiled is not None:
                 return compiled.spec.id, lambda: AsGymnasium(compiled), True

@@ -32,7 +32,7 @@ def with_files(rest: Sequence[str]) -> tuple[list[str], list[str]]:
             if not equals and not left:
                 raise UserError(f"{option} takes a {'file' if option == '--config' else 'run'}.")
             path = Path(value if equals else left.pop(0))
-            settings = _of_file(path) if option == "--config" else _of_run(path)
+            settings = _of_file(path) if option == "--config" else _of_run(path, rest)
             words |= {name: str(settings.pop(name)) for name in WORDS if name in settings}
             before += list(_as_options(settings, path))
         else:
@@ -53,20 +53,24 @@ def _of_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def _of_run(path: Path) -> dict[str, Any]:
-    """What a run was: its algorithm, its environment and how much; not its seeds and folder."""
+def _of_run(path: Path, rest: Sequence[str]) -> dict[str, Any]:
+    """What a run was: its algorithm, its environment and how much; not its seeds and folder.
+
+    Where one of these is the user's own, both have to be among the words of the command.
+    """
     from actorcritic.runs import configuration
 
     data = configuration.read(path)
     algorithm, environment = data["algorithm"], data["environment"]
-    if algorithm["own"] or environment["make"] is None:
+    words = configuration.words_of(data)
+    own = bool(configuration.again(data))
+    if own and not any(":" in word and not word.startswith("-") for word in rest):
         raise UserError(
-            f"{path} was trained with something of your own, which a run does not store. Name the "
-            "algorithm and the environment, and give its settings as options."
+            f"{path} was trained with something of your own, and a run never imports code by "
+            f"itself. If you trust it, name it: actorcritic train {' '.join(words)} --like {path}"
         )
-    found = {
-        "algorithm": algorithm["name"],
-        "environment": environment["make"],
+    found: dict[str, Any] = {} if own else dict(zip(WORDS, words, strict=True))
+    found |= {
         "total_steps": data["total_steps"],
         **algorithm["hyperparameters"],
     }

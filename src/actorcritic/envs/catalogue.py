@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from actorcritic.core.catalogue import Catalogue, Entry
 from actorcritic.core.errors import UserError
@@ -61,7 +61,11 @@ def compiled_environment(environment: Any, **options: Any) -> Environment | None
 
 
 def _made(name: str, cls: Any, options: dict[str, Any]) -> Any:
-    known = {f.name: f.type for f in fields(cls)} if is_dataclass(cls) else {}
+    try:
+        kinds = get_type_hints(cls)
+    except NameError:  # types that are imported for checkers only
+        kinds = {}
+    known = {f.name: kinds.get(f.name, f.type) for f in fields(cls)} if is_dataclass(cls) else {}
     check_options(name, options, known)
     given = {k: _checked(f"{name}: {k}", known[k], v) for k, v in options.items()}
     try:

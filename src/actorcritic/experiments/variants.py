@@ -19,7 +19,7 @@ from actorcritic.runs import configuration
 from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 
-FORM = "NAME or module:Class, and settings behind it, as ppo:clip_range=0.1,num_envs=4"
+FORM = "NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; one of your own is module:Class."
 
 
 def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
@@ -29,15 +29,14 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
     is module:Class, with settings module:Class:clip_range=0.1.
     """
     name, _, settings = text.partition(":")
-    label = name
-    ours = name.lower() in (known.lower() for known in ALGORITHMS)
-    if settings and not ours and "=" not in settings.partition(":")[0]:
+    label, first = name, settings.partition(":")[0]
+    if first and "=" not in first and name.lower() not in ALGORITHMS:
         label, _, settings = settings.partition(":")
         name = f"{name}:{label}"
     pairs = [pair.partition("=") for pair in filter(None, settings.split(","))]
     for key, separator, _ in pairs:
         if not separator:
-            raise UserError(f"A variant is {FORM}; got '{text}', in which '{key}' has no value.")
+            raise UserError(f"A variant is {FORM} Got '{text}', in which '{key}' has no value.")
     chosen = preset(name, environment_id)
     cls = type(chosen.algorithm)
     changes = {key: hyperparameters.parse(cls, key, value) for key, _, value in pairs}

@@ -94,15 +94,21 @@ def same(stored: Any, now: Any) -> bool:
     return bool(stored == now)
 
 
+def words_of(run: dict[str, Any]) -> tuple[str, str]:
+    """The algorithm and the environment of a run, as a command takes them."""
+    algorithm, world = run["algorithm"], run["environment"]
+    own = world.get("class") or world["make"] or world["id"]
+    return (
+        _address(algorithm.get("class")) if algorithm["own"] else algorithm["name"],
+        world["make"] if _is_ours(world) else _address(own),
+    )
+
+
 def again(run: dict[str, Any]) -> str:
     """The options that name what is the user's own in a run, " --env module:Name"; "" without."""
-    algorithm, world = run["algorithm"], run["environment"]
-    said = ""
-    if algorithm["own"]:
-        said += f" --algorithm {_address(algorithm.get('class'))}"
-    if not _is_ours(world):
-        said += f" --env {_address(world.get('class') or world['make'] or world['id'])}"
-    return said
+    algorithm, environment = words_of(run)
+    said = f" --algorithm {algorithm}" if run["algorithm"]["own"] else ""
+    return said if _is_ours(run["environment"]) else f"{said} --env {environment}"
 
 
 def _address(place: Any) -> str:
