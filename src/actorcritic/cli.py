@@ -205,6 +205,8 @@ def _named(rest: list[str], count: int, usage: str) -> tuple[list[str], list[str
 def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.algorithms.presets import preset
+    from actorcritic.runs import configuration
+    from actorcritic.runs.run import prepare_jax
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
 
@@ -212,18 +214,33 @@ def _train(rest: list[str]) -> int:
     if rest[:1] in (["-h"], ["--help"]):
         _say(f"Usage: actorcritic {usage}\n")
         _parse("train ALGORITHM ENV", _with_settings(TrainSettings), ["--help"])
+    algorithm: Any = None
+    world: Any = None
     if len(rest) > 1 and rest[1] in ("-h", "--help"):
         algorithm, words, rest = ALGORITHMS.named(rest[0])(), [rest[0], "ENV"], rest[1:]
     else:
         words, rest = _named(rest, 2, usage)
-        algorithm = preset(*words).algorithm
-    own = _hyperparameters(algorithm)
-    options = _parse(f"train {' '.join(words)}", _with_settings(TrainSettings, *own), rest)
+
+    def parse(algorithm: Any, rest: list[str]) -> tuple[Any, dict[str, Any]]:
+        """The options, and those hyperparameters that are not as the algorithm has them."""
+        own = _hyperparameters(algorithm)
+        options = _parse(f"train {' '.join(words)}", _with_settings(TrainSettings, *own), rest)
+        values = {name: getattr(options, name) for name, *_ in own}
+        return options, {k: v for k, v in values.items() if v != getattr(algorithm, k)}
+
+    if algorithm is None:
+        # What is not given depends on the environment, on how it is made, and on what is given.
+        helped = not {"-h", "--help"}.isdisjoint(rest)
+        options, given = parse(ALGORITHMS.named(words[0])(), [] if helped else rest)
+        settings = _as_settings(TrainSettings, options)
+        prepare_jax()
+        world = configuration.resolve_environment(words[1], settings)
+        algorithm = preset(words[0], world.spec, settings.total_steps, given).algorithm
+    options, given = parse(algorithm, rest)
     settings = _as_settings(
         TrainSettings, options, out=options.out or _new_folder(f"{words[0]}-{words[1]}")
     )
-    overrides = {name: getattr(options, name) for name, *_ in own}
-    return _conclude(train(words[0], words[1], settings, **overrides))
+    return _conclude(train(words[0], world, settings, **given))
 
 
 def _hyperparameters(algorithm: Any) -> list[Field]:

@@ -1,11 +1,17 @@
-"""Tuned settings for an algorithm on an environment. `benchmarks/learning.py` measures them."""
+"""Tuned settings for an algorithm on an environment. `benchmarks/learning.py` measures them.
+
+Where there are none, `defaults.py` says what is taken.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.defaults import defaults
+from actorcritic.core.types import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,7 @@ class Preset:
     name: str
     total_steps: int
     hyperparameters: dict[str, Any]
+    why: str  # these, in one sentence
 
     @property
     def algorithm(self) -> Any:
@@ -269,15 +276,28 @@ TUNED = {
     ("ppo", f"gymnax:{game}-MinAtar"): MINATAR_PPO
     for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")
 }
-PRESETS = {key: Preset(key[0], *row) for key, row in TUNED.items()}
+PRESETS = {
+    (name, id): Preset(name, *row, f"The tuned preset of {name} for {id}.")
+    for (name, id), row in TUNED.items()
+}
 
 DEFAULT_STEPS = 100_000
 
 
-def preset(name: str, environment_id: str) -> Preset:
-    """The tuned preset, or the algorithm's defaults where there is none.
+def preset(
+    name: str,
+    spec: EnvSpec,
+    total_steps: int | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Preset:
+    """The tuned preset, or defaults for such an environment where there is none.
 
+    `given` are hyperparameters that are set on top of it: the defaults fit them.
     Raises UserError where there is no algorithm of that name.
     """
     name = ALGORITHMS.known(name)
-    return PRESETS.get((name, environment_id)) or Preset(name, DEFAULT_STEPS, {})
+    tuned = PRESETS.get((name, spec.id))
+    if tuned is not None:
+        return tuned
+    found, why = defaults(name, spec, total_steps or DEFAULT_STEPS, given or {})
+    return Preset(name, DEFAULT_STEPS, found, why)

@@ -41,7 +41,7 @@ def compare(
     """
     settings = ExperimentSettings.of(settings, options)
     task = Task.of(environment, settings)
-    found, largest = variants_of(variants, task.spec)
+    found, largest = variants_of(variants, task)
     title = f"{', '.join(found)} on {task.spec.id}"
     return _compared("compare", found, task, settings, largest, title)
 
@@ -66,7 +66,7 @@ def ablate(
         raise UserError("An ablation needs a setting to vary, as gae_lambda=0,0.95,1; got none.")
     largest = None
     if isinstance(algorithm, str):
-        label, algorithm, largest = variant(algorithm, task.spec.id)
+        label, algorithm, largest = variant(algorithm, task)
     else:
         label = algorithm.name
     names = [name for name in vary if len(vary[name])]

@@ -173,7 +173,7 @@ def sweep(
     command = settings.command
     if not space:
         raise UserError(f"A sweep needs a space, as learning_rate=log:1e-4:1e-2 ({FORMS}).")
-    found, largest = variants_of([algorithm], task.spec)
+    found, largest = variants_of([algorithm], task)
     ((label, plain),) = found.items()
     steps = settings.total_steps or largest or DEFAULT_STEPS
     for name, where in space.items():  # before anything is written: both ends must be allowed

@@ -20,10 +20,10 @@ from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 
 
-def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
+def variant(text: str, task: Task) -> tuple[str, Any, int | None]:
     """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names: label, algorithm, its preset's steps.
 
-    The tuned preset of the environment, with the settings named on top.
+    The tuned preset of the environment or its defaults, with the settings named on top.
     """
     name, _, settings = text.partition(":")
     cls = ALGORITHMS.named(name)
@@ -35,13 +35,13 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
                 f"A variant is NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; got '{text}'."
             )
         changes[key] = hyperparameters.parse(cls, key, value)
-    chosen = preset(name, environment_id)
+    chosen = preset(name, task.spec, task.settings.total_steps, changes)
     label = " ".join([name, *(f"{key}={shown(value)}" for key, value in changes.items())])
     return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
 
 
 def variants_of(
-    given: Sequence[Any] | Mapping[str, Any], spec: EnvSpec
+    given: Sequence[Any] | Mapping[str, Any], task: Task
 ) -> tuple[dict[str, Any], int | None]:
     """Labelled algorithms, and the largest number of steps that one of their presets takes."""
     named: list[tuple[str, Any]] = (
@@ -51,7 +51,7 @@ def variants_of(
     steps: list[int] = []
     for label, each in named:
         if isinstance(each, str):
-            own, algorithm, budget = variant(each, spec.id)
+            own, algorithm, budget = variant(each, task)
             steps += [] if budget is None else [budget]
         else:
             own, algorithm = each.name, each

@@ -60,9 +60,10 @@ def train(
     """Train an algorithm on an environment.
 
     `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo"), which takes
-    the tuned preset of the environment. `environment` is a Gymnasium id, "module:Name", a factory,
-    or a compiled environment. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and
-    any others are hyperparameters (learning_rate=1e-3).
+    the tuned preset of the environment, or else defaults that fit it. `environment` is a Gymnasium
+    id, "module:Name", a factory, or a compiled environment. `options` are fields of
+    `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
+    (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
@@ -70,10 +71,10 @@ def train(
     prepare_jax()
     settings, overrides = TrainSettings.split(settings, options)
     world = configuration.resolve_environment(environment, settings)
-    total_steps = settings.total_steps
+    total_steps, why = settings.total_steps, None
     if isinstance(algorithm, str):
-        chosen = preset(algorithm, world.spec.id)
-        algorithm = chosen.algorithm
+        chosen = preset(algorithm, world.spec, total_steps, overrides)
+        algorithm, why = chosen.algorithm, chosen.why
         total_steps = chosen.total_steps if total_steps is None else total_steps
     if overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
@@ -82,7 +83,7 @@ def train(
 
     run = Run(algorithm, world, settings.all_seeds, total_steps, settings.folder)
     with new_folder(run.out):
-        return _alone(run, settings)
+        return _alone(run, settings, why)
 
 
 def resume(
@@ -109,14 +110,16 @@ def resume(
         return _alone(run, settings)
 
 
-def _alone(run: Run, settings: ResumeSettings) -> Run:
-    """Train one run to its end, or to Ctrl-C."""
+def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
+    """Train one run to its end, or to Ctrl-C. `why` says where its hyperparameters come from."""
     training = Training([run], settings)
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
         try:
             with TrainingDisplay(run.label, total, settings.quiet) as display:
+                if why is not None:
+                    display.say(why)
                 if isinstance(training.session, HostSession) and run.out is not None:
                     display.say(RESUME_NOTE)
                 for note in run.algorithm.notes(run.spec):
