@@ -77,12 +77,11 @@ def test_numbers_of_unknown_scale_are_normalised_and_nothing_else():
 
 def test_batches_grow_with_the_training_and_minibatches_stay():
     sizes = []
-    for total_steps in (1_000, 20_000, 50_000, 100_000, 10_000_000):
+    for total_steps in (1_000, 100_000, 200_000, 10_000_000):
         ppo = chosen("ppo", spec(), total_steps)
         sizes.append(ppo.num_envs * ppo.num_steps)
         assert sizes[-1] / ppo.num_minibatches == 64
-    assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1], len(set(sizes))) == (256, 2048, 4)
+    assert sizes == [256, 512, 1024, 2048]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_the_rest_fits_what_is_given(name, given):
     algorithm.check(spec())
     assert all(getattr(algorithm, key) == value for key, value in given.items())
     if given == {"num_envs": 1}:
-        assert algorithm.num_steps == 2048
+        assert algorithm.num_steps == 512
     if given == {"whole_episodes": True}:
         assert algorithm.collects.longest(spec()) == 200  # no episode is cut
 

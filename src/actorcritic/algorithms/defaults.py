@@ -18,7 +18,7 @@ from actorcritic.core.types import EnvSpec
 from actorcritic.core.words import shown
 from actorcritic.maths import spaces
 
-UPDATES = 32  # that a training has at least, as long as its batches can be smaller
+UPDATES = 128  # that a training has at least, as long as its batches can be smaller
 SMALLEST_BATCH, LARGEST_BATCH = 256, 2048  # steps
 NO_LIMIT = 1000  # steps that an episode is taken to last where no time limit is stated
 
@@ -82,14 +82,16 @@ def largest_divisor(number: int, most: int) -> int:
 
 
 def ppo(task: Task) -> dict[str, Any]:
+    table = task.observations == "one-hot"
+    entropy = 0.05 if table else 0.01
     return (
         task.rollout(minibatch=64)
         | task.normalization
         | {
             "num_epochs": 10,
-            "learning_rate": 3e-4,
+            "learning_rate": 1e-3 if table else 7e-4,
             "learning_rate_schedule": "linear",
-            "entropy_coefficient": 0.0 if task.continuous else 0.01,
+            "entropy_coefficient": 0.0 if task.continuous else entropy,
         }
     )
 
@@ -100,7 +102,7 @@ def trpo(task: Task) -> dict[str, Any]:
 
 def a2c(task: Task) -> dict[str, Any]:
     return task.normalization | {
-        "num_envs": 4,
+        "num_envs": 2,
         "entropy_coefficient": 0.0 if task.continuous else 0.01,
     }
 
