@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +93,15 @@ def measured(row: Row, side: str, options: argparse.Namespace) -> dict[str, Any]
     text, _ = run([python, *command], PYTHONPATH=path, **ONE_THREAD)
     reply = json.loads(text.splitlines()[-1])
     returns = np.array(reply.pop("returns"))
-    return {
+    found = {
         "total_steps": row.total_steps,
         "seeds": options.seeds,
         "episodes": options.episodes,
         "seed_means": [round(mean, 3) for mean in returns.mean(axis=1).tolist()],
-        "seconds": round(time.perf_counter() - start, 1),
         **reply,
     }
+    print(f"{row.name}: {side} {found['seed_means']}, {seconds:.0f} s", flush=True)
+    return found
 
 
 def ours(config: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +231,6 @@ def measure_all(options: argparse.Namespace) -> None:
             except Unmeasured as error:
                 print(f"{row.name}: {side} failed: {error}", flush=True)
                 continue
-            print(f"{row.name}: {side} {found['seed_means']}, {found['seconds']} s", flush=True)
             results = loaded(options.results)
             results["rows"].setdefault(row.name, {})[side] = found
             options.results.parent.mkdir(parents=True, exist_ok=True)

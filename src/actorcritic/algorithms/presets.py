@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actorcritic.algorithms.catalogue import ALGORITHMS
-from actorcritic.algorithms.defaults import defaults
-from actorcritic.core.types import EnvSpec
+
+if TYPE_CHECKING:
+    from actorcritic.core.types import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -299,5 +300,7 @@ def preset(
     tuned = PRESETS.get((name, spec.id))
     if tuned is not None:
         return tuned
+    from actorcritic.algorithms.defaults import defaults  # needs JAX, which a list does not
+
     found, why = defaults(name, spec, total_steps or DEFAULT_STEPS, given or {})
     return Preset(name, DEFAULT_STEPS, found, why)
