@@ -86,11 +86,10 @@ def measured(row: Row, side: str, options: argparse.Namespace) -> dict[str, Any]
     if side != "ours":
         command = [train, side, json.dumps(config)]
     python = Path(sys.executable) if side == "ours" else options.python
-    start = time.perf_counter()
     path = str(HERE / "peers")
     if side == "ours" and "PYTHONPATH" in os.environ:
         path += os.pathsep + os.environ["PYTHONPATH"]
-    text, _ = run([python, *command], PYTHONPATH=path, **ONE_THREAD)
+    text, seconds = run([python, *command], PYTHONPATH=path, **ONE_THREAD)
     reply = json.loads(text.splitlines()[-1])
     returns = np.array(reply.pop("returns"))
     found = {

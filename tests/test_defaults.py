@@ -94,11 +94,14 @@ def test_batches_grow_with_the_training_and_minibatches_stay():
         {"num_minibatches": 2},
         {"whole_episodes": True},
         {"whole_episodes": True, "num_steps": 50, "num_envs": 3},
+        {"whole_episodes": True, "num_steps": 1999, "num_envs": 3},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["ppo", "trpo"])
 def test_the_rest_fits_what_is_given(name, given):
+    endless = spec(limit=None)
+    chosen(name, endless, **given).check(endless)
     algorithm = chosen(name, spec(), **given)
     algorithm.check(spec())
     assert all(getattr(algorithm, key) == value for key, value in given.items())

@@ -29,7 +29,7 @@ class Task:
 
     observations: Literal["one-hot", "vector", "image"]
     continuous: bool
-    limit: int
+    limit: int | None
     total_steps: int
     given: Mapping[str, Any]
 
@@ -43,7 +43,7 @@ class Task:
         return cls(
             observations,
             isinstance(spec.action_space, gymnasium.spaces.Box),
-            spec.max_episode_steps or NO_LIMIT,
+            spec.max_episode_steps,
             total_steps,
             given,
         )
@@ -51,6 +51,11 @@ class Task:
     def __str__(self) -> str:
         kind = "continuous" if self.continuous else "discrete"
         return f"{self.observations} observations, {kind} actions and {self.total_steps:,} steps"
+
+    @property
+    def longest(self) -> int:
+        """Steps of an episode."""
+        return self.limit or NO_LIMIT
 
     @property
     def normalization(self) -> dict[str, Any]:
@@ -67,9 +72,9 @@ class Task:
             size //= 2
         whole = self.given.get("whole_episodes", False)
         num_envs = self.given.get("num_envs", 8)
-        num_steps = self.limit if whole else max(1, size // num_envs)
+        num_steps = self.longest if whole else max(1, size // num_envs)
         num_steps = self.given.get("num_steps", num_steps)
-        rows = num_envs * (min(num_steps, self.limit) if whole else num_steps)
+        rows = num_envs * (min(num_steps, self.limit or num_steps) if whole else num_steps)
         return {
             "num_envs": num_envs,
             "num_steps": num_steps,
@@ -113,10 +118,10 @@ def one_step(task: Task) -> dict[str, Any]:
 
 def reinforce(task: Task) -> dict[str, Any]:
     """As many environments as leave enough updates, each of which takes an episode of each."""
-    num_envs = max(1, min(8, task.total_steps // (UPDATES * task.limit)))
+    num_envs = max(1, min(8, task.total_steps // (UPDATES * task.longest)))
     return task.normalization | {
         "num_envs": num_envs,
-        "num_steps": task.limit,
+        "num_steps": task.longest,
         "learning_rate": 3e-3,
     }
 
