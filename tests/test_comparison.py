@@ -11,6 +11,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.comparison import Comparison
+from actorcritic.figures import plots
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
 from actorcritic.runs.run import Evaluated, Run, read_run
 
@@ -381,7 +382,7 @@ def test_own_environments_are_told_apart_by_their_options():
 
 def test_steps_until_a_threshold_by_hand():
     def seed(reaches):
-        end = list(range(10, 210, 10))  # 20 episodes: a window of 2
+        end = list(range(10, 390, 10))  # 38 episodes, and the window is 20
         return end, [100.0 if reaches is not None and e >= reaches else 0.0 for e in end]
 
     runs = [
@@ -389,24 +390,24 @@ def test_steps_until_a_threshold_by_hand():
         run(TEN[:5], ac.PPO(), episodes=[seed(r) for r in (20, None, None, None, None)]),
     ]
     comparison = Comparison.of(runs, thresholds=[100.0])
-    assert comparison.window == 2
+    assert comparison.window == 20
     rows = {row[1]: row for row in table(comparison, "until-threshold").rows}
-    # Both of the two last episodes are there one episode (10 steps) after the first one is.
+    # All of the 20 last episodes are there 19 episodes (190 steps) after the first one is.
     assert rows["a2c"][:3] == ("100", "a2c", "4 of 5")
-    assert rows["a2c"][3].startswith("50 [30, ")
-    assert rows["a2c"][4].startswith("5 [3, ")
+    assert rows["a2c"][3].startswith("230 [210, ")
+    assert rows["a2c"][4].startswith("23 [21, ")
     assert rows["a2c"][3].endswith("more than 1,000]")
-    assert rows["a2c"][4].endswith("more than 20]")
-    assert rows["ppo"][2:4] == ("1 of 5", "more than 1,000 [30, more than 1,000]")
-    assert "mean of a seed's last 2 training returns" in table(comparison, "until-threshold").note
+    assert rows["a2c"][4].endswith("more than 38]")
+    assert rows["ppo"][2:4] == ("1 of 5", "more than 1,000 [210, more than 1,000]")
+    assert "mean of a seed's last 20 training returns" in table(comparison, "until-threshold").note
     end, returns = seed(None)
     longer = Comparison.of(
-        [run(TEN[:5], episodes=[(end[:n], returns[:n]) for n in (15, *[20] * 4)])]
+        [run(TEN[:5], episodes=[(end[:n], returns[:n]) for n in (25, *[38] * 4)])]
     )
-    (row,) = table(longer, "until-threshold").rows  # none: each made 15 episodes at the least
-    assert row[2:] == ("0 of 5", "more than 1,000", "more than 15")
+    (row,) = table(longer, "until-threshold").rows  # none: each made 25 episodes at the least
+    assert row[2:] == ("0 of 5", "more than 1,000", "more than 25")
     data = comparison.data()["until_threshold"]
-    assert data[0]["steps"] == {"value": 50.0, "low": 30.0, "high": None}
+    assert data[0]["steps"] == {"value": 230.0, "low": 210.0, "high": None}
     assert (data[1]["reached"], data[1]["steps"]["value"]) == (1, None)
 
 
@@ -550,16 +551,128 @@ def test_few_seeds_are_a_caveat_and_fewer_no_verdict():
 
 def test_all_equal_scores():
     full = np.full(10, 500.0)
-    assert verdict(full, full) == "Both variants reached the same score, 500.0, with all 10 seeds."
-    assert verdict(full, full, full).startswith("All 3 variants reached the same score")
+    assert verdict(full, full) == "Both reach 500.0 with 10 seeds."
+    assert verdict(full, full, full) == "All three reach 500.0 with 10 seeds."
+    assert verdict(full, full - 100, full).startswith(
+        "ppo and trpo reach 500.0 with 10 seeds; a2c scores lower (the next by 100.0 [100.0"
+    )
     comparison = Comparison.of([run(full), run(full, ac.PPO())])
     assert comparison.against("ppo", "a2c").word == "the same"
     # The same IQM is not the same scores.
     spoilt = full.copy()
     spoilt[0] = 400.0
-    assert "cannot be told apart" in verdict(full, spoilt)
+    assert verdict(full, spoilt) == (
+        "Both reach 500.0 with 10 seeds (IQM; the worst seed, of a2c, scores 400.0)."
+    )
+
+
+def test_variants_that_end_alike_are_told_by_how_soon_they_are_there():
+    def seed(reaches):
+        end = list(range(10, 1000, 10))
+        return end, [500.0 if e >= reaches else 0.0 for e in end]
+
+    def of(first, second, thresholds=None):
+        full = np.full(10, 500.0)
+        runs = [
+            run(full, ac.PPO(), episodes=[seed(first + 10 * k) for k in range(10)]),
+            run(full, episodes=[seed(second + 10 * k) for k in range(10)]),
+        ]
+        return Comparison.of(runs, thresholds=thresholds).verdict
+
+    text = of(210, 10)
+    assert text.startswith("Both reach 500.0 with 10 seeds; a2c gets to 475 in 230 steps, 1.87 [")
+    assert text.endswith("] times sooner than ppo.")
+    assert of(10, 10).endswith("; how soon they reach 475 cannot be told apart.")
+    assert of(10, 990).endswith("half of the seeds of a2c never get there.")
+    assert of(2000, 2000) == "Both reach 500.0 with 10 seeds."
+    assert "; a2c learns faster: over the whole training its mean return is " in of(210, 10, ())
 
 
 def test_a_single_variant_has_nothing_to_be_compared_with():
     assert verdict(TEN).startswith("ppo scored an IQM of 477.8 [")
     assert verdict(TEN).endswith("] with 10 seeds.")
+
+
+# ---------------------------------------------------------------------------- its pictures
+
+
+def pictures(runs) -> dict:
+    (section,) = Comparison.of(runs).sections()
+    return {picture.name: picture for picture in section.pictures}
+
+
+def with_lambdas(*values, **more):
+    return {
+        f"gae_lambda={value:g}": run(TEN - 10 * value, ac.A2C(gae_lambda=value, **more))
+        for value in values
+    }
+
+
+def test_a_numeric_setting_is_a_curve_over_its_values():
+    found = pictures({"a2c": run(TEN, ac.A2C(gae_lambda=0.9))} | with_lambdas(1.0, 0.0))
+    assert next(iter(found)) == "over-gae_lambda"
+    assert "scores" not in found  # it would say the same
+    panel = plots.panel_of(found["over-gae_lambda"].figure.axes[0])
+    iqm, *_, mark = panel.views[0].series
+    assert list(iqm.x) == [0, 0.9, 1]
+    assert mark.label == "default"
+    assert np.isfinite(mark.y).tolist() == [False, True, False]
+    # Where no variant is the algorithm as it was, the reference is one of the values.
+    over = pictures(with_lambdas(0.0, 0.5, 1.0))["over-gae_lambda"]
+    assert plots.panel_of(over.figure.axes[0]).views[0].series[-1].label == "reference"
+
+
+def test_settings_that_are_no_numbers_or_have_few_values_are_no_curve():
+    base = {"a2c": run(TEN, ac.A2C())}
+    two = pictures(base | with_lambdas(0.5))
+    kinds = pictures(base | {k: run(TEN, ac.A2C(optimizer=k)) for k in ("adam", "sgd")})
+    others = pictures(base | {"p": run(TEN, ac.PPO()), "r": run(TEN, ac.Reinforce())})
+    both = pictures(base | with_lambdas(0.5, 0.7, entropy_coefficient=0.1))  # two at once
+    for found in (two, kinds, others, both):
+        assert not [name for name in found if name.startswith("over-")]
+        assert found["scores"].narrow is not None
+    # Beside other variants, a curve over one setting, and the scores of all.
+    mixed = pictures(base | with_lambdas(0.0, 0.5) | {"p": run(TEN, ac.PPO())})
+    assert {"over-gae_lambda", "scores"} <= mixed.keys()
+
+
+def test_scores_are_on_the_scale_of_the_task():
+    begun = [(np.arange(1, 101), np.linspace(20, 500, 100))] * 3
+    near = {
+        label: run([score] * 3, ac.A2C(gae_lambda=lam), episodes=begun)
+        for label, score, lam in (("a", 500, 0.0), ("b", 499.9, 1.0))
+    }
+    low, high = pictures(near)["scores"].figure.axes[0].get_xlim()
+    assert low < 0
+    assert 500 < high < 550
+    # Where training began far below zero, that is the scale.
+    begun = [(np.arange(1, 101), np.linspace(-1500, -150, 100))] * 3
+    (figure,) = [pictures({"a": run([-150] * 3, episodes=begun)})["scores"].figure]
+    low, high = figure.axes[0].get_xlim()
+    assert low < -1400
+    assert 0 < high < 100
+
+
+def test_evaluations_while_training_are_a_curve():
+    def evaluated(level):
+        rows = [(s, step, level + s + step / 10) for s in range(3) for step in (0, 100, 200)] * 2
+        seed, step, returns = map(np.array, zip(*rows, strict=True))
+        table = EpisodeTable(seed, step, returns, np.ones(len(rows), int))
+        return [Report(NO_METRICS, EpisodeTable.join([]), 1.0, table)]
+
+    found = pictures({"a": run([1] * 3, reports=evaluated(0.0)), "b": run([2] * 3, ac.PPO())})
+    (axes,) = found["evaluations"].figure.axes
+    assert axes.get_ylim()[1] > 22  # room for the band
+    (curve,) = plots.panel_of(axes).views[0].series
+    assert (curve.label, curve.look) == ("a", "marked")
+    assert list(curve.x) == [0, 100, 200]
+    assert curve.y == pytest.approx([1, 11, 21])
+    assert (curve.low[0], curve.high[0]) == pytest.approx((0, 2), abs=0.1)
+    assert "evaluations" not in pictures({"a": run([1] * 3)})
+
+
+def test_a_page_says_its_title_once(tmp_path):
+    comparison = Comparison.of([run(TEN)])
+    page = comparison.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count(f">{comparison.title}<") == 2  # of the window, and the heading
+    assert page.count("on CartPole-v1") == 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actorcritic.core.types import EnvSpec
 from actorcritic.runners.session import MetricTable
-from actorcritic.runs.diagnosis import Diagnosis, Finding, uniform_entropy
+from actorcritic.runs.diagnosis import Diagnosis, Finding, solved_from, uniform_entropy
 
 UPDATES, STEPS = 400, 100  # updates of the training, environment steps of an update
 HEALTHY = {
@@ -197,3 +197,18 @@ def test_only_what_windows_need_is_kept():
 
 def test_finding_is_a_tuple():
     assert Finding("kl", 0, "text") == ("kl", 0, "text")
+
+
+def test_a_task_that_is_solved_needs_no_exploration():
+    names, n = ("entropy", "return"), 400
+    step = np.arange(1, n + 1) * 100
+
+    def texts(returns):
+        values = np.stack([np.full(n, 1e-4), np.full(n, returns)], axis=1)
+        table = MetricTable(np.zeros(n, int), np.arange(1, n + 1), step, names, values)
+        return Diagnosis(n * 100, max_entropy=0.69, solved=475.0).look(table)
+
+    assert [finding.kind for finding in texts(100.0)] == ["entropy"]
+    assert texts(480.0) == []
+    assert solved_from("CartPole-v1") == 475.0
+    assert solved_from("no-such-thing") is None

@@ -28,14 +28,24 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
-@pytest.fixture(scope="module")
-def lines() -> Any:
-    spec = importlib.util.spec_from_file_location("lines", DOCS / "lines.py")
+def script(name: str) -> Any:
+    """One of the scripts of the docs, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def lines() -> Any:
+    return script("lines")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Any:
+    return script("pictures")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -175,13 +185,33 @@ def test_command_lines_and_snippets_are_right_up_to_the_first_step(page, monkeyp
             exec(snippet, {})
 
 
+def test_every_picture_is_drawn_by_a_command(pictures, monkeypatch):
+    monkeypatch.setattr(ac, "train", check_only)  # first: it is looked up when it is first used
+    monkeypatch.setattr("actorcritic.runs.train.train", check_only)
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^()\s]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert shown == {DOCS / name for name in pictures.PICTURES}
+    for name in pictures.PICTURES:
+        with pytest.raises(Trained):
+            pictures.draw(name)
+
+
+def test_the_snippets_of_the_training_loop_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for snippet in blocks(DOCS / "training.md", "python"):
+        exec(snippet, {})
+    assert "{0: 10240} {0: " in capsys.readouterr().out
+    assert (tmp_path / "runs" / "kept" / "run.json").exists()
+
+
 # ---------------------------------------------------------------------------- the audit's words
 
 
 def test_the_gallery_shows_what_the_audit_says():
-    spec = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
-    gallery = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gallery)
+    gallery = script("gallery")
     page = gallery.PAGE.read_text(encoding="utf-8")
     torch = importlib.util.find_spec("torch") is not None
     shown = [name for name in gallery.FUNCTIONS if torch or "torch" not in name]

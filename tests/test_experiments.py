@@ -19,7 +19,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.experiments import compare, search, together
 from actorcritic.experiments.together import Stopped
 from actorcritic.runs.run import read_run
-from actorcritic.runs.train import Training
+from actorcritic.runs.training import Training
 
 SMALL = ac.PPO(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, hidden_sizes=(8,))
 QUICK = {"total_steps": 1024, "seeds": 3, "evaluation_episodes": 5, "quiet": True}
@@ -127,7 +127,7 @@ def test_a_stopped_study_goes_on_where_it_was(compared, tmp_path, monkeypatch):
             return train(self, display, lambda: next(looks, True))
         return train(self, display, interrupted)
 
-    monkeypatch.setattr("actorcritic.runs.train.CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr("actorcritic.runs.training.CHUNK_SECONDS", 0.0)
     monkeypatch.setattr(Training, "_train", stopped)
     with pytest.raises(Stopped, match="saved"):
         ac.compare(variants, "CartPole-v1", out=tmp_path / "s", **QUICK)
@@ -251,6 +251,13 @@ def test_the_winner_is_trained_again_on_other_seeds(tmp_path):
     confirmed = list(found.confirmation.runs.values())
     assert confirmed[0].algorithm == SMALL
     assert confirmed[1].algorithm == varied(**found.best)
+    # The page begins with the winner's values on those seeds.
+    values = f"learning_rate={found.best['learning_rate']:.3g}"
+    assert list(found.confirmation.runs)[1] == values
+    first, search_ = found.sections()
+    assert first.verdict == found.verdict
+    assert found.verdict.startswith(f"{values} won, of 4 trials. On fresh seeds: ")
+    assert [picture.name for picture in search_.pictures] == ["learning_rate"]
     ac.report([tmp_path / "s"], tmp_path / "again.html")
     first, again = (json.loads((tmp_path / n).read_text()) for n in ("s/report.json", "again.json"))
     assert plain(again) == plain([first])

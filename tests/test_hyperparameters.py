@@ -6,9 +6,12 @@ import math
 from typing import ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 
+import actorcritic as ac
 from actorcritic.algorithms.catalogue import ALGORITHMS
 from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import (
@@ -19,6 +22,7 @@ from actorcritic.core.hyperparameters import (
     replace,
 )
 from actorcritic.envs import CartPole, Pendulum
+from actorcritic.maths.optimizers import scheduled
 
 
 @hyperparameters
@@ -116,3 +120,31 @@ def test_defaults_of_every_algorithm_are_in_their_own_range(name):
     check(algorithm)
     environment = CartPole() if Discrete in algorithm.action_spaces else Pendulum()
     algorithm.check(environment.spec)
+
+
+def test_a_schedule_may_be_a_function():
+    def warm_up(progress):
+        return jnp.minimum(1.0, progress / 0.1)
+
+    algorithm = ac.PPO(learning_rate=0.5, learning_rate_schedule=warm_up)
+    check(algorithm)
+    np.testing.assert_allclose(
+        [scheduled(0.5, warm_up, jnp.float32(p)) for p in (0.0, 0.05, 0.1, 1.0)],
+        [0.0, 0.25, 0.5, 0.5],
+    )
+    still = ac.PPO(hidden_sizes=(8,), learning_rate_schedule=lambda progress: 0 * progress)
+    settings = {"quiet": True, "evaluation_episodes": 0}
+    one, two = (ac.train(still, "CartPole-v1", total_steps=n, **settings) for n in (1024, 2048))
+    assert all(
+        bool((np.asarray(x) == np.asarray(y)).all())
+        for x, y in zip(jax.tree.leaves(one.actors), jax.tree.leaves(two.actors), strict=True)
+    )
+    for wrong, words in (
+        (lambda: 1.0, "for 0.5 it gave .*takes 0 positional arguments"),
+        (lambda p: np.ones(2), "for 0.5 it gave"),
+        (lambda p: "fast", "for 0.5 it gave"),
+    ):
+        with pytest.raises(UserError, match=rf"clip_range_schedule must be a function.*{words}"):
+            check(ac.PPO(clip_range_schedule=wrong))
+    with pytest.raises(UserError, match="optimizer must be one of"):
+        check(ac.PPO(optimizer=warm_up))

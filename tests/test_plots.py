@@ -25,11 +25,16 @@ def episodes(seeds: int, count: int, level: float = 0.0, scale: float = 10.0) ->
                 np.full(count, s),
                 50 * np.arange(1, count + 1),
                 level + scale * rng.normal(size=count),
-                np.full(count, 50),
+                40 + 70 * (np.arange(count) % 3),
             )
             for s in range(seeds)
         ]
     )
+
+
+def series(axes):
+    """The curves of a panel, as they are drawn."""
+    return plots.panel_of(axes).views[0].series
 
 
 def svg(tmp_path, runs, title="Title", **more) -> str:
@@ -49,11 +54,13 @@ def test_png(tmp_path, seeds, count, level, scale):
     table = episodes(seeds, count, level, scale)
     assert plots.learning_curve([("A2C", table)], path, "A2C", threshold=475) == path
     image = np.asarray(Image.open(path).convert("RGB"), int)
-    assert image.shape == (960, 1140, 3)
-    # The bold line (or the marker of a single point) is in both panels.
+    # The bold line (or the marker of a single point) is in each panel; of lengths that are all the
+    # same there is none.
+    panels = 1 if count == 1 else 2
+    assert image.shape == ((660, 960)[panels - 1], 1140, 3)
     blue = np.abs(image - [0, 0x72, 0xB2]).sum(-1) < 12
-    assert blue[:480].sum() > 20
-    assert blue[480:].sum() > 20
+    for half in np.split(blue, panels):
+        assert half.sum() > 20
 
 
 def test_svg_names_everything(tmp_path):
@@ -69,8 +76,8 @@ def test_svg_names_everything(tmp_path):
         "environment steps, per seed",
         "500",
         "2k",
-        "dots: episodes · thin: seeds, mean of 4 episodes · bold: interquartile mean of "
-        "3 to 5 seeds · band: 95 % interval",
+        "dots: episodes · thin: seeds, mean of their last 20 episodes · bold: interquartile mean "
+        "of 3 to 5 seeds · band: 95 % interval",
     } <= notes(picture)
     assert BLUE in picture
     assert ORANGE in picture
@@ -78,12 +85,12 @@ def test_svg_names_everything(tmp_path):
 
 def test_what_is_not_drawn_is_not_explained(tmp_path):
     one = notes(svg(tmp_path, [("A2C", episodes(1, 40))]))
-    assert "dots: episodes · line: mean of 4 episodes, one seed" in one
+    assert "dots: episodes · line: mean of the last 20 episodes, one seed" in one
     assert "A2C" not in one  # a single run needs no legend
     two = " ".join(notes(svg(tmp_path, [("A2C", episodes(2, 6000))])))
     assert "interquartile mean of 2 seeds" in two
     assert "band" not in two
-    assert "mean of 100 episodes" in two
+    assert "mean of their last 20 episodes" in two
     assert "(a sample)" in two
 
 
@@ -155,11 +162,96 @@ def test_several_thresholds_and_no_title():
     assert {"threshold 1", "threshold 2.5", "Return"} <= texts(figure)
     assert "" not in texts(figure)
     upper, lower = figure.axes
-    (returns,), (lengths,) = plots.hover_of(upper), plots.hover_of(lower)
+    (returns, *seeds), (lengths, *_) = series(upper), series(lower)
     assert returns.label == "A2C"
     assert returns.colour == plots.COLOURS[0]
     assert (returns.low <= returns.y).all()
-    assert (lengths.y == 50).all()
+    assert [(one.label, one.look, one.part_of) for one in seeds] == [
+        (f"A2C, seed {k}", "thin", "A2C") for k in range(3)
+    ]
+    assert ((lengths.y >= 40) & (lengths.y <= 180)).all()
+    assert plots.panel_of(upper).marks == (("threshold 1", 1.0), ("threshold 2.5", 2.5))
+
+
+@pytest.mark.parametrize(
+    ("returns", "length", "panels"),
+    [
+        ([10.0, 20, 500], [10, 20, 500], 1),  # one for each step
+        ([-9.0, -19, -500], [10, 20, 500], 1),  # less one, but for the last where there is a goal
+        ([-5.0, 3, np.nan], [200, 200, 200], 1),
+        ([-5.0, 3, np.nan], [200, 200, 199], 2),
+        ([1.0, 0, 1], [10, 20, 500], 2),
+        ([np.nan, np.nan, np.nan], [10, 20, 30], 2),
+    ],
+)
+def test_lengths_are_shown_where_they_say_more_than_returns(returns, length, panels):
+    step = np.cumsum(length)
+    table = EpisodeTable(np.zeros(3, int), step, np.array(returns), np.array(length))
+    assert len(plots.returns_and_lengths([("A2C", table)]).axes) == panels
+
+
+def test_a_page_can_draw_curves_against_episodes_and_seconds_and_smoother():
+    short, longer = episodes(3, 40), episodes(3, 80)
+    told = [("A2C", short), ("PPO", longer)]
+    plain = plots.returns_and_lengths(told, window=4)
+    assert len(plots.panel_of(plain.axes[0]).views) == 1
+    figure = plots.returns_and_lengths(told, window=4, seconds={"A2C": 0.5, "PPO": np.nan})
+    steps, episodes_, smoothing = (
+        "environment steps, per seed",
+        "episodes, per seed",
+        ("none", "mean of 4 episodes", "mean of 20 episodes"),
+    )
+    views = plots.panel_of(figure.axes[0]).views
+    assert (views[0].across, views[0].smoothing) == (steps, smoothing[1])
+    assert {(v.across, v.smoothing) for v in views} == {
+        (across, how) for across in (steps, episodes_) for how in smoothing
+    }
+    assert len(views) == 6
+    a2c, *_, ppo = [one for one in views[0].series if not one.part_of]
+    assert a2c.seconds == 0.5
+    assert np.isnan(ppo.seconds)
+    raw = next(v for v in views if (v.across, v.smoothing) == (episodes_, "none"))
+    first = next(one for one in raw.series if one.label == "A2C, seed 1")
+    assert (first.x[0], first.x[-1]) == (1, 40)  # each episode, and its own return
+    assert first.y[-1] == short.returns[short.seed == 1][-1]
+    assert next(one for one in raw.series if one.label == "PPO").x[-1] == 80
+    assert raw.note.startswith("thin: seeds, unsmoothed · bold: interquartile mean of 3 seeds")
+
+
+def test_many_curves_have_no_dots_and_no_seeds(tmp_path):
+    runs = [(f"variant {i}", episodes(3, 40)) for i in range(6)]
+    few, many = svg(tmp_path, runs[:5]), svg(tmp_path, runs)
+    assert few.count("<image") == 2
+    assert many.count("<image") == 0
+    assert (
+        "bold: interquartile mean of 3 seeds, mean of the last 20 episodes · band: 95 % interval"
+        in notes(many)
+    )
+
+
+def test_episodes_are_no_axis_where_their_numbers_are_not_known(monkeypatch):
+    table = episodes(2, 40)
+    monkeypatch.setattr("actorcritic.figures.curves.FULL_EPISODES", 40)
+    figure = plots.returns_and_lengths([("A2C", table)], seconds={})
+    across = {view.across for view in plots.panel_of(figure.axes[0]).views}
+    assert across == {"environment steps, per seed"}
+
+
+@pytest.mark.parametrize(
+    ("extent", "shown"),
+    [
+        ((499.9, 500.0), (0.0, 500.0)),  # no gulf
+        ((20.0, 500.0), (0.0, 500.0)),
+        ((-1400.0, -150.0), (-1400.0, 0.0)),
+        ((-152.0, -150.0), (-152.0, 0.0)),
+        ((-200.0, -110.0), (-200.0, -110.0)),
+        ((-200.0, 250.0), (-200.0, 250.0)),
+        ((3.0, 3.0), (0.0, 3.0)),
+        ((0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_returns_are_on_their_scale(extent, shown):
+    assert plots.on_scale(*extent) == shown
 
 
 def test_many_variants_have_a_colour_each():
@@ -186,7 +278,7 @@ def metrics(seeds: int, names: tuple[str, ...], level: float = 1.0, rows: int = 
                 np.arange(1, rows + 1),
                 10 * np.arange(1, rows + 1),
                 names,
-                np.full((rows, len(names)), level + s),
+                level + s + np.linspace(0, 0.5, rows)[:, None] * np.ones(len(names)),
             )
             for s in range(seeds)
         ]
@@ -200,10 +292,10 @@ def test_diagnostics():
     figure = plots.diagnostics([("PPO", ppo), ("A2C", a2c)])
     names = [axes.get_title("left") for axes in figure.axes]
     assert names == ["entropy", "value loss", "gradient norm", "my metric"]
-    entropy, value_loss, *_ = map(plots.hover_of, figure.axes)
+    entropy, value_loss, *_ = map(series, figure.axes)
     assert [one.label for one in entropy] == ["PPO", "A2C"]
-    assert entropy[0].y == pytest.approx(3)  # the interquartile mean of 1 to 5
-    assert entropy[1].y == pytest.approx(10.5)
+    assert entropy[0].y[-1] == pytest.approx(3 + 0.5, abs=0.1)  # the IQM of 1 to 5, and the rise
+    assert entropy[1].y[-1] == pytest.approx(10.5 + 0.5, abs=0.1)
     assert [one.label for one in value_loss] == ["PPO"]
     assert [one.colour for one in entropy] == list(plots.COLOURS[:2])
     assert {"PPO", "A2C"} <= texts(figure)
@@ -219,9 +311,24 @@ def test_diagnostics_are_few_and_an_untrained_critic_flattens_nothing():
     assert figure.legends == []
 
 
+def test_what_stays_the_same_is_no_diagnostic():
+    names = ("learning_rate", "clip_fraction", "entropy", "approx_kl", "explained_variance")
+    table = metrics(3, names)
+    table.values[:, 0] = 3e-4
+    table.values[5, 0] = np.nan
+    figure = plots.diagnostics([("PPO", table)], seconds={"PPO": 2.0})
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles == ["approx kl", "entropy", "explained variance", "clip fraction"]
+    assert series(figure.axes[0])[0].seconds == 2
+    table.values[-1, 0] = 1e-4  # of one seed, at its end
+    assert len(plots.diagnostics([("PPO", table)]).axes) == 5
+
+
 @pytest.mark.parametrize("runs", [[], [("A2C", MetricTable.join([]))]])
 def test_no_diagnostics(runs):
-    assert "no metrics were reported" in texts(plots.diagnostics(runs))
+    figure = plots.diagnostics(runs)
+    assert "updates reported nothing that changed" in texts(figure)
+    assert figure.axes == []
 
 
 def test_score_intervals():
@@ -240,13 +347,74 @@ def test_score_intervals():
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
 
 
+def test_scores_are_on_the_scale_that_was_asked_for():
+    rows = [Scores("PPO", np.array([499.9, 500, 500]), 500.0, 499.9, 500.0)]
+    for width, inches in ((plots.WIDTH, plots.WIDTH), (plots.NARROW, plots.NARROW)):
+        figure = plots.score_intervals(rows, "score", limits=(0.0, 500.0), width=width)
+        low, high = figure.axes[0].get_xlim()
+        assert low < 0 < 500 < high < 550
+        assert figure.get_figwidth() == inches
+
+
+def setting(values, **more):
+    rows = [Scores(f"x={v}", np.array([v, v + 2.0]), v + 1.0, v, v + 2.0) for v in values]
+    return plots.scores_over_setting("x", values, rows, **more)
+
+
+def test_scores_over_a_setting_are_one_curve():
+    figure = setting([1.0, 0.0, 0.5], marked=0.5, limits=(0.0, 10.0))
+    (axes,) = figure.axes
+    assert {"x", "score", "default"} <= texts(figure)
+    iqm, first, second, mark = series(axes)
+    assert iqm.look == "bars"
+    assert list(iqm.x) == [0, 0.5, 1]
+    assert list(iqm.y) == [1, 1.5, 2]
+    assert (list(iqm.low), list(iqm.high)) == ([0, 0.5, 1], [2, 2.5, 3])
+    assert {first.label, second.label} == {"seeds"}
+    assert list(second.y) == [2, 2.5, 3]
+    assert np.isfinite(mark.y).tolist() == [False, True, False]
+    assert axes.get_xscale() == "linear"
+    assert axes.get_ylim()[1] > 10
+    assert "reference" in texts(setting([1.0, 2.0, 3.0], marked=2.0, mark="reference"))
+    assert "default" not in texts(setting([1.0, 2.0, 3.0]))
+
+
+def test_values_far_apart_are_on_a_logarithmic_axis_or_side_by_side():
+    assert setting([1e-4, 1e-3, 1e-2]).axes[0].get_xscale() == "log"
+    (axes,) = setting([0.0, 1e-4, 1e-2]).axes
+    assert axes.get_xscale() == "linear"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.0001", "0.01"]
+    assert plots.panel_of(axes).ticks == (("0", 0.0), ("0.0001", 1.0), ("0.01", 2.0))
+
+
+def test_variants_with_fewer_seeds_have_fewer_dots():
+    rows = [Scores("a", np.ones(3), 1.0), Scores("b", np.ones(1), 1.0), Scores("c", np.ones(2), 1)]
+    dots = series(plots.scores_over_setting("x", [1, 2, 3], rows).axes[0])[1:]
+    assert [np.isfinite(one.y).tolist() for one in dots] == [
+        [True, True, True],
+        [True, False, True],
+        [True, False, False],
+    ]
+
+
+def test_more_curves_are_drawn_over_a_panel_and_kept_with_it():
+    x = np.arange(3.0)
+    figure = plots.lines([Series("measured", x, x)], "n", "error", markers=True)
+    plots.overlay(figure.axes[0], [Series("exact", x, x, colour="#123456", look="dashed")])
+    assert [(one.label, one.look) for one in series(figure.axes[0])] == [
+        ("measured", "marked"),
+        ("exact", "dashed"),
+    ]
+    assert count(figure, "#123456") > 50
+
+
 def test_profile():
     tau = np.linspace(0, 10, 11)
     above = np.linspace(1, 0, 11)
     figure = plots.profile([Series("PPO", tau, above, above - 0.1, above + 0.1)])
     (axes,) = figure.axes
     assert axes.get_ylim() == (-0.02, 1.02)
-    assert (plots.hover_of(axes)[0].y == above).all()
+    assert (series(axes)[0].y == above).all()
     assert {"fraction of seeds above τ", "score τ"} <= texts(figure)
 
 
@@ -259,7 +427,7 @@ def test_lines_and_their_bands():
     assert axes.get_yscale() == "linear"
     assert {"a $b$ c", "d", "n", "error", "100", "1k"} <= texts(figure)
     assert len(axes.collections) == 1
-    assert [one.colour for one in plots.hover_of(axes)] == [plots.COLOURS[0], "#123456"]
+    assert [one.colour for one in series(axes)] == [plots.COLOURS[0], "#123456"]
     assert count(figure, "#123456") > 100
     small = plots.lines([Series("one", x, 1e-4 / x)], "n", "error", log_y=True)
     assert "1e−05" in texts(small)
@@ -271,8 +439,9 @@ def test_sweep_scatter():
     figure = plots.sweep_scatter("learning_rate", values, scores, log=True, best=1)
     assert {"learning_rate", "best", "×: no score", "score", "0.001"} <= texts(figure)
     assert count(figure, plots.COLOURS[1]) > 50
-    (trials,) = plots.hover_of(figure.axes[0])
+    trials, best = series(figure.axes[0])
     assert list(trials.y) == [1, 2]
+    assert np.isfinite(best.y).tolist() == [False, True]
     plain = plots.sweep_scatter("gamma", [0.9, 0.99], np.ones(2))
     assert not {"best", "×: no score"} & texts(plain)
 
@@ -317,6 +486,18 @@ def test_value_maps():
     assert places["1.00"] == (0.5, 1.5)
     assert places["0.25"] == (2.5, 0.5)
     assert len(figure.axes[0].texts) == 5
+
+
+def test_maps_stand_below_each_other_where_it_is_narrow():
+    maps = [Map("one", np.zeros((5, 5)))] * 3
+    wide, narrow = (plots.value_maps(maps, width=w) for w in (plots.WIDTH, plots.NARROW))
+    assert wide.get_figwidth() <= plots.WIDTH + 0.15
+    assert narrow.get_figwidth() <= plots.NARROW + 0.15
+    assert narrow.get_figheight() > 2 * wide.get_figheight()
+    fields = [Field("one", np.zeros((3, 5)))] * 3
+    x, y = np.arange(5.0), np.arange(3.0)
+    tall = plots.action_against_state(fields, x, y, xlabel="x", ylabel="y", width=plots.NARROW)
+    assert tall.get_figwidth() == plots.NARROW
 
 
 def test_numbers_stay_in_their_cells():

@@ -209,3 +209,26 @@ def test_a_large_buffer_costs_what_is_in_it(tmp_path):
     found, _ = checkpoints.load(tmp_path, session.shapes, print)
     assert checkpoints.hashes(found) == checkpoints.hashes(session.state)
     assert saved.is_dir()
+
+
+def test_a_training_resumed_after_the_buffer_went_round_is_the_uninterrupted_one(tmp_path):
+    """Saved often, so that each checkpoint shares segments with the one before it."""
+    algorithm = SAC(
+        num_steps=10, hidden_sizes=(8,), batch_size=8, learning_starts=10, buffer_size=64
+    )
+
+    def session():
+        return CompiledSession(algorithm, Pendulum(), [0], 400)
+
+    straight = session()
+    while not straight.finished:
+        straight.advance(1.0)
+    folder, since, resumed = tmp_path, None, session()
+    for until in (50, 70, 130, 200, 330, 400):
+        while int(resumed.steps[0]) < until:
+            resumed.advance(1.0, until=np.array([until]))
+        since = checkpoints.save(folder, resumed.state, {"update": until}, since=since)
+        resumed = session()  # another process, as it were: everything is read again
+        resumed.state, _ = checkpoints.load(folder, resumed.shapes, print)
+        since = checkpoints.newest(folder)
+    assert checkpoints.hashes(resumed.state) == checkpoints.hashes(straight.state)

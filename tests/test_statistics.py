@@ -22,10 +22,10 @@ from actorcritic.figures.statistics import (
     probability_of_improvement,
     rolling_mean,
     smoothed_curve,
-    smoothing_window,
     spread,
     steps_until,
     summary,
+    times_sooner,
 )
 from actorcritic.runners.session import EpisodeTable
 
@@ -558,10 +558,22 @@ def test_steps_until_needs_a_full_window_and_knows_its_seeds():
     np.testing.assert_array_equal(found.episodes, [np.inf, 2, 2, np.inf])
 
 
-def test_the_smoothing_window_is_a_tenth_of_the_fewest_episodes():
-    def of(n: int) -> EpisodeTable:
-        return table((list(range(1, n + 1)), [0.0] * n), (list(range(1, 3001)), [0.0] * 3000))
+def test_how_many_times_sooner():
+    def of(x, y, paired=False):
+        x, y = np.array(x, float), np.array(y, float)
+        return times_sooner(x, y, rng=np.random.default_rng(0), paired=paired)
 
-    assert [smoothing_window([of(n)]) for n in (1, 19, 20, 299, 2000)] == [1, 1, 2, 29, 100]
-    assert smoothing_window([of(2000), of(50)]) == 5
-    assert smoothing_window([EpisodeTable.join([])]) == 1
+    found = of([1, 2, 3, 4, 5], [3, 6, 9, 12, 15], paired=True)
+    assert found.value == 3.0
+    assert (found.low, found.high) == (3.0, 3.0)
+    assert of([1, 2, 3], [5, np.inf, np.inf]).value == np.inf
+    assert of([1, np.inf, np.inf], [5, 6, 7]).value == 0.0
+    assert of([np.inf] * 3, [np.inf] * 3) == (1.0, 1.0, 1.0)
+
+
+def test_the_smoothing_window_does_not_depend_on_what_a_run_is_shown_beside():
+    one = table((list(range(1, 51)), list(range(50))))
+    alone = smoothed_curve(one).seeds[0]
+    np.testing.assert_allclose(alone[-1], np.mean(range(30, 50)))
+    beside = EpisodeTable.join([one, one._replace(seed=one.seed + 1)])
+    np.testing.assert_array_equal(smoothed_curve(beside).seeds[0], alone)

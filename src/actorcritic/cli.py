@@ -133,10 +133,11 @@ AS_WRITTEN: dict[str, tuple[str, Any, Any]] = {
     "evaluation_episodes": ("episodes", int, 100),
     "env_options": ("env_option", tuple[str, ...], ()),
     "thresholds": ("threshold", tuple[float, ...], ()),
+    "info_metrics": ("info_metric", tuple[str, ...], ()),
     "seeds": ("seeds", int, None),
     "out": ("out", Path | None, None),
 }
-ONLY_PYTHON = ("title", "command")
+ONLY_PYTHON = ("title", "command", "callbacks", "sinks")
 
 
 def _fields_of(settings: type) -> list[Field]:
@@ -286,7 +287,7 @@ def _conclude(run: Any) -> int:
     kind = "deterministic evaluation" if result else "training only, not evaluated"
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
-    _say(f"{run.label}: {result or 'finished'} ({kind}, {run.total_steps:,} steps)")
+    _say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
     _say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     _say(f"Next:        actorcritic play {run.out}")
     _say(f"             actorcritic plot {run.out} --out curve.svg")

@@ -120,7 +120,9 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     num_steps: int = hyperparameter(5, "steps of each environment before an update", "[1, 1e6]")
     learning_rate: float = hyperparameter(7e-4, "step size of the optimiser", "(0, 10]")
     learning_rate_schedule: optimizers.Schedule = hyperparameter(
-        "constant", "constant, or falling linearly to 0 at the end of the training"
+        "constant",
+        "constant, or falling linearly to 0 at the end of the training",
+        or_function=True,
     )
     critic_learning_rate: float | None = hyperparameter(
         None, "step size of a separate critic; None: learning_rate", "(0, 10]"

@@ -46,7 +46,9 @@ class PPO(JointGradient):
     gae_lambda: float = hyperparameter(0.95, LAMBDA, "[0, 1]")
     clip_range: float = hyperparameter(0.2, "ε: the ratio is clipped to [1 - ε, 1 + ε]", "(0, 1e9]")
     clip_range_schedule: optimizers.Schedule = hyperparameter(
-        "constant", "constant, or falling linearly to 0 at the end of the training"
+        "constant",
+        "constant, or falling linearly to 0 at the end of the training",
+        or_function=True,
     )
     clip_value: bool = hyperparameter(False, "clip the value's step by clip_range as well")
     target_kl: float | None = hyperparameter(

@@ -19,9 +19,15 @@ from actorcritic.core.words import nearest
 T = TypeVar("T", bound=type)
 
 
-def hyperparameter(default: Any, meaning: str, within: str | None = None) -> Any:
-    """A dataclass field. `within` is an interval such as "(0, 1]", checked by `check`."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "within": within})
+def hyperparameter(
+    default: Any, meaning: str, within: str | None = None, *, or_function: bool = False
+) -> Any:
+    """A dataclass field. `within` is an interval such as "(0, 1]", checked by `check`.
+
+    `or_function` says that Python may give a function of the progress (0 to 1) in its place.
+    """
+    about = {"meaning": meaning, "within": within, "or_function": or_function}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass_transform(frozen_default=True)
@@ -90,6 +96,9 @@ def check(settings: Any, owner: str | None = None) -> None:
         options, name = get_args(kind), f"{prefix}{f.name}"
         if value is None and type(None) in options:
             continue
+        if callable(value) and f.metadata.get("or_function"):
+            _check_function(name, value)
+            continue
         if options and all(isinstance(option, str) for option in options):
             if value not in options:
                 raise UserError(
@@ -106,6 +115,20 @@ def check(settings: Any, owner: str | None = None) -> None:
             check_number(name, value, number, f.metadata.get("within"))
         elif kind is bool and not isinstance(value, bool):
             raise UserError(f"{name} must be True or False; got {value!r}.")
+
+
+def _check_function(name: str, function: Any) -> None:
+    """UserError where a function of the progress gives no finite number for a number."""
+    try:
+        found = np.asarray(function(np.float32(0.5)), float)
+        good = found.shape == () and bool(np.isfinite(found))
+    except (TypeError, ValueError) as error:
+        good, found = False, error  # type: ignore[assignment]
+    if not good:
+        raise UserError(
+            f"{name} must be a function from the progress (0 to 1) to a factor, such as "
+            f"lambda p: 1 - p; for 0.5 it gave {found}."
+        )
 
 
 def check_number(name: str, value: Any, kind: type, within: str | None) -> None:

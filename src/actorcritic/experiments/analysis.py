@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import gymnasium
 import numpy as np
 from jaxtyping import Float
 
@@ -25,6 +24,7 @@ from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.runners.session import EpisodeTable, Report, some_rows
+from actorcritic.runs.diagnosis import solved_from
 from actorcritic.runs.run import Evaluated, Run
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
@@ -153,7 +153,7 @@ class Analysis:
         if done is not None:
             kind = "deterministic" if done.deterministic else "stochastic"
             what = f"{done.returns.shape[1]:,} {kind} episodes"
-            return f"mean return of {what} after {run.total_steps:,} steps"
+            return f"mean return of {what} after {run.trained_steps:,} steps"
         fewest = min(
             int((self.episodes[label].seed == seed).sum())
             for label, seeds in self.seeds.items()
@@ -162,7 +162,7 @@ class Analysis:
         at_most = "at most " * (fewest < LAST_EPISODES)
         return (
             f"mean return of the last {at_most}{LAST_EPISODES} training episodes of "
-            f"{run.total_steps:,} steps"
+            f"{run.trained_steps:,} steps"
         )
 
     @cached_property
@@ -175,10 +175,10 @@ class Analysis:
             for label, run in self.runs.items()
         }
 
-    @cached_property
+    @property
     def window(self) -> int:
         """How many episodes are averaged where a learning curve is smoothed."""
-        return statistics.smoothing_window(list(self.episodes.values()))
+        return statistics.WINDOW
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
@@ -230,10 +230,13 @@ class Analysis:
             self._until(threshold, label) for threshold in self.thresholds for label in self.runs
         ]
 
+    def _reached(self, threshold: float, label: str) -> statistics.Reached:
+        table, seeds = self.episodes[label], self.seeds[label]
+        return statistics.steps_until(table, seeds, threshold, self.window)
+
     def _until(self, threshold: float, label: str) -> Until:
-        table, run = self.episodes[label], self.runs[label]
-        seeds = self.seeds[label]
-        found = statistics.steps_until(table, seeds, threshold, self.window)
+        table, run, seeds = self.episodes[label], self.runs[label], self.seeds[label]
+        found = self._reached(threshold, label)
         ended = np.array([(table.seed == seed).sum() for seed in seeds])
         never = np.isinf(found.steps)
         return Until(
@@ -290,11 +293,6 @@ class Analysis:
         if number == 1:
             label = self.reference
             return f"{label} scored an IQM of {iqm[label].text(write)} with {seeds}."
-        scores = np.concatenate(list(self.scores.values()))
-        if (scores == scores[0]).all():
-            both = "Both" if number == 2 else f"All {number}"
-            return f"{both} variants reached the same score, {write(scores[0])}, with all {seeds}."
-
         best, *others = sorted(self.runs, key=lambda label: -iqm[label].value)
         compared = {label: self.against(best, label) for label in others}
         near = [label for label in others if compared[label].word != "higher"]
@@ -313,6 +311,18 @@ class Analysis:
         said = than(rival)
         if self.reference not in (best, rival):
             said += f"; {than(self.reference)}"
+        if near and len({write(iqm[label].value) for label in [best, *near]}) == 1:
+            group = [best, *near]
+            who = _all_of(len(group)) if len(group) == number else listed(group)
+            text = f"{who} reach {write(iqm[best].value)} with {seeds}"
+            if clear := [label for label in others if label not in near]:
+                text += f"; {listed(clear)} {'score' if len(clear) > 1 else 'scores'} lower"
+                text += f" (the next by {compared[clear[0]].difference.text(write)})"
+            worst = min(group, key=lambda label: self.variants[label].worst_score)
+            lowest = write(self.variants[worst].worst_score)
+            if lowest != write(iqm[best].value):
+                text += f" (IQM; the worst seed, of {worst}, scores {lowest})"
+            return f"{text}; {self._sooner(group)}.".replace("; .", ".")
         if near:
             text = (
                 f"{of}{listed([best, *near])} cannot be told apart with {seeds}: {best} has the "
@@ -322,7 +332,48 @@ class Analysis:
             text = f"{of}{best} scored highest with {seeds}: IQM {iqm[best].text(write)}, {said}"
             if counts[0] < ENOUGH_SEEDS:
                 text += f" (intervals of fewer than {ENOUGH_SEEDS} seeds are too narrow)"
-        return (text[0].upper() + text[1:] if of else text) + "."
+        said = (text[0].upper() + text[1:] if of else text) + "."
+        sooner = self._sooner([best, *near]) if near else ""
+        return f"{said} {sooner[:1].upper()}{sooner[1:]}.".removesuffix(" .")
+
+    def _sooner(self, group: Sequence[str]) -> str:
+        """Which of variants that end alike gets there first, if that can be told; else ""."""
+        threshold = max(self.thresholds, default=None)
+        if threshold is None:
+            return self._higher_on_the_way(group)
+        steps = {label: self._reached(threshold, label).steps for label in group}
+        median = {k: statistics.censored_median(x, rng=_rng()).value for k, x in steps.items()}
+        first, *others = sorted(group, key=median.__getitem__)
+        if np.isinf(median[first]):
+            return ""
+        said = []
+        for label in others:
+            times = statistics.times_sooner(
+                steps[first], steps[label], rng=_rng(), paired=self.paired
+            )
+            if np.isinf(times.value):
+                said.append(f"half of the seeds of {label} never get there")
+            elif times.low > 1:
+                said.append(f"{times.text(_two)} times sooner than {label}")
+        if not said:
+            return f"how soon they reach {threshold:g} cannot be told apart"
+        return f"{first} gets to {threshold:g} in {median[first]:,.0f} steps, {listed(said)}"
+
+    def _higher_on_the_way(self, group: Sequence[str]) -> str:
+        """Without a threshold: whose learning curve is higher over the whole training."""
+        area = {label: self.variants[label].area.value for label in group}
+        if not np.isfinite(list(area.values())).all():
+            return ""
+        first, second, *_ = sorted(group, key=area.__getitem__, reverse=True)
+        more = statistics.difference(
+            self.areas[first], self.areas[second], rng=_rng(), paired=self.paired
+        )
+        if not more.low > 0:
+            return ""
+        return (
+            f"{first} learns faster: over the whole training its mean return is "
+            f"{more.text(self._figures)} above that of {second}"
+        )
 
     def __str__(self) -> str:
         table = self._scores_table()
@@ -593,8 +644,7 @@ class _About(NamedTuple):
     @property
     def reward_threshold(self) -> tuple[float, ...]:
         """Gymnasium's, which holds for the environment without options."""
-        entry = gymnasium.registry.get(self.environment["id"])
-        known = entry.reward_threshold if entry is not None else None
+        known = solved_from(self.environment["id"])
         return () if known is None or self.environment["options"] else (known,)
 
 
@@ -828,6 +878,11 @@ def plain(data: Any) -> Any:
     if isinstance(data, float) and not np.isfinite(data):
         return None
     return data
+
+
+def _all_of(number: int) -> str:
+    words = ("", "", "Both", "All three", "All four", "All five", "All six", "All seven")
+    return words[number] if number < len(words) else f"All {number}"
 
 
 def _two(x: float) -> str:

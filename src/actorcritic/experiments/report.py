@@ -33,20 +33,23 @@ def report(
     sections: list[Section] = []
     comparisons: list[Comparison] = []
     data: list[Any] = []
+    titles: list[str] = []
     runs = [folder for folder in folders if (folder / "run.json").exists()]
     if runs:
         alone = Comparison.of([read_run(folder) for folder in runs], thresholds=thresholds)
         sections += alone.sections()
         comparisons.append(alone)
         data.append(alone.data())
+        titles.append(alone.title)
     for folder in folders:
         if folder in runs:
             continue
         experiment = read_experiment(folder)
+        titles.append(experiment.title)
         if experiment.kind == "sweep":
             swept = as_sweep(experiment)
             sections += swept.sections()
-            comparisons += [swept.search, swept.confirmation]
+            comparisons += [swept.confirmation, swept.search]
             data.append(swept.data())
             continue
         for part in experiment.parts:
@@ -54,5 +57,5 @@ def report(
             sections += each.sections()
             comparisons.append(each)
             data.append(each.data())
-    title = comparisons[0].title if len(comparisons) == 1 else "Report"
+    title = titles[0] if len(titles) == 1 else "Report"
     return page.publish(out, title, sections, comparisons, data, command)

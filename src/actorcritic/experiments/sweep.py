@@ -73,17 +73,18 @@ class Sweep:
 
     @property
     def verdict(self) -> str:
-        best = " ".join(f"{name}={rounded(value)}" for name, value in self.best.items())
-        number = len(self.points)
-        won = f"Of {number} trials, {best} won. {self.search.failed}".rstrip()
-        return f"{won} On fresh seeds: {self.confirmation.verdict}"
+        fresh = f"On fresh seeds: {self.confirmation.verdict}"
+        return f"{self._won} {fresh} {self.search.failed}".rstrip()
+
+    @property
+    def _won(self) -> str:
+        return f"{self._settings(self.winner)} won, of {len(self.points)} trials."
 
     def __str__(self) -> str:
         top = self.trials().rows[:5]
-        lines = [f"  {label}: {iqm}  ({settings})" for label, settings, iqm, *_ in top]
-        return "\n".join(
-            [f"{self.title}\n\nBest of the search:", *lines, "", str(self.confirmation)]
-        )
+        lines = [f"  {settings}: {iqm}  ({label})" for label, settings, iqm, *_ in top]
+        best = "Best of the search, which is partly luck:"
+        return "\n".join([f"{self.title}\n{self._won}\n\n{self.confirmation}\n\n{best}", *lines])
 
     def trials(self) -> Table:
         """Every trial, the best first."""
@@ -113,23 +114,35 @@ class Sweep:
         return " ".join(f"{name}={rounded(value)}" for name, value in self.points[label].items())
 
     def sections(self) -> list[Section]:
-        labels, best = list(self.search.variants), self.winner
+        """What the winner is worth, and then how it was found."""
+        confirmed = page.section(self.confirmation, "The winner on fresh seeds")
+        confirmed = confirmed._replace(verdict=self.verdict)
+        labels = list(self.search.variants)
+        pictures = tuple(self._scatter(name, labels) for name in self.space)
+        number, tables = f"All {len(self.points)} trials", (self.trials(),)
+        words = f"{number}, {self.search.how_many} The best of them: {self._settings(self.winner)}."
+        return [confirmed, Section("Search", words, pictures=pictures, tables=tables)]
+
+    def _scatter(self, name: str, labels: Sequence[str]) -> Picture:
+        """The score of each trial against one of the settings."""
+        where = self.space[name]
+        values = [self.points[label][name] for label in labels]
+        if isinstance(where, Choice):
+            values = [shown(value) for value in values]
         scores = np.array([self.search.variants[label].iqm.value for label in labels])
-        pictures = []
-        for name, where in self.space.items():
-            values = [self.points[label][name] for label in labels]
-            if isinstance(where, Choice):
-                values = [shown(value) for value in values]
-            log = isinstance(where, Range) and where.log
-            figure = plots.sweep_scatter(name, values, scores, log=log, best=labels.index(best))
-            pictures.append(Picture(name, f"Score of each trial against {name}", figure))
-        first = Section(
-            "Search",
-            f"Of {len(self.points)} trials, {best} scored highest.",
-            pictures=tuple(pictures),
-            tables=(self.trials(),),
+        wide, narrow = (
+            plots.sweep_scatter(
+                name,
+                values,
+                scores,
+                log=isinstance(where, Range) and where.log,
+                best=labels.index(self.winner),
+                limits=page.scale(self.search),
+                width=width,
+            )
+            for width in (plots.WIDTH, plots.NARROW)
         )
-        return [first, page.section(self.confirmation, "Confirmation on fresh seeds")]
+        return Picture(name, f"Score of each trial against {name}", wide, narrow=narrow)
 
     def data(self) -> dict[str, Any]:
         return {
@@ -148,7 +161,7 @@ class Sweep:
 
     def report(self, path: str | Path) -> Path:
         """Write everything as one HTML page, its pictures and numbers beside it."""
-        compared = [self.search, self.confirmation]
+        compared = [self.confirmation, self.search]
         return page.publish(path, self.title, self.sections(), compared, self.data(), self.command)
 
 
@@ -217,7 +230,8 @@ def sweep(
         fresh = replace(task, seeds=tuple(range(first, first + settings.confirm_seeds)))
         settled = {label: plain}
         if runs[best].algorithm != plain:
-            settled[f"{best} (winner)"] = runs[best].algorithm
+            point = (f"{name}={rounded(getattr(runs[best].algorithm, name))}" for name in space)
+            settled[" ".join(point)] = runs[best].algorithm
         confirmed = planned(settled, fresh, steps, folder and folder / "confirmation")
         train_all(confirmed, fresh, f"{title}, confirmation")
         experiment = Experiment(

@@ -19,7 +19,7 @@ from actorcritic.runs import checkpoints, configuration
 from actorcritic.runs.console import TrainingDisplay
 from actorcritic.runs.interruption import Interruption, interruptible
 from actorcritic.runs.run import Run, restore_results
-from actorcritic.runs.train import Training
+from actorcritic.runs.training import Training
 
 
 class Stopped(KeyboardInterrupt):

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actorcritic.figures.pictures import picture_kind, save
-from actorcritic.figures.statistics import iqm, rolling_mean, smoothed_curve, smoothing_window
+from actorcritic.figures.statistics import WINDOW, Curve, iqm, rolling_mean, smoothed_curve
 from actorcritic.figures.style import (
     FAINT,
     INK,
     PAPER,
     ROW,
     WIDTH,
+    Limits,
+    Panel,
     Series,
+    View,
     attach,
     canvas,
     colours,
     draw_lines,
     legend,
     legend_size,
+    on_scale,
     plain_decades,
     style,
     tick,
+    with_room,
 )
-from actorcritic.runners.session import EpisodeTable, MetricTable
+from actorcritic.runners.session import FULL_EPISODES, EpisodeTable, MetricTable, some_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_DOTS = 5_000  # in a panel: more say no more, and take long to draw
+CROWDED = 5  # curves in a panel: of more, it has no dots and no curves of seeds
+MOST_SEEDS = 60  # in a panel that a page draws: of more, it has the curves of variants alone
+CHOICE_POINTS = 100  # of a curve that is drawn only when it is asked for
+STEPS, EPISODES = "environment steps, per seed", "episodes, per seed"
+
+Runs = Sequence[tuple[str, EpisodeTable]]
 
 
 def lines(
@@ -44,10 +55,13 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     markers: bool = False,
+    limits: Limits | None = None,
 ) -> Figure:
-    """Curves with their bands in one panel."""
+    """Curves with their bands in one panel, whose vertical axis may have `limits`."""
     palette = colours(len(series))
     series = [one._replace(colour=one.colour or c) for one, c in zip(series, palette, strict=True)]
+    if markers:
+        series = [one._replace(look="marked") for one in series]
     labels = [one.label for one in series]
     with canvas(WIDTH, 3.5 + ROW * legend_size(labels)[1], layout="constrained") as figure:
         axes = figure.subplots()
@@ -55,13 +69,15 @@ def lines(
             axes.set_xscale("log")
         if log_y:
             axes.set_yscale("log")
-        draw_lines(axes, series, width=2.2, marker="o" if markers else None)
+        draw_lines(axes, series, width=2.2)
         style(axes, ylabel)
         for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
             if log:
                 plain_decades(axis)
             else:
                 axis.set_major_formatter(tick)
+        if limits is not None:
+            axes.set_ylim(*with_room(limits))
         axes.set_xlabel(xlabel, color=INK, fontsize=9.5)
         legend(figure, labels, [str(one.colour) for one in series])
     return figure
@@ -77,12 +93,7 @@ def profile(curves: Sequence[Series], xlabel: str = "score τ") -> Figure:
 # ---------------------------------------------------------------------------- training
 
 
-def learning_curve(
-    runs: Sequence[tuple[str, EpisodeTable]],
-    path: Path,
-    title: str,
-    threshold: float | None = None,
-) -> Path:
+def learning_curve(runs: Runs, path: Path, title: str, threshold: float | None = None) -> Path:
     """Write the picture of `returns_and_lengths`. `path` ends in .png or .svg, and is returned."""
     path = Path(path)
     picture_kind(path)  # before the work, not after it
@@ -91,25 +102,47 @@ def learning_curve(
 
 
 def returns_and_lengths(
-    runs: Sequence[tuple[str, EpisodeTable]], title: str = "", thresholds: Sequence[float] = ()
+    runs: Runs,
+    title: str = "",
+    thresholds: Sequence[float] = (),
+    *,
+    window: int = WINDOW,
+    seconds: Mapping[str, float] | None = None,
+    ordered: bool = False,
 ) -> Figure:
-    """Return and episode length against environment steps, for one or several runs.
+    """Return against environment steps, of one or several runs; episode length where it says more.
 
-    Dots are episodes, thin lines a moving mean over each seed's episodes, the bold line the
-    interquartile mean across seeds with its 95 % bootstrap interval as a band. `thresholds` are
-    returns to mark, such as the one from which the task counts as solved.
+    Dots are episodes, thin lines a mean of each seed's last `window` episodes, the bold line the
+    interquartile mean across seeds with its 95 % bootstrap interval as a band; of more than five
+    runs, there is the bold line with its band only. `thresholds` are
+    returns to mark, such as the one from which the task counts as solved. `ordered` runs, as those
+    of a setting's values, have ever lighter colours.
+
+    With `seconds`, which are those of training for one step of each run (NaN: not known), a page
+    can also draw the curves against episodes and seconds, and smoother or less so.
     """
+    tables = [table for _, table in runs]
+    named: list[tuple[Any, str]] = [("returns", "Return")]
+    if _lengths_say_more(tables):
+        named.append(("length", "Episode length (steps)"))
+    palette = colours(len(runs), ordered=ordered)
     rows = legend_size([label for label, _ in runs])[1]
-    height = (6.4 if title else 6.1) + ROW * max(0, rows - 3)  # many names must not crush the rest
+    height = (6.1 if len(named) == 2 else 4.1) + (0.3 if title else 0.0)
+    height += ROW * max(0, rows - 3)  # many names must not crush the rest
     with canvas(7.6, height) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        lower.locator_params(axis="y", integer=True)
-        _panel(upper, runs, "returns", "Return", thresholds)
-        _panel(lower, runs, "length", "Episode length (steps)", ())
-        last = max((int(table.step.max()) for _, table in runs if len(table.step)), default=1)
-        lower.set_xlim(0, 1.01 * last)  # a little more, so that a round number of steps is marked
-        lower.xaxis.set_major_formatter(tick)
-        lower.set_xlabel("environment steps, per seed", color=INK, fontsize=9.5)
+        panels = figure.subplots(len(named), 1, sharex=True, squeeze=False).ravel()
+        for axes, (column, name) in zip(panels, named, strict=True):
+            marked = thresholds if column == "returns" else ()
+            curves = _draw(axes, runs, column, name, marked, window, palette)
+            views = _views(runs, column, window, palette, curves, seconds)
+            attach(axes, Panel(tuple(views), tuple((f"threshold {t:g}", t) for t in marked)))
+            if column == "length":
+                axes.locator_params(axis="y", integer=True)
+        last = max((int(table.step.max()) for table in tables if len(table.step)), default=1)
+        # A little more, so that a round number of steps is marked.
+        panels[-1].set_xlim(0, 1.01 * last)
+        panels[-1].xaxis.set_major_formatter(tick)
+        panels[-1].set_xlabel(STEPS, color=INK, fontsize=9.5)
 
         top = 0.43 if title else 0.12  # inches, as the rest is: what is above the first panel
         if title:
@@ -119,12 +152,12 @@ def returns_and_lengths(
             legend(
                 figure,
                 [label for label, _ in runs],
-                colours(len(runs)),
+                palette,
                 loc="upper left",
                 bbox_to_anchor=corner,
             )
             top += ROW * rows
-        figure.text(0.03, 0.115 / height, _key(runs), fontsize=7.2, color=FAINT)
+        figure.text(0.03, 0.115 / height, _key(runs, window), fontsize=7.2, color=FAINT)
         figure.subplots_adjust(
             left=0.095,
             right=0.97,
@@ -135,36 +168,56 @@ def returns_and_lengths(
     return figure
 
 
-def _panel(
+def _lengths_say_more(tables: Sequence[EpisodeTable]) -> bool:
+    """Whether episodes' lengths are neither all alike nor the returns once more, up to a sign."""
+    told = [table for table in tables if len(table.step)]
+    lengths = np.concatenate([table.length for table in told]) if told else np.zeros(0)
+    if len(lengths) == 0 or np.ptp(lengths) == 0:
+        return False
+    returns = np.concatenate([table.returns for table in told])
+    known = np.isfinite(returns)
+    if not known.any():
+        return True
+    # Apart by one at most: a task may give nothing for the step that ends it.
+    apart = (returns - lengths)[known], (returns + lengths)[known]
+    return min(map(np.ptp, apart)) > 1
+
+
+def _draw(
     axes: Axes,
-    runs: Sequence[tuple[str, EpisodeTable]],
+    runs: Runs,
     column: Any,
     name: str,
     thresholds: Sequence[float],
-) -> None:
+    window: int,
+    palette: Sequence[str],
+) -> list[Curve]:
+    """A panel of one column of the tables; its curves."""
     shown = [np.zeros(0)]  # what the vertical axis must reach
-    series = []
-    for (label, table), colour in zip(runs, colours(len(runs)), strict=True):
+    curves, crowded = [], len(runs) > CROWDED
+    for (label, table), colour in zip(runs, palette, strict=True):
         values = np.asarray(getattr(table, column), np.float64)
         dots = _thinned(np.flatnonzero(np.isfinite(values)), MAX_DOTS // len(runs))
-        axes.plot(
-            table.step[dots],
-            values[dots],
-            ".",
-            color=colour,
-            ms=2.2,
-            mew=0,
-            zorder=2,
-            alpha=0.28 if len(runs) == 1 else 0.16,
-            rasterized=True,  # one image in an SVG, in place of thousands of circles
-        )
-        curve = smoothed_curve(table, column, smoothing_window([table for _, table in runs]))
-        if curve.seeds.shape[0] > 1:
+        if not crowded:
+            axes.plot(
+                table.step[dots],
+                values[dots],
+                ".",
+                color=colour,
+                ms=2.2,
+                mew=0,
+                zorder=2,
+                alpha=0.28 if len(runs) == 1 else 0.16,
+                rasterized=True,  # one image in an SVG, in place of thousands of circles
+            )
+        curve = smoothed_curve(table, column, window)
+        if curve.seeds.shape[0] > 1 and not crowded:
             axes.plot(
                 curve.step[::2], curve.seeds.T[::2], color=colour, lw=0.7, alpha=0.4, zorder=3
             )
+        light = 0.12 if crowded else 0.22
         axes.fill_between(
-            curve.step, curve.low, curve.high, color=colour, alpha=0.22, lw=0, zorder=4
+            curve.step, curve.low, curve.high, color=colour, alpha=light, lw=0, zorder=4
         )
         # A mean of one point only (a single episode) makes no line, so it gets a marker.
         single = len(curve.step) == 0 or curve.step[0] == curve.step[-1]
@@ -179,7 +232,7 @@ def _panel(
             label=label,
             clip_on=not single,
         )
-        series.append(Series(label, curve.step, curve.iqm, curve.low, curve.high, colour))
+        curves.append(curve)
         # A few wild episodes must not flatten the curves; the curves themselves are always whole.
         usual = np.quantile(values[dots], [0.005, 0.995]) if len(dots) else np.zeros(0)
         shown += [usual, curve.seeds[np.isfinite(curve.seeds)]]
@@ -200,8 +253,8 @@ def _panel(
         shown.append(np.array([threshold]))
     extent = np.concatenate(shown)
     if len(extent):
-        low, high = extent.min(), extent.max()
-        room = 0.06 * (high - low) or max(1.0, 0.05 * abs(high))
+        low, high = on_scale(extent.min(), extent.max())
+        room = 0.06 * (high - low) or 1.0
         axes.set_ylim(low - room, high + room)
     if not any(len(table.step) for _, table in runs):
         axes.text(
@@ -215,7 +268,87 @@ def _panel(
         )
         axes.set(xticks=[], yticks=[])
     style(axes, name)
-    attach(axes, series)
+    return curves
+
+
+def _views(
+    runs: Runs,
+    column: Any,
+    window: int,
+    palette: Sequence[str],
+    curves: Sequence[Curve],
+    seconds: Mapping[str, float] | None,
+) -> Iterator[View]:
+    """The curves as drawn; with `seconds`, also against episodes, and more or less smooth."""
+    tables = [table for _, table in runs]
+    with_seeds = sum(len(curve.seeds) for curve in curves) <= MOST_SEEDS
+
+    def view(curves: Sequence[Curve], across: str, window: int) -> View:
+        series = []
+        for (label, table), curve, colour in zip(runs, curves, palette, strict=True):
+            rate = (seconds or {}).get(label, np.nan) if across == STEPS else np.nan
+            whole = Series(
+                label, curve.step, curve.iqm, curve.low, curve.high, colour, seconds=rate
+            )
+            series.append(whole)
+            if with_seeds and len(curve.seeds) > 1:
+                every = slice(None, None, -(-len(curve.step) // CHOICE_POINTS))
+                series += [
+                    Series(
+                        f"{label}, seed {seed}",
+                        curve.step[every],
+                        each[every],
+                        colour=colour,
+                        look="thin",
+                        part_of=label,
+                        seconds=rate,
+                    )
+                    for seed, each in zip(np.unique(table.seed), curve.seeds, strict=True)
+                ]
+        smoothing = "none" if window == 1 else f"mean of {window} episodes"
+        return View(tuple(series), across, smoothing, _key(runs, window, dots=False))
+
+    yield view(curves, STEPS, window)
+    if seconds is None:
+        return
+    fewest = _fewest_episodes(tables)
+    windows = [w for w in sorted({1, window, 5 * window}) if w == window or w <= fewest // 2]
+    by_episode = _against_episodes(tables, fewest)
+    for across, told in ((STEPS, tables), (EPISODES, by_episode)):
+        for w in windows if told else ():
+            if (across, w) != (STEPS, window):
+                found = [smoothed_curve(table, column, w, CHOICE_POINTS) for table in told]
+                yield view(found, across, w)
+
+
+def _fewest_episodes(tables: Sequence[EpisodeTable]) -> int:
+    """How many episodes the seed with the fewest finished."""
+    return min((int(_ended(table).min()) for table in tables if len(table.seed)), default=0)
+
+
+def _ended(table: EpisodeTable) -> np.ndarray:
+    return np.unique(table.seed, return_counts=True)[1]
+
+
+def _against_episodes(tables: Sequence[EpisodeTable], fewest: int) -> list[EpisodeTable]:
+    """The tables with an episode's number in the place of its step, as far as each seed of it went.
+
+    Empty where numbers are not known, because long tables keep not all of the rows, or too few.
+    """
+    if fewest < 3 or any(
+        _ended(table).max() >= FULL_EPISODES for table in tables if len(table.seed)
+    ):
+        return []
+    told = []
+    for table in tables:
+        number = np.zeros(len(table.seed), np.int64)
+        for seed in np.unique(table.seed):
+            mine = np.flatnonzero(table.seed == seed)
+            mine = mine[np.argsort(table.step[mine], kind="stable")]
+            number[mine] = 1 + np.arange(len(mine))
+        last = _ended(table).min() if len(table.seed) else 0
+        told.append(some_rows(table._replace(step=number), number <= last))
+    return told
 
 
 def _thinned(index: np.ndarray, most: int) -> np.ndarray:
@@ -225,24 +358,27 @@ def _thinned(index: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(index, most, replace=False))
 
 
-def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
-    """What dots, lines and bands are, as far as the picture has them."""
+def _key(runs: Runs, window: int, *, dots: bool = True) -> str:
+    """What dots, lines and bands are, as far as the picture has them; a page has no dots."""
     seeds = [len(np.unique(table.seed)) for _, table in runs if len(table.seed)]
     if not seeds:
         return ""
     most, least = max(seeds), min(seeds)
     across = f"{most} seeds" if most == least else f"{least} to {most} seeds"
-    dots = "dots: episodes"
-    if any(len(table.step) > MAX_DOTS // len(runs) for _, table in runs):
-        dots += " (a sample)"
-    window = smoothing_window([table for _, table in runs])
+    mean = "unsmoothed" if window == 1 else f"mean of the last {window} episodes"
+    crowded = dots and len(runs) > CROWDED
+    said = []
+    if dots and not crowded:
+        sample = any(len(table.step) > MAX_DOTS // len(runs) for _, table in runs)
+        said.append("dots: episodes" + " (a sample)" * sample)
     if most == 1:
-        return f"{dots} · line: mean of {window} episodes, one seed"
-    band = " · band: 95 % interval" if most >= 3 else ""
-    return (
-        f"{dots} · thin: seeds, mean of {window} episodes · "
-        f"bold: interquartile mean of {across}{band}"
-    )
+        return " · ".join([*said, f"line: {mean}, one seed"])
+    if not crowded:
+        said.append(f"thin: seeds, {mean.replace('the last', 'their last')}")
+    said.append(f"bold: interquartile mean of {across}" + f", {mean}" * crowded)
+    if most >= 3:
+        said.append("band: 95 % interval")
+    return " · ".join(said)
 
 
 # ---------------------------------------------------------------------------- diagnostics
@@ -250,9 +386,9 @@ def _key(runs: Sequence[tuple[str, EpisodeTable]]) -> str:
 
 # Of what updates report, first what says most about how the training went.
 _DIAGNOSTICS = (
+    "approx_kl",
     "entropy",
     "explained_variance",
-    "approx_kl",
     "clip_fraction",
     "value_loss",
     "policy_loss",
@@ -269,28 +405,36 @@ _NO_DIAGNOSTICS = ("return", "length", "steps_per_second")
 _GRID_POINTS = 150
 
 
-def diagnostics(runs: Sequence[tuple[str, MetricTable]], most: int = 9) -> Figure:
+def diagnostics(
+    runs: Sequence[tuple[str, MetricTable]],
+    most: int = 9,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    ordered: bool = False,
+) -> Figure:
     """What updates reported, one panel a metric: interquartile means over each variant's seeds.
 
     Each seed's metrics are smoothed with a moving mean over a thirtieth of its rows first. The
-    panels are of the metrics that say most, up to so many, that any of the runs has.
+    panels are of the metrics that say most, up to so many, that any of the runs has and that do
+    not stay the same. `seconds` and `ordered` are as in `returns_and_lengths`.
     """
     found = {name for _, table in runs if len(table.seed) for name in table.names}
     known = [name for name in _DIAGNOSTICS if name in found]
     names = [*known, *sorted(found - {*_DIAGNOSTICS, *_NO_DIAGNOSTICS})]
-    palette = colours(len(runs))
-    panels = []
+    palette = colours(len(runs), ordered=ordered)
+    panels: list[tuple[str, list[Series]]] = []
     for name in names:
-        curves = [
-            Series(label, *curve, colour=colour)
-            for (label, table), colour in zip(runs, palette, strict=True)
-            if name in table.names and len((curve := _metric_curve(table, name))[0])
-        ]
-        if curves:
-            panels.append((name, curves))
-    panels = panels[:most]
+        if len(panels) == most or not any(_changes(table, name) for _, table in runs):
+            continue
+        curves = []
+        for (label, table), colour in zip(runs, palette, strict=True):
+            x, y = _metric_curve(table, name) if name in table.names else (np.zeros(0),) * 2
+            if len(x):
+                rate = (seconds or {}).get(label, np.nan)
+                curves.append(Series(label, x, y, colour=colour, seconds=rate))
+        panels.append((name, curves))
     if not panels:
-        return _empty("no metrics were reported")
+        return _empty("updates reported nothing that changed")
 
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -311,9 +455,21 @@ def diagnostics(runs: Sequence[tuple[str, MetricTable]], most: int = 9) -> Figur
                 axes.set_ylim(max(bottom - 0.05, -1.05), 1.05)
             axes.tick_params(labelsize=8, labelbottom=True)
             if i + columns >= len(panels):
-                axes.set_xlabel("environment steps, per seed", color=INK, fontsize=8)
+                axes.set_xlabel(STEPS, color=INK, fontsize=8)
         legend(figure, labels, palette)
     return figure
+
+
+def _changes(table: MetricTable, name: str) -> bool:
+    """Whether a metric is other at some time than at another, of any seed."""
+    if name not in table.names:
+        return False
+    values = table.column(name)
+    for seed in np.unique(table.seed):
+        mine = values[(table.seed == seed) & np.isfinite(values)]
+        if len(mine) and np.ptp(mine) > 1e-6 * np.abs(mine).max():
+            return True
+    return False
 
 
 def _metric_curve(table: MetricTable, name: str) -> tuple[np.ndarray, np.ndarray]:

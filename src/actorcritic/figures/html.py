@@ -1,8 +1,10 @@
 """One HTML page of pictures and tables. It knows pages, not reinforcement learning.
 
 The page is one file without anything outside it: it opens from a disk, from a phone, from a mail.
-Its pictures are the figures of `plots`, each drawn once: in the page as SVG whose ink follows the
-reader's light or dark setting, beside the page as PNG and SVG files for papers and slides.
+Its pictures are the figures of `plots`: in the page as SVG whose ink follows the reader's light or
+dark setting, beside the page as PNG and SVG files for papers and slides. Panels of curves are drawn
+again by the browser (uPlot, which the page carries; `page.js`): there they fit any screen, and can
+be zoomed, smoothed, and taken away. Without JavaScript, and on paper, the SVG stays.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from actorcritic.core.errors import UserError
 from actorcritic.figures import plots
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-MOST_VALUES = 120  # of a series that can be looked up: finer than a pointer can tell
+MOST_VALUES = 200  # of a curve in a page: finer than a pointer can tell
 
 
 class Table(NamedTuple):
@@ -42,12 +45,16 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure of `plots`. Readers who cannot see it are given its title and note."""
+    """A figure of `plots`. Readers who cannot see it are given its title and note.
+
+    One that is no set of curves needs a second drawing, `plots.NARROW`, to be read on a phone.
+    """
 
     name: str  # of its files
     title: str
     figure: Figure
     note: str = ""
+    narrow: Figure | None = None
 
 
 class Animation(NamedTuple):
@@ -106,9 +113,12 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = resources.files("actorcritic.figures").joinpath("page.html.jinja").read_text("utf-8")
-    page = environment.from_string(template).render(
+    live = any(picture.get("chart") for section in shown for picture in section["pictures"])
+    page = environment.from_string(_part("page.html.jinja")).render(
         title=title,
+        style=_part("page.css"),
+        script=_part("page.js"),
+        charts=_library() if live else None,
         summary=summary,
         sections=shown,
         command=command,
@@ -117,6 +127,22 @@ def write(
     )
     files.write(path, page)
     return path
+
+
+def _part(name: str) -> Markup:
+    """A file of the page, as it is."""
+    from markupsafe import Markup
+
+    return Markup(resources.files("actorcritic.figures").joinpath(name).read_text("utf-8"))
+
+
+def _library() -> dict[str, Markup]:
+    """uPlot as a page carries it, with its licence, which has to go with every copy."""
+    return {
+        "licence": _part("uplot/LICENSE"),
+        "style": _part("uplot/uPlot.min.css"),
+        "script": _part("uplot/uPlot.iife.min.js"),
+    }
 
 
 # ---------------------------------------------------------------------------- tables
@@ -166,15 +192,18 @@ def _shown(picture: Picture | Animation, stem: Path) -> dict[str, Any]:
         return shown | {"gif": _uri(picture.gif, "gif"), "still": _uri(_still(picture.gif), "png")}
     for ending in (".png", ".svg"):
         plots.save(picture.figure, stem.with_suffix(ending))
-    svg = _inline(picture.figure, stem.name)
+    svg = Markup(_inline(picture.figure, stem.name))
+    panels = [panel for axes in picture.figure.axes if (panel := _panel(axes)) is not None]
     # A label may hold tags: written so, it cannot end the element that it stands in.
-    hover = json.dumps(_hover(picture.figure), allow_nan=False, separators=(",", ":"))
+    chart = json.dumps({"panels": panels}, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
-        hover = hover.replace(character, f"\\u{ord(character):04x}")
+        chart = chart.replace(character, f"\\u{ord(character):04x}")
+    narrow = picture.narrow and Markup(_inline(picture.narrow, f"{stem.name}-narrow"))
     return shown | {
-        "svg": Markup(svg),
+        "svg": svg,
         "width": picture.figure.get_figwidth(),
-        "hover": Markup(hover) if hover != "[]" else None,
+        "narrow": None if panels else narrow,
+        "chart": Markup(chart) if panels else None,
     }
 
 
@@ -242,30 +271,37 @@ def _attribute(key: str, value: str, name: str) -> str:
     return " ".join(value.split())
 
 
-# ---------------------------------------------------------------------------- values to look up
+# ---------------------------------------------------------------------------- panels of curves
 
 
-def _hover(figure: Figure) -> list[dict[str, Any]]:
-    """For the panels that have series: where they are, in parts of the picture, and the values.
-
-    Called once the figure has been drawn: only then are its panels where they will be.
-    """
-    panels = []
-    for axes in figure.axes:
-        series = plots.hover_of(axes)
-        if not series:
-            continue
-        box = axes.get_position()
-        panels.append(
-            {
-                "box": [_rounded(v, 5) for v in (box.x0, 1 - box.y1, box.width, box.height)],
-                "limits": [_rounded(v, 8) for v in axes.get_xlim()],
-                "log": axes.get_xscale() == "log",
-                "name": next((a.get_xlabel() for a in _same_x(axes) if a.get_xlabel()), ""),
-                "series": [_values(one) for one in series],
-            }
-        )
-    return panels
+def _panel(axes: Axes) -> dict[str, Any] | None:
+    """What the browser draws again: the curves, and the axes as they are in the figure."""
+    panel = plots.panel_of(axes)
+    if panel is None or not any(view.series for view in panel.views):
+        return None
+    across = next((a.get_xlabel() for a in _same_x(axes) if a.get_xlabel()), "")
+    xs: dict[tuple[float | int | None, ...], int] = {}  # many curves share one
+    views = [
+        {
+            "across": view.across or across,
+            "smoothing": view.smoothing,
+            "note": view.note,
+            "series": [_values(one, xs) for one in view.series if np.isfinite(one.y).any()],
+        }
+        for view in panel.views
+    ]
+    return {
+        "name": axes.get_title("left"),
+        "log": [axes.get_xscale() == "log", axes.get_yscale() == "log"],
+        "limits": {
+            "x": [_rounded(v, 8) for v in axes.get_xlim()],
+            "y": [_rounded(v, 8) for v in axes.get_ylim()],
+        },
+        "marks": panel.marks,
+        "ticks": panel.ticks,
+        "views": views,
+        "xs": list(xs),
+    }
 
 
 def _same_x(axes: Axes) -> list[Axes]:
@@ -273,23 +309,32 @@ def _same_x(axes: Axes) -> list[Axes]:
     return [axes, *axes.get_shared_x_axes().get_siblings(axes)]
 
 
-def _values(series: plots.Series) -> dict[str, Any]:
+def _values(series: plots.Series, xs: dict[tuple[float | int | None, ...], int]) -> dict[str, Any]:
+    """A curve as plain JSON; its x go into `xs`, and by number."""
     x = np.asarray(series.x, np.float64)
-    y = np.asarray(series.y, np.float64)
-    kept = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    kept = np.flatnonzero(np.isfinite(x))
+    kept = kept[np.argsort(x[kept], kind="stable")]
     if len(kept) > MOST_VALUES:
         kept = kept[np.linspace(0, len(kept) - 1, MOST_VALUES).round().astype(int)]
+
+    def column(name: str, figures: int) -> list[float | int | None]:
+        return [_rounded(v, figures) for v in np.asarray(getattr(series, name), np.float64)[kept]]
+
     colour = str(series.colour)
     values: dict[str, Any] = {
         "label": series.label,
         "colour": _VARIABLES.get(colour.lower(), colour),
+        "look": series.look,
+        "x": xs.setdefault(tuple(column("x", 7)), len(xs)),
+        "y": column("y", 5),
     }
-    for key in ("x", "y", "low", "high"):
-        column = getattr(series, key)
-        if column is not None:
-            numbers = np.asarray(column, np.float64)[kept]
-            if np.isfinite(numbers).any():
-                values[key] = [_rounded(v, 5 if key == "x" else 4) for v in numbers]
+    if series.part_of:
+        values["part"] = series.part_of
+    if np.isfinite(series.seconds):
+        values["seconds"] = _rounded(series.seconds, 5)
+    band = series.low, series.high
+    if all(ends is not None and np.isfinite(ends).any() for ends in band):
+        values |= {"low": column("low", 5), "high": column("high", 5)}
     return values
 
 

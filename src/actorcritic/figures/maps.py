@@ -42,19 +42,20 @@ def action_against_state(
     ylabel: str,
     label: str = "action",
     limits: tuple[float, float] | None = None,
+    width: float = WIDTH,
 ) -> Figure:
     """Heat maps over a plane of states, side by side with one scale of colours.
 
     `x` and `y` are the evenly spaced coordinates of the points; `label` is what the colours say,
     between `limits`, or between the least and the greatest there is.
     """
-    columns = min(len(fields), 3)
+    columns = min(len(fields), 3 if width >= WIDTH else 2)
     rows = -(-len(fields) // columns)
     low, high = limits or _extent([field.values for field in fields])
     # Cells are centred on their points.
     half_x, half_y = (0.5 * (a[-1] - a[0]) / max(len(a) - 1, 1) for a in (x, y))
     extent = (x[0] - half_x, x[-1] + half_x, y[0] - half_y, y[-1] + half_y)
-    with canvas(7.6, 0.5 + 2.3 * rows, layout="constrained") as figure:
+    with canvas(width, 0.5 + 2.2 * rows, layout="constrained") as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes in grid[len(fields) :]:
             axes.remove()
@@ -73,18 +74,21 @@ def action_against_state(
             style(axes, field.title)
             axes.grid(visible=False)
             axes.spines["bottom"].set_visible(False)
-            if i + columns >= len(fields):
-                axes.set_xlabel(xlabel, color=INK, fontsize=9)
-                axes.tick_params(labelbottom=True)
-            if i % columns == 0:
-                axes.set_ylabel(ylabel, color=INK, fontsize=9)
+            axes.tick_params(labelbottom=i + columns >= len(fields))
+            axes.locator_params(nbins=5)
+        figure.supxlabel(xlabel, color=INK, fontsize=9)
+        figure.supylabel(ylabel, color=INK, fontsize=9)
         if image is not None:
             _colour_bar(figure, image, list(grid[: len(fields)]), label)
     return figure
 
 
 def value_maps(
-    maps: Sequence[Map], *, label: str = "value", limits: tuple[float, float] | None = None
+    maps: Sequence[Map],
+    *,
+    label: str = "value",
+    limits: tuple[float, float] | None = None,
+    width: float = WIDTH,
 ) -> Figure:
     """Values of a grid world's cells as colours and numbers, side by side with one scale.
 
@@ -95,9 +99,9 @@ def value_maps(
     # Square cells of the same size in each picture, as large as the page lets them be.
     widest = max(one.values.shape[0] for one in maps)
     tallest = max(one.values.shape[1] for one in maps)
-    columns = max(1, min(len(maps), 16 // widest))
+    columns = max(1, min(len(maps), int(2.25 * width) // widest))
     rows = -(-len(maps) // columns)
-    cell = min(0.62, (WIDTH - 0.9) / columns / (widest + 0.3))
+    cell = min(0.62, (width - 0.9) / columns / (widest + 0.3))
     size = (columns * cell * (widest + 0.4) + 0.9, rows * (cell * tallest + 0.35) + 0.15)
     with canvas(*size, layout="constrained") as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -1,8 +1,9 @@
 """Pictures: figures of training, of comparisons and of what was learned, and their files.
 
 Every function here returns a Matplotlib figure that `save` writes; none opens a window or keeps a
-figure anywhere. What can be looked up in a panel is attached to its axes (`hover_of`) by the code
-that draws it. Matplotlib is imported where it is used: it would slow every start.
+figure anywhere. What a panel of curves shows is attached to its axes (`panel_of`) by the code that
+draws it, so that a page can draw it again. Matplotlib is imported where it is used: it would slow
+every start.
 """
 
 from actorcritic.figures.curves import (
@@ -21,17 +22,28 @@ from actorcritic.figures.maps import (
     value_maps,
 )
 from actorcritic.figures.pictures import save, svg
-from actorcritic.figures.scores import Scores, score_intervals, sweep_scatter
+from actorcritic.figures.scores import (
+    Scores,
+    score_intervals,
+    scores_over_setting,
+    sweep_scatter,
+)
 from actorcritic.figures.style import (
     COLOURS,
     FAINT,
     GRID,
     INK,
+    NARROW,
     PAPER,
     RULE,
+    WIDTH,
+    Panel,
     Series,
+    View,
     colours,
-    hover_of,
+    on_scale,
+    overlay,
+    panel_of,
     short,
 )
 
@@ -40,23 +52,30 @@ __all__ = [
     "FAINT",
     "GRID",
     "INK",
+    "NARROW",
     "PAPER",
     "RULE",
     "WALL",
+    "WIDTH",
     "Field",
     "Map",
+    "Panel",
     "Scores",
     "Series",
+    "View",
     "action_against_state",
     "colours",
     "diagnostics",
-    "hover_of",
     "learning_curve",
     "lines",
+    "on_scale",
+    "overlay",
+    "panel_of",
     "profile",
     "returns_and_lengths",
     "save",
     "score_intervals",
+    "scores_over_setting",
     "short",
     "svg",
     "sweep_scatter",

@@ -1,11 +1,11 @@
-"""How pictures look: colours, panels, legends, numbers on an axis, and what can be looked up."""
+"""How pictures look: colours, panels, legends, numbers on an axis, and what a panel shows."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +20,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 INK, FAINT, RULE, GRID, PAPER = "#222222", "#666666", "#BBBBBB", "#E4E4E4", "#FFFFFF"
 
 WIDTH = 7.2  # inches
+NARROW = 4.0  # for a phone: there, small letters are then 11 px high
 ROW = 0.22  # inches, of a legend
+
+
+Limits = tuple[float, float]  # of an axis
 
 
 class Series(NamedTuple):
@@ -32,11 +36,36 @@ class Series(NamedTuple):
     low: Float[np.ndarray, " n"] | None = None
     high: Float[np.ndarray, " n"] | None = None
     colour: str | None = None
+    look: Literal["line", "marked", "dashed", "thin", "dots", "bars"] = "line"
+    part_of: str = (
+        ""  # the curve with which it is shown and hidden, where it has no name of its own
+    )
+    seconds: float = np.nan  # of training for one environment step, where x are steps
 
 
-def colours(count: int) -> list[str]:
-    """A colour for each of so many variants: told apart up to seven, in their order beyond."""
-    if count <= len(COLOURS):
+class View(NamedTuple):
+    """One way to look at a panel: against which axis, how smooth."""
+
+    series: tuple[Series, ...]
+    across: str = ""  # the horizontal axis, where it is not the one that is drawn
+    smoothing: str = ""
+    note: str = ""  # what lines and bands are
+
+
+class Panel(NamedTuple):
+    """What a panel shows, for a page that draws it again; the first view is the one drawn."""
+
+    views: tuple[View, ...]
+    marks: tuple[tuple[str, float], ...] = ()  # lines across, such as a threshold
+    ticks: tuple[tuple[str, float], ...] = ()  # of the horizontal axis, where they are no scale
+
+
+def colours(count: int, *, ordered: bool = False) -> list[str]:
+    """A colour for each of so many variants: told apart up to seven, ever lighter beyond.
+
+    Those that are `ordered`, as the values of a setting are, become ever lighter at any number.
+    """
+    if count <= len(COLOURS) and not ordered:
         return list(COLOURS[:count])
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
@@ -45,14 +74,25 @@ def colours(count: int) -> list[str]:
     return [to_hex(c) for c in colormaps["viridis"](np.linspace(0.3, 0.86, count))]
 
 
-def hover_of(axes: Axes) -> tuple[Series, ...]:
-    """The series whose values a reader can look up in this panel."""
-    return getattr(axes, "actorcritic_series", ())
+def panel_of(axes: Axes) -> Panel | None:
+    """What this panel shows; None where it is no set of curves."""
+    return getattr(axes, "actorcritic_panel", None)
 
 
-def attach(axes: Axes, series: Sequence[Series]) -> None:
-    """Keep the series of a panel for `hover_of`."""
-    axes.actorcritic_series = tuple(series)  # type: ignore[attr-defined]
+def attach(axes: Axes, panel: Panel) -> None:
+    """Keep what a panel shows for `panel_of`."""
+    axes.actorcritic_panel = panel  # type: ignore[attr-defined]
+
+
+def overlay(axes: Axes, series: Sequence[Series]) -> None:
+    """Draw more curves over those that a panel has, and keep them with it."""
+    for one in series:
+        dashes = (0, (4, 3)) if one.look == "dashed" else "solid"
+        axes.plot(one.x, one.y, color=one.colour, lw=1.1, ls=dashes, zorder=6)
+    panel = panel_of(axes)
+    assert panel is not None
+    views = (view._replace(series=(*view.series, *series)) for view in panel.views)
+    attach(axes, panel._replace(views=tuple(views)))
 
 
 @contextmanager
@@ -78,10 +118,8 @@ def style(axes: Axes, name: str = "") -> None:
     axes.spines["bottom"].set_color(RULE)
 
 
-def draw_lines(
-    axes: Axes, series: Sequence[Series], width: float, marker: str | None = None
-) -> None:
-    """Curves and their bands, which a reader can look up."""
+def draw_lines(axes: Axes, series: Sequence[Series], width: float) -> None:
+    """Curves and their bands."""
     for one in series:
         if one.low is not None and one.high is not None:
             axes.fill_between(one.x, one.low, one.high, color=one.colour, alpha=0.2, lw=0, zorder=3)
@@ -92,10 +130,29 @@ def draw_lines(
             lw=width,
             zorder=4,
             solid_capstyle="round",
-            marker=marker or ("o" if np.isfinite(one.y).sum() == 1 else None),
+            marker="o" if one.look == "marked" or np.isfinite(one.y).sum() == 1 else None,
             ms=5,
         )
-    attach(axes, series)
+    attach(axes, Panel((View(tuple(series)),)))
+
+
+def with_room(limits: Limits) -> Limits:
+    """A little more at both ends, so that what lies there is whole."""
+    low, high = limits
+    room = 0.05 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def on_scale(low: float, high: float) -> Limits:
+    """Ends of an axis of returns, from or to zero where that is near, or what is shown is small.
+
+    Small beside its distance to zero, it would be noise that looks large: 499.9 beside 500.
+    """
+    far = max(abs(low), abs(high))
+    to_zero = max(low, -high, 0.0)
+    if high - low < 0.25 * far or to_zero < 0.25 * (high - low):
+        return min(low, 0.0), max(high, 0.0)
+    return low, high
 
 
 def legend_size(labels: Sequence[str]) -> tuple[int, int]:
@@ -148,6 +205,6 @@ def plain_decades(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def wrapped(label: str) -> str:
+def wrapped(label: str, width: int = 28) -> str:
     """A long name in several lines."""
-    return "\n".join(textwrap.wrap(label, 28)) or label
+    return "\n".join(textwrap.wrap(label, width)) or label

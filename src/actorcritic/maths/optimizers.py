@@ -9,7 +9,7 @@ for them, `flat=False`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,22 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 Kind = Literal["adam", "rmsprop", "sgd"]
-Schedule = Literal["constant", "linear"]
+if TYPE_CHECKING:
+    Schedule = Literal["constant", "linear"] | Callable[[Any], Any]
+else:  # what can be written on a command line; functions are for Python
+    Schedule = Literal["constant", "linear"]
 
 
 def scheduled(
-    initial: float | Float[Array, ""], schedule: Schedule, progress: Float[Array, ""]
+    initial: float | Float[Array, ""], schedule: Any, progress: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """`initial`, or `initial` falling linearly to 0 at the end of the training (progress 1)."""
+    """`initial`, or `initial` falling linearly to 0 at the end of the training (progress 1).
+
+    Or `initial` times what a function of the progress gives.
+    """
     value = jnp.asarray(initial, progress.dtype)
+    if callable(schedule):
+        return value * jnp.asarray(schedule(progress), progress.dtype)
     return value * (1 - progress) if schedule == "linear" else value
 
 

@@ -38,6 +38,7 @@ class Ended(NamedTuple):
     step: int  # of the batch, counted over its environments; of whole episodes, the batch's last
     episode_return: float
     length: int
+    infos: tuple[float, ...] = ()  # the `info_metrics` of its last step
 
 
 class Rollout:
@@ -218,7 +219,8 @@ class Collector:
             if done.any():
                 for b in np.flatnonzero(done & valid).tolist():
                     at = counted + int(valid[: b + 1].sum())
-                    ended.append(Ended(at, float(self._returns[b]), int(self._lengths[b])))
+                    infos = tuple(stepper.info(name, b) for name in self.environment.info_metrics)
+                    ended.append(Ended(at, float(self._returns[b]), int(self._lengths[b]), infos))
                 self._returns[done], self._lengths[done], self._reward_sum[done] = 0.0, 0, 0.0
             counted += num_envs if not self.masked else int(valid.sum())
             if whole:

@@ -23,6 +23,7 @@ from actorcritic.core.types import EnvSpec, Transition
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.runners.collector import Abandoned, Collector, Diverged, Ended
 from actorcritic.runners.session import (
+    INFO,
     EpisodeTable,
     MetricTable,
     Report,
@@ -77,6 +78,7 @@ class HostSession:
         environment.check()
         self.seeds, self.total_steps = tuple(seeds), total_steps
         self._algorithm, self._spec = algorithm, environment.spec
+        self._info_metrics = environment.info_metrics
         # On the device once, not at every call.
         self._settings = jax.tree.map(jnp.asarray, algorithm)
 
@@ -157,12 +159,23 @@ class HostSession:
 
     # Training.
 
-    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
+    @property
+    def actors(self) -> Any:
+        each = [self._settings.actor(state.learner) for state in self._states]
+        return jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+    def advance(
+        self,
+        seconds: float,
+        interrupted: Callable[[], bool] = never,
+        until: np.ndarray | None = None,
+    ) -> Report:
         """A batch under way when `interrupted` says so is left out, as if it had not begun."""
         self.compile()
         start, before = time.perf_counter(), self.steps
         rows: list[tuple[int, int, int, np.ndarray]] = []
         episodes: list[tuple[int, int, float, int]] = []
+        since: list[Ended] = []  # the latest row
         every = updates_per_row(self._algorithm.collects)
         while (s := self._next()) is not None:
             taken = int(self._states[s].steps)
@@ -175,22 +188,37 @@ class HostSession:
                 continue
             state = self._states[s]
             made = int(state.updates)
+            since.extend(ended)
             if is_reported(made, every):
-                rows.append((self.seeds[s], made, int(state.steps), metrics))
+                numbers = self._with_infos(metrics, since)
+                rows.append((self.seeds[s], made, int(state.steps), numbers))
+                since = []
             episodes.extend(
                 (self.seeds[s], taken + one.step, one.episode_return, one.length) for one in ended
             )
-            if made % every == 0 and time.perf_counter() - start >= seconds:
+            there = until is not None and int(state.steps) >= until[s]
+            if made % every == 0 and (there or time.perf_counter() - start >= seconds):
                 break
         elapsed = time.perf_counter() - start
         seed, update, step = (np.array([row[k] for row in rows], np.int64) for k in range(3))
         values = np.array([row[3] for row in rows], np.float32)
-        values = values.reshape(-1, len(self._names))
+        names = (*self._names, *(INFO + name for name in self._info_metrics))
+        values = values.reshape(-1, len(names))
         kinds = (np.int64, np.int64, np.float64, np.int64)
         columns = [np.array([row[k] for row in episodes], kind) for k, kind in enumerate(kinds)]
-        table = MetricTable(seed, update, step, self._names, values)
+        table = MetricTable(seed, update, step, names, values)
         gained = int((self.steps - before).sum())
         return tabulate(table, EpisodeTable(*columns), gained, elapsed)
+
+    def _with_infos(self, metrics: np.ndarray, ended: list[Ended]) -> np.ndarray:
+        """With the means of the `info_metrics` over the episodes that ended, NaN where none did."""
+        if not self._info_metrics:
+            return metrics
+        columns = np.array([one.infos for one in ended]).reshape(-1, len(self._info_metrics))
+        known = np.isfinite(columns)
+        with np.errstate(invalid="ignore"):
+            means = np.where(known, columns, 0.0).sum(0) / known.sum(0)
+        return np.concatenate([metrics, means.astype(np.float32)])
 
     def _train_once(
         self, s: int, interrupted: Callable[[], bool]

@@ -140,7 +140,7 @@ class CompiledSession:
         self._by_seed = NamedSharding(self._mesh, spread_over)
         self._each = jax.device_put(each, self._by_seed)
         self._collects = collects = algorithm.collects
-        batch = collects.num_envs * collects.longest(environment.spec)
+        self._batch = batch = collects.num_envs * collects.longest(environment.spec)
         self._every = updates_per_row(collects)
         together = LOG_ROWS_PER_DEVICE // (len(self._keys) // count if mode == "seeds" else 1)
         most = min(4096, LOG_ROWS // batch, together // batch)
@@ -186,6 +186,13 @@ class CompiledSession:
             lambda state: jax.tree.map(lambda x: jnp.copy(x[: len(seeds)]), state),
             compiler_options=COMPILE_FAST,
         )
+        self._actors = jax.jit(
+            lambda algorithms, state: jax.tree.map(
+                lambda x: x[: len(seeds)],
+                jax.vmap(lambda a, learner: a.actor(learner))(algorithms, state.learner),
+            ),
+            compiler_options=COMPILE_FAST,
+        )
         self._program: Any = None
         self._started: TrainState | None = None
         self.failures: dict[int, str] = {}
@@ -220,6 +227,10 @@ class CompiledSession:
         self._started = jax.device_put(padded, self._shardings())
 
     @property
+    def actors(self) -> Any:
+        return self._actors(self._algorithms, self._state)
+
+    @property
     def steps(self) -> np.ndarray:
         return np.asarray(self._state.steps)[: len(self.seeds)]
 
@@ -247,12 +258,17 @@ class CompiledSession:
         self._program = self._train.lower(*arguments).compile()
         beside.join()
 
-    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
+    def advance(
+        self,
+        seconds: float,
+        interrupted: Callable[[], bool] = never,
+        until: np.ndarray | None = None,
+    ) -> Report:
         self.compile()
         before, updates = self.steps, np.asarray(self._state.updates)
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds / self._every)) * self._every
-        counts = self._counts(min(budget, self._capacity))
+        counts = self._counts(min(budget, self._capacity), until)
         start = time.perf_counter()
         self._started, log = self._program(
             self._each, self._state, counts, jnp.int32(self.total_steps)
@@ -263,12 +279,20 @@ class CompiledSession:
         self._rate = made.max() / elapsed
         return self._report(log, before, updates, made, elapsed)
 
-    def _counts(self, most: int) -> Array:
+    def _counts(self, most: int, until: np.ndarray | None) -> Array:
         """How many updates each seed makes now: at most so many, and none beyond the end."""
-        counts = np.full(len(self._keys), most)
+        counts, steps = np.full(len(self._keys), most), np.asarray(self._state.steps)
+        if until is not None:
+            until = np.concatenate([until, [until[0]] * (len(counts) - len(until))])
+            room = np.maximum(until - steps, 0)
+            if self._collects.whole_episodes:
+                # Of unknown size: so many as surely do not go beyond it, or one.
+                counts = np.minimum(counts, np.maximum(room // self._batch, room > 0))
+            else:  # stretches end with a row
+                rows = -(-room // (self._batch * self._every))
+                counts = np.minimum(counts, rows * self._every)
         if not self._collects.whole_episodes:
-            batch = self._collects.num_envs * self._collects.num_steps
-            left = -(-(self.total_steps - np.asarray(self._state.steps)) // batch)
+            left = -(-(self.total_steps - steps) // self._batch)
             counts = np.minimum(counts, np.maximum(left, 0))
             if not self._on_cpu and counts.any():
                 counts = np.where(counts > 0, counts[counts > 0].min(), 0)

@@ -11,6 +11,11 @@ from jaxtyping import Bool, Float, Int, Num, PyTree
 from actorcritic.core.types import Collects
 
 EPISODIC = ("return", "length")  # columns of metrics: means over episodes, NaN where none ended
+INFO = "info/"  # before the names of columns that are likewise, of numbers from infos
+
+
+def is_episodic(name: str) -> bool:
+    return name in EPISODIC or name.startswith(INFO)
 
 
 class EpisodeTable(NamedTuple):
@@ -86,12 +91,23 @@ def never() -> bool:
     return False
 
 
+class Logged(NamedTuple):
+    """A number that a callback logged."""
+
+    seed: int
+    step: int
+    name: str
+    value: float
+
+
 class Report(NamedTuple):
     """What a stretch of training gave."""
 
     metrics: MetricTable
     episodes: EpisodeTable
     seconds: float  # of training, compilation left out
+    evaluations: EpisodeTable | None = None  # of the policy at a step: deterministic episodes
+    logged: tuple[Logged, ...] = ()  # by callbacks
 
 
 def tabulate(metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds: float) -> Report:
@@ -155,7 +171,7 @@ class Thinned:
                     values[at, metrics.names.index(name)] = _ratio(total, found[0])
             self.state[str(seed)] = [int(count) + len(mine), int(rest[0]), rest[1], int(rest[2])]
         metrics = some_rows(metrics._replace(values=values), rows)
-        return Report(metrics, some_rows(episodes, kept), report.seconds)
+        return report._replace(metrics=metrics, episodes=some_rows(episodes, kept))
 
 
 def _sums(
@@ -209,8 +225,21 @@ class Session(Protocol):
         """Compile what training needs (once; `advance` does it otherwise)."""
         ...
 
-    def advance(self, seconds: float, interrupted: Callable[[], bool] = never) -> Report:
-        """Train for about that long (at least one update, unless `interrupted` says to stop)."""
+    @property
+    def actors(self) -> PyTree:
+        """What acting needs of the learners as they are now, leaves [S]."""
+        ...
+
+    def advance(
+        self,
+        seconds: float,
+        interrupted: Callable[[], bool] = never,
+        until: Int[np.ndarray, " S"] | None = None,
+    ) -> Report:
+        """Train for about that long (at least one update, unless `interrupted` says to stop).
+
+        An entry of `seeds` makes no update once it has made `until` environment steps.
+        """
         ...
 
     failures: dict[int, str]  # entries of `seeds` that cannot recover, and why

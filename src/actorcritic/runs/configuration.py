@@ -63,6 +63,23 @@ def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
     return {"name": algorithm.name, "hyperparameters": values, "own": own}
 
 
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What two descriptions of runs differ in, in words: "learning_rate = 0.001 (was 0.0003)"."""
+    one, other = before["algorithm"], after["algorithm"]
+    said = []
+    if (one["name"], one["own"]) != (other["name"], other["own"]):
+        said.append(f"the algorithm is {other['name']} (was {one['name']})")
+    was, now = one["hyperparameters"], other["hyperparameters"]
+    for name in now:
+        if was.get(name) != now[name]:
+            said.append(f"{name} = {words.shown(now[name])} (was {words.shown(was.get(name))})")
+    was, now = before["environment"], after["environment"]
+    differing = [name for name in now if was.get(name) != now[name]]
+    if differing:
+        said.append(f"the environment has another {words.listed(differing)}")
+    return words.listed(said)
+
+
 def rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
     if data["own"]:
         raise UserError(
@@ -92,6 +109,7 @@ def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]
             "options": dict(world.options),
             "vectorization": world.vectorization,
             "autoreset": world.autoreset,
+            "info_metrics": list(world.info_metrics),
         }
     known = next((id for id, cls in COMPILED.items() if type(world) is cls), None)
     options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
@@ -125,7 +143,8 @@ def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEn
 
 def settings_of(data: dict[str, Any]) -> EnvironmentSettings:
     """How the environment of run.json was stepped."""
-    how = {k: data[k] for k in ("vectorization", "autoreset") if k in data}
+    names = ("vectorization", "autoreset", "info_metrics")
+    how = {name: data[name] for name in names if name in data}
     return EnvironmentSettings(host=data["host"], env_options=data["options"], **how)
 
 
@@ -205,6 +224,11 @@ def resolve_environment(
         return environment
     if isinstance(environment, str) and not host:
         compiled = compiled_environment(environment, **options)
+        if compiled is not None and settings.info_metrics:
+            raise UserError(
+                f"The compiled {environment} gives no infos to keep. Step it through Gymnasium "
+                "with host=True (--host), or leave info_metrics out."
+            )
         if compiled is not None:
             return compiled
     try:
@@ -213,6 +237,7 @@ def resolve_environment(
             vectorization=settings.vectorization,
             autoreset=settings.autoreset,
             options=options,
+            info_metrics=settings.info_metrics,
         )
     except UserError as error:  # Gymnasium's names are not the only ones
         hint = words.nearest(environment, COMPILED) if type(environment) is str else ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 
 from actorcritic.core.types import EnvSpec
 from actorcritic.maths.spaces import has_mask
-from actorcritic.runners.session import EPISODIC, MetricTable
+from actorcritic.runners.session import MetricTable, is_episodic
 
 GRACE = 20  # first updates, which look odd in any training
 WINDOW = 20  # updates at least, and …
@@ -26,6 +27,10 @@ LEAST_ENTROPY = 0.01  # of the highest possible, in the first half of the traini
 LARGEST_KL = 0.2
 LARGEST_CLIP_FRACTION = 0.6
 LARGEST_GRADIENT = 1000.0  # times max_grad_norm
+
+
+# Returns of an update: HIGH are near the best so far, SOLVED as Gymnasium calls the task solved.
+LOW, HIGH, SOLVED = 0, 1, 2
 
 
 class Finding(NamedTuple):
@@ -45,7 +50,13 @@ class _Rule(NamedTuple):
     below: bool  # the limit is a least value
     text: str  # with places for `figure` (the window's median), `when` and `progress`
     until: float = 1.0  # share of the training in which it counts
-    whatever_returns: bool = True  # False: not in updates whose returns are near the best so far
+    up_to: int = 2  # in updates whose returns are LOW only, or HIGH at most, or whatever they are
+
+
+def solved_from(environment_id: str) -> float | None:
+    """The mean return from which Gymnasium calls a task of its own solved; None of others."""
+    entry = gymnasium.registry.get(environment_id)
+    return None if entry is None else entry.reward_threshold
 
 
 def uniform_entropy(space: spaces.Space) -> float | None:
@@ -65,7 +76,8 @@ class Diagnosis:
 
     What it says does not depend on how the training is divided into tables. `max_entropy` is
     that of the uniform policy (see `uniform_entropy`); without it, or without `max_grad_norm`,
-    the entropy or the gradient is not judged.
+    the entropy or the gradient is not judged. `solved` is a return from which on a policy that
+    explores no more is no fault.
     """
 
     def __init__(
@@ -73,11 +85,13 @@ class Diagnosis:
         total_steps: int,
         max_entropy: float | None = None,
         max_grad_norm: float | None = None,
+        solved: float | None = None,
     ) -> None:
         self._total_steps = total_steps
+        self._solved = np.inf if solved is None else solved
         self._rules = _rules(max_entropy, max_grad_norm)
         self._told: set[tuple[str, int]] = set()
-        # Rows that windows to come still need: update, step, whether returns are high, values.
+        # Rows that windows to come still need: update, step, level of returns, values.
         self._recent: dict[int, tuple[np.ndarray, ...]] = {}
         self._returns: dict[int, tuple[float, float, float]] = {}  # lowest, highest, last
 
@@ -90,6 +104,7 @@ class Diagnosis:
             total_steps,
             None if masked else uniform_entropy(spec.action_space),
             getattr(algorithm, "max_grad_norm", None),
+            solved_from(spec.id),
         )
 
     def diverged(self, table: MetricTable) -> list[Finding]:
@@ -108,8 +123,8 @@ class Diagnosis:
         for seed in np.unique(table.seed).tolist():
             rows = np.flatnonzero(table.seed == seed)
             update, step, values = table.update[rows], table.step[rows], table.values[rows]
-            high, late = self._high_returns(seed, table.names, values), update > GRACE
-            new: tuple[np.ndarray, ...] = (update[late], step[late], high[late], values[late])
+            level, late = self._level(seed, table.names, values), update > GRACE
+            new: tuple[np.ndarray, ...] = (update[late], step[late], level[late], values[late])
             if seed in self._recent:
                 parts = zip(self._recent[seed], new, strict=True)
                 new = tuple(np.concatenate(pair) for pair in parts)
@@ -126,7 +141,7 @@ class Diagnosis:
         values: Float[np.ndarray, "n m"],
     ) -> list[Finding]:
         bad = ~np.isfinite(values)
-        bad[:, [name in EPISODIC for name in names]] = False
+        bad[:, [is_episodic(name) for name in names]] = False
         if not bad.any() or ("diverged", seed) in self._told:
             return []
         self._told.add(("diverged", seed))
@@ -139,12 +154,12 @@ class Diagnosis:
         )
         return [Finding("diverged", seed, text)]
 
-    def _high_returns(
+    def _level(
         self, seed: int, names: tuple[str, ...], values: Float[np.ndarray, "n m"]
-    ) -> Bool[np.ndarray, " n"]:
-        """Updates whose episodes (or else the last ones before) returned nearly the best so far."""
+    ) -> Int[np.ndarray, " n"]:
+        """How high the episodes of each update (or else the last ones before) returned."""
         if "return" not in names:
-            return np.zeros(len(values), bool)
+            return np.zeros(len(values), int)
         lowest, highest, last = self._returns.get(seed, (np.nan,) * 3)
         x = np.concatenate([[last], values[:, names.index("return")]])
         known = np.maximum.accumulate(np.where(np.isfinite(x), np.arange(len(x)), 0))
@@ -152,7 +167,8 @@ class Diagnosis:
         low = np.fmin.accumulate(np.concatenate([[lowest], x]))[1:]
         high = np.fmax.accumulate(np.concatenate([[highest], x]))[1:]
         self._returns[seed] = (low[-1], high[-1], x[-1])
-        return x > low + NEARLY * (high - low)  # never where all returns are equal
+        near = x > low + NEARLY * (high - low)  # never where all returns are equal
+        return np.where(x >= self._solved, SOLVED, np.where(near, HIGH, LOW))
 
     def _persistent(
         self,
@@ -160,7 +176,7 @@ class Diagnosis:
         names: tuple[str, ...],
         update: Int[np.ndarray, " n"],
         step: Int[np.ndarray, " n"],
-        high: Bool[np.ndarray, " n"],
+        level: Int[np.ndarray, " n"],
         values: Float[np.ndarray, "n m"],
     ) -> list[Finding]:
         # The window that ends at each row; it counts once it is full.
@@ -174,7 +190,7 @@ class Diagnosis:
                 continue
             x = values[:, names.index(rule.metric)]
             bad = x < rule.limit if rule.below else x > rule.limit
-            bad &= rule.whatever_returns | ~high
+            bad &= level <= rule.up_to
             hits = np.flatnonzero(
                 full & _mostly(bad, start) & (step <= rule.until * self._total_steps)
             )
@@ -189,7 +205,7 @@ class Diagnosis:
                 found.append(Finding(rule.kind, seed, f"Seed {seed}: {text}"))
         # One row more than the last window has shows that the next one is full.
         keep = max(0, int(start[-1]) - 1)
-        self._recent[seed] = (update[keep:], step[keep:], high[keep:], values[keep:])
+        self._recent[seed] = (update[keep:], step[keep:], level[keep:], values[keep:])
         return found
 
 
@@ -210,7 +226,7 @@ def _rules(max_entropy: float | None, max_grad_norm: float | None) -> list[_Rule
             "the critic predicts returns worse than a constant would: explained_variance is "
             "{figure:.2f} (median of {when}), where 1 is perfect and 0 is a constant. Try a lower "
             "learning_rate, normalize_reward, or a larger value_coefficient.",
-            whatever_returns=False,
+            up_to=LOW,
         ),
         _Rule(
             "kl",
@@ -243,6 +259,7 @@ def _rules(max_entropy: float | None, max_grad_norm: float | None) -> list[_Rule
                 "If returns are still low, try a larger entropy_coefficient or a lower "
                 "learning_rate.",
                 until=0.5,
+                up_to=HIGH,
             )
         )
     if max_grad_norm is not None:

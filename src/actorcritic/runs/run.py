@@ -16,36 +16,38 @@ is never imported; it has to be passed again.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec
-from actorcritic.core.words import printable
+from actorcritic.core.words import listed, printable
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.figures import statistics
 from actorcritic.runners.evaluate import (
     MAX_STEPS,
-    CompiledEvaluation,
-    Evaluation,
     Policy,
-    evaluate_host,
 )
 from actorcritic.runners.host import call_inline
-from actorcritic.runners.seeds import stacked, use_all_cores
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report
+from actorcritic.runners.seeds import use_all_cores
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
 from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.runs.console import warn
+from actorcritic.runs.folder import new_folder
+from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
 
 
 @dataclass(frozen=True)
@@ -83,25 +85,9 @@ class Evaluated:
         return f"; {which} cut after {MAX_STEPS:,} steps" if number else ""
 
 
-WARNINGS, CHECKPOINTS = "warnings.txt", "checkpoints"
-Evaluator = Callable[[Any, Sequence[int]], Evaluation]
+WARNINGS, CHECKPOINTS, BEST = "warnings.txt", "checkpoints", "best"
+Which = Literal["last", "best"]  # of the policies of a run
 EVALUATION_SEED = 1_000_000  # added to a seed, for the randomness of its evaluation
-
-
-def evaluator(
-    algorithms: Sequence[Any],
-    environment: Environment | HostEnvironment,
-    actors: Any,
-    episodes: int,
-    deterministic: bool = True,
-) -> Evaluator:
-    """What evaluates actors, one for each algorithm, compiled where the environment is.
-
-    The leaves of `actors` lead with [S]; `jax.ShapeDtypeStruct`s are enough.
-    """
-    if not isinstance(environment, Environment):
-        return partial(evaluate_host, algorithms[0], environment, episodes, not deterministic)
-    return CompiledEvaluation(stacked(algorithms), environment, actors, episodes, not deterministic)
 
 
 @dataclass
@@ -115,6 +101,11 @@ class Run:
     out: Path | None
     steps_per_second: float = float("nan")  # of all seeds together, without compilation
     spread: int | None = None  # over how many devices the rows of a seed are spread
+    steps: int = 0  # that each seed has made, but those that failed
+    stopped: str | None = None  # why it ended before its steps were made, if it did
+    phases: list[dict[str, Any]] = field(default_factory=list)  # what it was before, until when
+    origin: dict[str, Any] | None = None  # the run whose learners it began with
+    best: Best | None = field(default=None, repr=False)
     finished: bool = False
     final_evaluation: Evaluated | None = None
     variant: str = ""  # what a comparison calls it
@@ -123,10 +114,16 @@ class Run:
     reports: list[Report] = field(default_factory=list, repr=False)  # of a run without a folder
     stored: dict[str, Any] | None = field(default=None, repr=False)  # run.json, if only read
     trained: Any = field(default=None, repr=False)  # the learners, of a run that was trained here
+    state: Any = field(default=None, repr=False)  # all that goes on, of the same
 
     @property
     def spec(self) -> EnvSpec:
         return self.environment.spec
+
+    @property
+    def trained_steps(self) -> int:
+        """The steps that each seed has made: a little more than was asked for, in whole updates."""
+        return self.steps or self.total_steps
 
     @property
     def label(self) -> str:
@@ -143,6 +140,32 @@ class Run:
         if self.trained is None:
             return _load_actors(self)
         return actors_of([self.algorithm] * len(self.seeds), self.trained)
+
+    def actors_of(self, which: Which) -> Any:
+        """The last actors, or those that evaluated best; leaves [S]. UserError without them."""
+        if which == "last":
+            return self.actors
+        if which != "best":
+            raise UserError(f"which must be 'last' or 'best'; got {which!r}.")
+        if self.best is None:
+            if self.out is None:
+                raise UserError(
+                    f"{self.name} kept no best policy. Train with evaluate_every=… and "
+                    "keep_best=True."
+                )
+            shapes = jax.eval_shape(
+                partial(actors_of, [self.algorithm] * len(self.seeds)), _learner_shapes(self)
+            )
+            self.best = Best.read(self.out / BEST, self.seeds, shapes)
+        return self.best.actors
+
+    @property
+    def evaluations(self) -> EpisodeTable:
+        """The episodes of the evaluations while it trained; `step` is when each policy acted."""
+        path = None if self.out is None else self.out / trackers.EVALUATIONS
+        if path is not None and path.exists():
+            return trackers.read_episodes(path)
+        return EpisodeTable.join([r.evaluations for r in self.reports if r.evaluations is not None])
 
     @property
     def name(self) -> str:
@@ -174,35 +197,79 @@ class Run:
         """What `run.json` holds."""
         if self.stored is not None:
             return self.stored
-        return configuration.describe(
+        found = configuration.describe(
             self.algorithm, self.environment, self.seeds, self.total_steps, self.spread
         )
+        more = {"phases": self.phases, "origin": self.origin}
+        return found | {name: value for name, value in more.items() if value}
+
+    def begin_phase(self) -> list[str]:
+        """Of a run that goes on as another than `run.json` says: keep what it was until now.
+
+        Returns what is worth a word.
+        """
+        assert self.out is not None
+        stored = configuration.read(self.out)
+        now = json.loads(json.dumps(self.configuration()))
+        changed = [n for n in ("algorithm", "environment", "total_steps") if stored[n] != now[n]]
+        if not changed or not self.steps:
+            return []
+        before = {name: stored[name] for name in ("algorithm", "environment", "total_steps")}
+        self.phases.append({"until_step": self.steps, **before})
+        notes = []
+        if changed != ["total_steps"]:
+            what = configuration.difference(stored, now)
+            notes.append(f"from step {self.steps:,} on {what}; run.json keeps both phases.")
+        falling = [
+            name.removesuffix("_schedule")
+            for name, value in now["algorithm"]["hyperparameters"].items()
+            if name.endswith("_schedule") and value == "linear"
+        ]
+        if "total_steps" in changed and falling:
+            left = 1 - self.steps / self.total_steps
+            was = max(0.0, 1 - self.steps / stored["total_steps"])
+            notes.append(
+                f"{listed(falling)} fell towards 0 at {stored['total_steps']:,} steps, now "
+                f"towards 0 at {self.total_steps:,}: it goes on at {left:.0%} of its first value, "
+                f"where it was at {was:.0%}."
+            )
+        return notes
 
     def evaluate(
-        self, episodes: int = 100, *, deterministic: bool = True, seed: int = EVALUATION_SEED
+        self,
+        episodes: int = 100,
+        *,
+        deterministic: bool = True,
+        seed: int = EVALUATION_SEED,
+        which: Which = "last",
     ) -> Evaluated:
         """Complete episodes with the parameters as they are; statistics stay frozen.
 
-        Seeds that failed in the training are left out. Raises UserError where none is left.
+        `which` says whether with the last policies, or with those that evaluated best while the
+        run trained. Seeds that failed in the training are left out. Raises UserError where none is
+        left.
         """
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
         seeds = self.trained_seeds
         if not seeds:
             raise UserError(f"{self.name} cannot be evaluated: {' '.join(self.failed.values())}")
-        actors = rows_of(self.actors, [self.seeds.index(s) for s in seeds])
+        actors = rows_of(self.actors_of(which), [self.seeds.index(s) for s in seeds])
         check_finite(actors, seeds, self.name)
         algorithms = [self.algorithm] * len(seeds)
         evaluate = evaluator(algorithms, self.environment, actors, episodes, deterministic)
         result = evaluate(actors, [seed + s for s in seeds])
         return Evaluated(seeds, result.returns, result.lengths, deterministic, result.cut)
 
-    def policy(self, seed: int | None = None) -> Policy:
-        """The trained policy of a seed; by default the best, by final evaluation."""
+    def policy(self, seed: int | None = None, *, which: Which = "last") -> Policy:
+        """The trained policy of a seed; by default of the best seed, by final evaluation.
+
+        `which` as in `evaluate`.
+        """
         chosen, why = self._choose(seed)
         if seed is None and len(self.seeds) > 1:
             print(printable(f"Using seed {chosen}, {why}."), file=sys.stderr)
-        actors = rows_of(self.actors, [self.seeds.index(chosen)])
+        actors = rows_of(self.actors_of(which), [self.seeds.index(chosen)])
         check_finite(actors, (chosen,), self.name)
         return Policy(self.algorithm, jax.tree.map(itemgetter(0), actors), self.spec)
 
@@ -227,6 +294,29 @@ class Run:
         last = [table.returns[table.seed == s][-100:] for s in seeds]
         means = [float(returns.mean()) if len(returns) else -np.inf for returns in last]
         return seeds[int(np.argmax(means))], "the best by its last 100 training episodes"
+
+    def save(self, path: str | Path) -> Path:
+        """Keep a run that was trained in memory as a folder, to be opened, resumed, compared."""
+        if self.out is not None:
+            raise UserError(f"{self.name} is kept in {self.out} already; copy that folder.")
+        if self.state is None:
+            raise UserError(f"{self.name} was not trained here; there is nothing to keep.")
+        out = Path(path)
+        with new_folder(out):
+            kept = dataclasses.replace(self, out=out)
+            save_configuration(kept)
+            tables = trackers.CsvWriter(out)
+            for report in self.reports:
+                tables.write(report)
+            if self.warnings:
+                files.write(out / WARNINGS, "".join(f"{text}\n" for text in self.warnings))
+            if self.best is not None:
+                self.best.save(out / BEST)
+            save_evaluation(kept)
+            state, thinned = self.state
+            save_checkpoint(kept, state, thinned, None)
+            kept.plot(out / "curve.png")
+        return out
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
@@ -253,7 +343,8 @@ def open_run(
         how = dataclasses.replace(configuration.settings_of(data["environment"]), env_options=None)
         environment = configuration.resolve_environment(environment, how)
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
-    run.spread = data.get("spread")
+    run.spread, run.phases = data.get("spread"), data.get("phases", [])
+    run.origin = data.get("origin")
     if restore:
         restore_results(run)
     return run
@@ -275,9 +366,12 @@ def _read_warnings(out: Path) -> list[str]:
     return printable(path.read_text(encoding="utf-8")).splitlines() if path.exists() else []
 
 
-def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) -> Policy:
+def load(
+    path: str | Path, *, seed: int | None = None, which: Which = "last", algorithm: Any = None
+) -> Policy:
     """The trained policy of a run folder; by default its best seed, and it says which.
 
+    `which="best"` takes the policy that evaluated best while the run trained, not the last one.
     Neither the environment nor any code of the run is needed; `algorithm` is, where the run was
     trained with a class or network of your own.
     """
@@ -289,7 +383,7 @@ def load(path: str | Path, *, seed: int | None = None, algorithm: Any = None) ->
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
     restore_results(run)
-    return run.policy(seed)
+    return run.policy(seed, which=which)
 
 
 def read_run(path: str | Path) -> Run:
@@ -328,9 +422,9 @@ class _Learners(NamedTuple):
     learner: Any
 
 
-def _load_learners(run: Run) -> Any:
+def _load_learners(run: Run, shapes: Any = None) -> Any:
     assert run.out is not None
-    like = _Learners(_learner_shapes(run))
+    like = _Learners(_learner_shapes(run) if shapes is None else shapes)
     return checkpoints.load(run.out / CHECKPOINTS, like, warn, partial=True)[0].learner
 
 
@@ -357,50 +451,89 @@ def _nothing(like: jax.ShapeDtypeStruct) -> Any:
     return np.broadcast_to(np.zeros((), like.dtype), like.shape)
 
 
+def learners_from(origin: str | Path, run: Run, like: Any) -> tuple[Any, dict[str, Any]]:
+    """The learners of another run, one for each seed of this one; and where they come from.
+
+    A seed takes the learner of the same seed, where the other run has all of this one's seeds;
+    else all take the best one's. Raises UserError where they do not fit.
+    """
+    source = open_run(origin)
+    for part, mine, theirs in (
+        ("observations", run.spec.observation_space, source.spec.observation_space),
+        ("actions", run.spec.action_space, source.spec.action_space),
+    ):
+        if mine != theirs:
+            raise UserError(
+                f"{origin} cannot be started from: its {part} are {theirs}, and those of "
+                f"{run.spec.id} are {mine}. Name a run of the same spaces."
+            )
+    alike = set(run.seeds) <= set(source.trained_seeds)
+    chosen = list(run.seeds) if alike else [source._choose(None)[0]] * len(run.seeds)
+    try:
+        every = _load_learners(source, _shapes_for(like, len(source.seeds)))
+    except UserError as error:
+        raise UserError(
+            f"{origin} cannot be started from, because {source.algorithm.name} there and "
+            f"{run.algorithm.name} here do not keep the same: {error} Take the same algorithm and "
+            "network."
+        ) from None
+    rows = rows_of(every, [source.seeds.index(seed) for seed in chosen])
+    where = source.out.name if source.out is not None else str(origin)
+    return rows, {"run": where, "seeds": chosen, "steps": source.steps}
+
+
+def _shapes_for(like: Any, seeds: int) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape[1:]), x.dtype), like)
+
+
 def _learner_shapes(run: Run) -> Any:
     keys = jax.vmap(jax.random.key)(np.asarray(run.seeds))
     return jax.eval_shape(jax.vmap(lambda key: run.algorithm.init(key, run.spec)), keys)
-
-
-def actors_of(algorithms: Sequence[Any], learners: Any) -> Any:
-    """What acting needs of learners, one for each algorithm; leaves [S]."""
-    return jax.vmap(lambda algorithm, learner: algorithm.actor(learner))(
-        stacked(algorithms), learners
-    )
 
 
 def restore_progress(run: Run, about: dict[str, Any]) -> None:
     """How far a run is, and which of its seeds failed, as a checkpoint says it."""
     run.failed = {int(seed): why for seed, why in about.get("failed", {}).items()}
     steps = dict(zip(run.seeds, about["steps"], strict=True))
-    run.finished = all(steps[seed] >= run.total_steps for seed in run.trained_seeds)
+    run.steps = min((steps[s] for s in run.trained_seeds), default=max(about["steps"]))
+    run.stopped = about.get("stopped")
+    made = all(steps[seed] >= run.total_steps for seed in run.trained_seeds)
+    run.finished = made or run.stopped is not None
 
 
-def rows_of(tree: Any, rows: Sequence[int]) -> Any:
-    """Some entries of a tree whose leaves lead with all."""
-    return jax.tree.map(lambda x: x[np.asarray(rows, int)], tree)
+def save_configuration(run: Run) -> None:
+    if run.out is not None:
+        run.out.mkdir(parents=True, exist_ok=True)
+        files.write(run.out / "run.json", json.dumps(run.configuration(), indent=2))
 
 
-def finite(actors: Any) -> Bool[np.ndarray, " S"]:
-    """Which actors, of a tree whose leaves lead with [S], have finite numbers only."""
-    found = [np.ones(len(jax.tree.leaves(actors)[0]), bool)]
-    for leaf in jax.tree.leaves(actors):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            rows = np.isfinite(np.asarray(leaf, np.float32)).reshape(len(leaf), -1)
-            found.append(np.asarray(rows.all(axis=1)))
-    return np.all(found, axis=0)
+def save_checkpoint(run: Run, state: Any, thinned: Thinned, since: Path | None) -> Path:
+    assert run.out is not None
+    about = {
+        "update": int(np.asarray(state.updates).sum()),
+        "updates": np.asarray(state.updates).tolist(),
+        "steps": np.asarray(state.steps).tolist(),
+        "failed": {str(seed): why for seed, why in run.failed.items()},
+        "stopped": run.stopped,
+        "tables": thinned.state,
+    }
+    return checkpoints.save(run.out / "checkpoints", state, about, since=since)
 
 
-def check_finite(actors: Any, seeds: Sequence[int], name: str) -> None:
-    """UserError where a policy would act by numbers that are not finite."""
-    bad = [seed for seed, good in zip(seeds, finite(actors), strict=True) if not good]
-    if bad:
-        which = ", ".join(map(str, bad))
-        raise UserError(
-            f"{name} has parameters that are not finite (seed {which}): the training diverged, and "
-            "such a policy decides nothing. Train again with a lower learning_rate, or choose "
-            "another seed."
-        )
+def save_evaluation(run: Run) -> None:
+    if run.out is None or run.final_evaluation is None:
+        return
+    result = run.final_evaluation
+    text = json.dumps(
+        {
+            "seeds": list(result.seeds),
+            "deterministic": result.deterministic,
+            "returns": result.returns.tolist(),
+            "lengths": result.lengths.tolist(),
+            "cut": None if result.cut is None else result.cut.tolist(),
+        }
+    )
+    files.write(run.out / "evaluation.json", text)
 
 
 def read_evaluation(out: Path) -> Evaluated | None:
@@ -431,10 +564,6 @@ def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
         curves.append((label if len(paths) == 1 else f"{label} ({path.name})", episodes))
     title = curves[0][0] if len(curves) == 1 else "Learning curves"
     return plots.learning_curve(curves, Path(out), title=title)
-
-
-def warn(text: str) -> None:
-    print(printable(f"Warning: {text}"), file=sys.stderr)
 
 
 def prepare_jax() -> None:

@@ -7,7 +7,7 @@ keywords: `train("ppo", "CartPole-v1", seeds=5)` is `train(…, TrainSettings(se
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,6 +34,21 @@ class ResumeSettings:
     )
     checkpoint_seconds: float = setting(30.0, "seconds between checkpoints", "[0, 1e9]")
     quiet: bool = setting(False, "show no progress")
+    evaluate_every: int | None = setting(
+        None, "environment steps of each seed between evaluations while it trains", STEPS
+    )
+    keep_best: bool = setting(
+        False, "keep the policies that evaluated best, beside the last ones (needs evaluate_every)"
+    )
+    stop_at: float | None = setting(
+        None,
+        "stop when every seed has this mean return: of its evaluations, or of its last 20 training "
+        "episodes where there are none",
+    )
+    callbacks: Sequence[Any] = setting(
+        (), "functions of a `Moment`, called after each stretch of training"
+    )
+    sinks: Sequence[Any] = setting((), "more places for the numbers: objects with write and close")
 
     @classmethod
     def of(cls, given: Self | None, options: Mapping[str, Any]) -> Self:
@@ -61,6 +76,26 @@ class ResumeSettings:
     def check(self) -> None:
         """UserError for the first setting of the wrong type or out of its range."""
         hyperparameters.check(self, owner="")
+        if self.keep_best and self.evaluate_every is None:
+            raise UserError(
+                "keep_best needs evaluations to know what is best: name evaluate_every as well, "
+                "such as evaluate_every=10000 (--evaluate-every 10000)."
+            )
+        _check_list("callbacks", self.callbacks, "a function of one argument", callable)
+        _check_list(
+            "sinks",
+            self.sinks,
+            "an object with write(report) and close()",
+            lambda x: hasattr(x, "write") and hasattr(x, "close") and not isinstance(x, type),
+        )
+
+
+def _check_list(name: str, given: Any, kind: str, fits: Callable[[Any], bool]) -> None:
+    if not isinstance(given, list | tuple):
+        raise UserError(f"{name} must be a list; got {given!r}. Write [{name.removesuffix('s')}].")
+    for one in given:
+        if not fits(one):
+            raise UserError(f"{name} must hold {kind}; got {one!r}.")
 
 
 @dataclass(frozen=True)
@@ -77,6 +112,9 @@ class EnvironmentSettings(ResumeSettings):
         "sync", "Gymnasium environments: in this process, or in workers"
     )
     autoreset: Autoreset = setting("disabled", "Gymnasium's mode of resetting")
+    info_metrics: Sequence[str] = setting(
+        (), "numbers of an environment's infos to keep as metrics, as they end an episode"
+    )
 
     @property
     def folder(self) -> Path | None:
@@ -91,6 +129,7 @@ class EnvironmentSettings(ResumeSettings):
 
     def check(self) -> None:
         super().check()
+        _check_list("info_metrics", self.info_metrics, "names", lambda x: isinstance(x, str))
         if not isinstance(self.seeds, Sequence):
             hyperparameters.check_number("seeds", self.seeds, int, "[1, 10000]")
             return
@@ -109,6 +148,9 @@ class TrainSettings(EnvironmentSettings):
 
     seeds: Any = setting(1, "how many seeds to train, as one run", "[1, 10000]")
     out: str | Path | None = setting(None, "run folder (default: a new one below runs/)")
+    start_from: str | Path | None = setting(
+        None, "a run whose trained learners this one begins with (fine-tuning)"
+    )
     wandb: str | None = setting(None, "Weights & Biases project to log to (extra: wandb)")
     wandb_offline: bool = setting(False, "keep Weights & Biases' files here, send nothing")
 

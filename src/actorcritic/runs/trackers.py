@@ -18,9 +18,11 @@ import numpy as np
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import printable
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report
+from actorcritic.runners.session import EpisodeTable, Logged, MetricTable, Report, is_episodic
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
+EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is something for them
+TABLES = (METRICS, EPISODES, EVALUATIONS, LOGGED)
 
 
 class Sink(Protocol):
@@ -60,6 +62,18 @@ class CsvWriter:
             "%d,%d,%r,%d\n",
             [episodes.seed, episodes.step, episodes.returns.astype(float), episodes.length],
         )
+        if report.evaluations is not None:
+            table = report.evaluations
+            _append(
+                self._folder / EVALUATIONS,
+                ("seed", "step", "return", "length"),
+                "%d,%d,%r,%d\n",
+                [table.seed, table.step, table.returns.astype(float), table.length],
+            )
+        if report.logged:
+            rows = [np.array(column, object) for column in zip(*report.logged, strict=True)]
+            rows[2] = np.array([_quoted(name) for name in rows[2]], object)
+            _append(self._folder / LOGGED, ("seed", "step", "name", "value"), "%d,%d,%s,%r\n", rows)
 
     def close(self) -> None:
         """Nothing is open between writes."""
@@ -87,7 +101,8 @@ def truncate_after(
     `updates` and `steps` are what each of `seeds` had made when it was written; rows beyond them,
     and of other seeds, go. A file is replaced as a whole or not at all; a missing one stays so.
     """
-    for name, column, last in ((METRICS, "update", updates), (EPISODES, "step", steps)):
+    for name in TABLES:
+        column, last = ("update", updates) if name == METRICS else ("step", steps)
         path = Path(folder) / name
         if path.exists():
             header, body = _text(path)
@@ -111,6 +126,12 @@ def _until(path: Path, header: str, body: str, column: str, last: Mapping[int, i
     for one, until in last.items():
         keep |= (seed == one) & (count <= until)
     return keep.tolist()
+
+
+def _quoted(name: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([" ".join(name.split())])
+    return line.getvalue()
 
 
 _BLOCK = 8192  # rows formatted at a time
@@ -222,14 +243,28 @@ def _averages(report: Report) -> dict[int, tuple[int, dict[str, float]]]:
         steps = np.concatenate([metrics.step[mine], episodes.step[ended]])
         point: dict[str, float] = {}
         if mine.any():
-            means = metrics.values[mine].mean(axis=0, dtype=np.float64).tolist()
-            point = dict(zip(metrics.names, means, strict=True))
+            for name, column in zip(metrics.names, metrics.values[mine].T, strict=True):
+                known = column[np.isfinite(column)] if is_episodic(name) else column
+                if len(known):
+                    point[name] = float(known.mean(dtype=np.float64))
         # Over episodes, not over updates: in most updates of a small batch no episode ends.
         for name, values in (("return", episodes.returns), ("length", episodes.length)):
             point.pop(name, None)
             if ended.any():
                 point[name] = float(values[ended].mean())
         points[seed] = (int(steps.max()), point)
+    return points
+
+
+def _others(report: Report) -> list[Logged]:
+    """Evaluations and what callbacks logged, as single points."""
+    points = list(report.logged)
+    if report.evaluations is not None:
+        table = report.evaluations
+        for seed, step in sorted(set(zip(table.seed.tolist(), table.step.tolist(), strict=True))):
+            mine = (table.seed == seed) & (table.step == step)
+            mean = float(table.returns[mine].mean())
+            points.append(Logged(seed, step, "evaluation/return", mean))
     return points
 
 
@@ -251,6 +286,8 @@ class TensorBoard:
             for name, value in point.items():
                 if np.isfinite(value):  # a picture has no place for others; metrics.csv does
                     writer.add_scalar(f"train/{name}", value, step)
+        for one in _others(report):
+            self._writer(one.seed).add_scalar(one.name, one.value, one.step)
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -322,6 +359,9 @@ class WandB:
                 self._run.define_metric(f"seed-{seed}/*", step_metric=f"seed-{seed}/step")
             named = {f"seed-{seed}/{name}": value for name, value in point.items()}
             self._run.log({f"seed-{seed}/step": step, **named})
+        for one in _others(report):
+            at = f"seed-{one.seed}"
+            self._run.log({f"{at}/step": one.step, f"{at}/{one.name}": one.value})
 
     def close(self) -> None:
         self._run.finish()

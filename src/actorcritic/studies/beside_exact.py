@@ -110,8 +110,9 @@ def dashed(
 ) -> None:
     """Draw what was not measured over a figure's first panel."""
     axes = figure.axes[0]
-    for x, y in curves:
-        axes.plot(x, y, color=plots.INK, lw=1.1, ls=(0, (4, 3)), zorder=6)
+    plots.overlay(
+        axes, [plots.Series(name, x, y, colour=plots.INK, look="dashed") for x, y in curves]
+    )
     axes.annotate(
         f"dashed: {name}",
         (1, 1.02),

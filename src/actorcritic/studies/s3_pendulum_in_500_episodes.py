@@ -63,7 +63,7 @@ def answer(bench: Bench) -> Answer:
                 + ranked(comparison, best)
             )
             numbers[folder] = {"best": best, "learned": learned, **found[best].iqm._asdict()}
-            tables.append(learning_table(folder, title, comparison))
+            tables.append(learning_table(folder, f"Learning: {title}", comparison))
             if learned or bench.quick:
                 break
         pictures.append(_policies(name, runs, comparison))
@@ -86,17 +86,22 @@ def _policies(name: str, runs: Mapping[str, Run], comparison: Comparison) -> Pic
         seed = median_seed(comparison, label)
         torque = run.policy(seed)(states.reshape(-1, 3)).reshape(angles.shape)
         fields.append(plots.Field(f"{label} (seed {seed})", torque))
-    figure = plots.action_against_state(
-        fields,
-        angle,
-        speed,
-        xlabel="angle from upright (rad)",
-        ylabel="angular velocity (rad/s)",
-        label="torque (N·m)",
-        limits=(-2.0, 2.0),
+    wide, narrow = (
+        plots.action_against_state(
+            fields,
+            angle,
+            speed,
+            xlabel="angle from upright (rad)",
+            ylabel="angular velocity (rad/s)",
+            label="torque (N·m)",
+            limits=(-2.0, 2.0),
+            width=width,
+        )
+        for width in (plots.WIDTH, plots.NARROW)
     )
     note = (
         "The deterministic action in each state, of the seed whose final evaluation is the median. "
         "Upright is the middle; positive torque pushes towards a larger angle."
     )
-    return Picture(f"policy-{name}".replace(" ", "-"), f"What was learned, {name}", figure, note)
+    title = f"What was learned, {name}"
+    return Picture(f"policy-{name}".replace(" ", "-"), title, wide, note, narrow)

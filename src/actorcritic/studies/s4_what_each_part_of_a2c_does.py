@@ -60,7 +60,7 @@ def answer(bench: Bench) -> Answer:
         "might do better."
     )
     tables = tuple(
-        learning_table(f"learning-{i}", title, each)
+        learning_table(f"learning-{i}", f"Learning: {title}", each)
         for i, (title, each) in enumerate(comparisons.items(), 1)
     )
     return Answer(tuple(sentences), parts, tables)

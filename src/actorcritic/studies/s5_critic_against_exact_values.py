@@ -75,11 +75,22 @@ def answer(bench: Bench) -> Answer:
         f"goal, after which nothing comes, is 0. Of A2C, seed {seed}, the median by its score."
     )
     frames = _frames(watched[a2c], bench.seeds.index(seed), optimal)
+    every = np.concatenate([each.values.ravel() for frame in frames for each in frame])
+    limits = float(np.nanmin(every)), float(np.nanmax(every))  # one scale of colours for all maps
+    at_the_end, narrow = (
+        plots.value_maps(frames[-1], limits=limits, width=width)
+        for width in (plots.WIDTH, plots.NARROW)
+    )
     across = ("environment steps, per seed", "root mean square difference")
     steps = {label: each.steps for label, each in watched.items()}
     pictures = (
-        Animation("values", "The critic as it learns", plots.value_animation(frames), solved),
-        Picture("values-at-the-end", "At the end", plots.value_maps(frames[-1]), solved),
+        Animation(
+            "values",
+            "The critic as it learns",
+            plots.value_animation(frames, limits=limits),
+            solved,
+        ),
+        Picture("values-at-the-end", "At the end", at_the_end, solved, narrow),
         Picture(
             "critic-error",
             "The critic less the exact value of its own policy",

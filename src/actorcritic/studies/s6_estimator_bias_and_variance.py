@@ -7,7 +7,7 @@ docs/lab.md derives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from actorcritic.studies.beside_exact import (
     parts_data,
     with_formula,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTION = (
     "How biased and how noisy are n-step returns, λ-returns and policy gradients, measured and by "
@@ -87,7 +90,7 @@ def _n_steps(samples: int) -> tuple[Parts, Picture, Table, list[str]]:
         f"A chain of {CHAIN} states, γ = {GAMMA:g}, rewards of deviation {SIGMA:g}, a critic whose "
         f"errors have the mean {BIAS:g} and the deviation {STD:g}; from the first state. "
     )
-    picture = Picture("n-step", "n-step returns", figure, what + "Bands: 95 % intervals.")
+    picture = Picture("n-step", "Bias and variance over n", figure, what + "Bands: 95 % intervals.")
     mse = found["mean squared error"]
     _, least = least_at("n", STEPS, mse)
     by_critic, by_rewards = BIAS**2 + STD**2, SIGMA**2 / (1 - GAMMA**2)
@@ -154,7 +157,7 @@ def _lambdas(samples: int) -> tuple[Parts, Picture, Table, list[str]]:
         f"of deviation {FIXED:g} fixed for each state, and one of deviation {STD:g} drawn anew at "
         "every step. Means over states, weighted as they are visited. "
     )
-    picture = Picture("lambda", "λ-returns", figure, what + "Bands: 95 % intervals.")
+    picture = Picture("lambda", "Bias and variance over λ", figure, what + "Bands: 95 % intervals.")
     values = [each.measured for each in found["mean squared error"]]
     best, least = least_at("λ", LAMBDAS, found["mean squared error"])
     between = 0 < best < len(values) - 1 and all(
@@ -275,13 +278,9 @@ def _gradients(episodes: int) -> tuple[Answer, list[Beside]]:
         plots.Scores(label, np.zeros(0), *each.trace.measured.estimate)
         for label, each in found.items()
     ]
-    bars = plots.score_intervals(rows, "total variance of the gradient of one episode")
-    for y, each in enumerate(found.values()):
-        bars.axes[0].plot(
-            [each.trace.exact] * 2, [y - 0.3, y + 0.3], color=plots.INK, lw=1.1, zorder=6
-        )
+    wide, narrow = (_bars(rows, found, width) for width in (plots.WIDTH, plots.NARROW))
     note = what + "Dots: measured; upright lines: closed form."
-    pictures = [Picture("gradient-forms", "Variance of the policy gradient", bars, note)]
+    pictures = [Picture("gradient-forms", "Variance of the policy gradient", wide, note, narrow)]
 
     exact = lab.exact_critic(mdp, policy)
     critics = {"exact critic": exact, f"critic ×{TOO_LARGE:g}": exact.scaled(TOO_LARGE)}
@@ -325,6 +324,16 @@ def _gradients(episodes: int) -> tuple[Answer, list[Beside]]:
         numbers=numbers,
     )
     return answer, [each for g in everything for each in g]
+
+
+def _bars(rows: Sequence[plots.Scores], found: Mapping[str, Gradient], width: float) -> Figure:
+    """Total variances as they were measured, with the closed form over each."""
+    figure = plots.score_intervals(rows, "total variance", width=width)
+    for y, each in enumerate(found.values()):
+        figure.axes[0].plot(
+            [each.trace.exact] * 2, [y - 0.3, y + 0.3], color=plots.INK, lw=1.1, zorder=6
+        )
+    return figure
 
 
 def _gradient_data(gradient: Gradient) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -46,6 +46,9 @@ class HostEnvironment:
     Masks of allowed actions that it gives in infos or by a method `action_masks` become part of
     the observations (see `envs.masks`); a VectorEnv has to have them there itself.
 
+    `info_metrics` name numbers of the infos: what they are at the end of an episode is kept as
+    metrics, "info/NAME".
+
     `autoreset` makes no difference to what is learned. "disabled" leaves resets to the runner,
     and is the one mode in which no observation is handed around after its environment moved on.
     """
@@ -58,6 +61,7 @@ class HostEnvironment:
         autoreset: Autoreset = "disabled",
         worker_timeout: float = 60.0,
         options: Mapping[str, Any] | None = None,
+        info_metrics: Sequence[str] = (),
     ) -> None:
         _check_choice("vectorization", vectorization, ["sync", "async"])
         _check_choice("autoreset", autoreset, list(AUTORESET))
@@ -65,6 +69,7 @@ class HostEnvironment:
             raise UserError(f"worker_timeout must be > 0 seconds; got {worker_timeout}.")
         self.vectorization, self.autoreset = vectorization, autoreset
         self.worker_timeout, self.options = worker_timeout, dict(options or {})
+        self.info_metrics = tuple(info_metrics)
         self.vector = environment if isinstance(environment, VectorEnv) else None
         if isinstance(environment, VectorEnv):
             if self.options:
@@ -140,7 +145,9 @@ class HostEnvironment:
             return self.vector
         copying = self.autoreset == "same_step"
         source = self._described[1]
-        one = partial(make_guarded, self.id, self._factory, self.options, source, copying)
+        one = partial(
+            make_guarded, self.id, self._factory, self.options, source, copying, self.info_metrics
+        )
         mode = AUTORESET[self.autoreset]
         if self.vectorization == "async":
             factories = [partial(undisturbed, one)] * num_envs

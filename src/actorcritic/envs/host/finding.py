@@ -120,14 +120,17 @@ def missing_dependency(name: str, error: Exception) -> str:
 class Guarded(gymnasium.Wrapper):
     """What is put around each environment that we make.
 
-    It says which environment failed and where, in a form that passes between processes. It drops
-    the infos: nothing reads them, and gathering them takes time and fails where shapes differ.
-    With `copying`, a step's observation outlives the reset that SAME_STEP makes right after it.
+    It says which environment failed and where, in a form that passes between processes. Of the
+    infos, it keeps the numbers of these names at the end of an episode: nothing reads the others,
+    and gathering them takes time and fails where shapes differ. With `copying`, a step's
+    observation outlives the reset that SAME_STEP makes right after it.
     """
 
-    def __init__(self, environment: gymnasium.Env, name: str, copying: bool) -> None:
+    def __init__(
+        self, environment: gymnasium.Env, name: str, copying: bool, infos: Sequence[str] = ()
+    ) -> None:
         super().__init__(environment)
-        self._name, self._copying = name, copying
+        self._name, self._copying, self._infos = name, copying, tuple(infos)
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         with failing(self._name, "reset"):
@@ -136,10 +139,22 @@ class Guarded(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         with failing(self._name, "step"):
-            observation, reward, terminated, truncated, _ = self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(action)
         if self._copying:
             observation = deepcopy(observation)
-        return observation, reward, terminated, truncated, {}
+        kept = {}
+        if self._infos and (terminated or truncated):
+            kept = {name: self._number(name, info[name]) for name in self._infos if name in info}
+        return observation, reward, terminated, truncated, kept
+
+    def _number(self, name: str, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{self._name} ends an episode with info[{name!r}] = {value!r}; info_metrics takes "
+                "a number. Leave it out, or make it one."
+            ) from None
 
 
 def make_masked(
@@ -155,5 +170,6 @@ def make_guarded(
     options: dict[str, Any],
     source: masks.Source | None,
     copying: bool,
+    infos: Sequence[str] = (),
 ) -> gymnasium.Env:
-    return Guarded(make_masked(name, factory, options, source), name, copying)
+    return Guarded(make_masked(name, factory, options, source), name, copying, infos)

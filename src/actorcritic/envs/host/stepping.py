@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces as gym_spaces
@@ -41,6 +43,7 @@ class Stepper:
         self.mode = autoreset_mode(environments, spec.id)
         # NEXT_STEP: the environments that the coming step will only reset.
         self.resetting = np.zeros(environments.num_envs, bool)
+        self.infos: Mapping[str, Any] = {}  # of the latest step, as Gymnasium vectorises them
         self._space = spec.action_space
         # Bounds of another precision than the policy's are not quite those it was clipped to.
         self._bounds: tuple[np.ndarray, np.ndarray] | None = None
@@ -88,11 +91,26 @@ class Stepper:
         self._check_masks(current)
         return result
 
+    def info(self, name: str, k: int) -> float:
+        """A number of the infos of environment k in the latest step; NaN where it gave none.
+
+        Where the environment was reset in the same step, of its last one.
+        """
+        infos = self.infos
+        for nested in ("final_info", "final_infos"):
+            if nested in infos and self.mode is AutoresetMode.SAME_STEP:
+                infos = infos[nested]
+        if not isinstance(infos, Mapping) or name not in infos:
+            return np.nan
+        given = infos.get(f"_{name}")
+        return float(infos[name][k]) if given is None or given[k] else np.nan
+
     def _step(
         self, action: np.ndarray, successor: Leaves, current: Leaves
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         space = self._spec.observation_space
         observation, reward, terminated, truncated, infos = self.environments.step(action)
+        self.infos = infos
         parts = leaves(space, observation)
         write(successor, parts)
         write(current, parts)

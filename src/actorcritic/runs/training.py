@@ -1,0 +1,509 @@
+"""A training under way: one run or many as one program, its files, and who looks into it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from actorcritic.core import files
+from actorcritic.core.errors import UserError
+from actorcritic.core.types import Environment
+from actorcritic.runners.evaluate import CompiledEvaluation, Policy
+from actorcritic.runners.host import HostSession
+from actorcritic.runners.seeds import CompiledSession
+from actorcritic.runners.session import EpisodeTable, Report, Session, Table, Thinned, some_rows
+from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.runs.callbacks import Callback, Moment, StopAt
+from actorcritic.runs.console import TrainingDisplay, warn
+from actorcritic.runs.diagnosis import Diagnosis
+from actorcritic.runs.folder import is_begun
+from actorcritic.runs.interruption import Interruption
+from actorcritic.runs.policies import Best, Evaluator, actors_of, evaluator, finite, rows_of
+from actorcritic.runs.run import (
+    BEST,
+    EVALUATION_SEED,
+    WARNINGS,
+    Evaluated,
+    Run,
+    learners_from,
+    restore_progress,
+    save_checkpoint,
+    save_configuration,
+    save_evaluation,
+)
+from actorcritic.runs.settings import ResumeSettings, TrainSettings
+
+CHUNK_SECONDS = 0.3  # between two looks at the training
+FEW_EPISODES = 10  # of a seed
+EPISODES_BETWEEN = 20  # of each seed, in an evaluation while it trains
+NEVER = np.iinfo(np.int64).max
+NOT_FINITE = (
+    "the training diverged: its parameters are no longer finite. Start again with a lower "
+    "learning_rate."
+)
+
+
+class Training:
+    """Runs that share one program: they differ in seeds and in float hyperparameters only.
+
+    Runs with a folder that was begun before go on from their newest checkpoint.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], settings: ResumeSettings, *, tensorboard: bool = True
+    ) -> None:
+        self.runs, self._settings, self._tensorboard = list(runs), settings, tensorboard
+        first = self.runs[0]
+        self._algorithms = [run.algorithm for run in runs for _ in run.seeds]
+        seeds = [seed for run in runs for seed in run.seeds]
+        ends = np.cumsum([len(run.seeds) for run in runs]).tolist()
+        self._rows = [slice(end - len(r.seeds), end) for r, end in zip(runs, ends, strict=True)]
+        self.session: Session
+        if isinstance(first.environment, Environment):
+            rows = range(len(seeds)) if len(self.runs) > 1 else None
+            self.session = CompiledSession(
+                self._algorithms,
+                first.environment,
+                seeds,
+                first.total_steps,
+                rows,
+                # A run goes on as it was begun, beside others or alone: its bits depend on it.
+                spread=first.spread,
+            )
+        else:
+            self.session = HostSession(
+                first.algorithm, first.environment, first.seeds, first.total_steps
+            )
+        for run in self.runs:
+            run.spread = self._checked_spread(run)
+        self._between: Future[Evaluator] | None = None
+        self._evaluator = self._prepare_end()
+        self._thinned = [Thinned() for _ in self.runs]
+        self._callbacks = [self._callbacks_of() for _ in self.runs]
+        self._newest: list[dict[int, float]] = [{} for _ in self.runs]  # evaluations between
+        self._sinks: list[list[trackers.Sink]] = []
+        self._saved: list[Path | None] = [None] * len(self.runs)  # the latest checkpoints
+
+    def _checked_spread(self, run: Run) -> int:
+        """Over how many devices the rows of a seed are spread now; a word where that changed."""
+        if run.spread not in (None, self.session.spread):
+            warn(
+                f"{run.name} was begun with its rows spread over {run.spread} devices, and goes on "
+                f"with {self.session.spread}: a valid training, but not bit for bit the one that "
+                "was never stopped."
+            )
+        return self.session.spread
+
+    def _prepare_end(self) -> Future[Evaluator] | None:
+        """Compile the final evaluation and import what draws, while the training runs."""
+        first, learners = self.runs[0], self.session.shapes.learner
+        actors = jax.eval_shape(partial(actors_of, self._algorithms), learners)
+
+        def prepare(episodes: int) -> Evaluator:
+            if first.out is not None:
+                import matplotlib.backends.backend_agg  # noqa: F401
+            return evaluator(self._algorithms, first.environment, actors, episodes)
+
+        pool = ThreadPoolExecutor(1)
+        if self._settings.evaluate_every is not None:  # needed sooner
+            self._between = pool.submit(prepare, EPISODES_BETWEEN)
+        episodes = self._settings.evaluation_episodes
+        future = pool.submit(prepare, episodes) if episodes else None
+        pool.shutdown(wait=False)
+        return future
+
+    def _callbacks_of(self) -> list[Callback]:
+        settings = self._settings
+        found = list(settings.callbacks)
+        if settings.stop_at is not None:
+            found.append(StopAt(settings.stop_at, settings.evaluate_every is not None))
+        return found
+
+    def go(self, display: TrainingDisplay, interruption: Interruption) -> None:
+        """Train to the end, or until an interruption; then evaluate."""
+        for run in self.runs:
+            if run.out is not None and not is_begun(run.out):
+                save_configuration(run)
+        self.session.compile()
+        begun = self._restore(display)
+        display.advance(int(self.session.steps.sum()))
+        self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
+        if not begun:
+            self._start_from_another()
+            self._save()
+        self._train(display, interruption)
+        actors = self.session.actors
+        self._fail(np.flatnonzero(~finite(actors)).tolist(), display)
+        state = self.session.state
+        for k, (run, part) in enumerate(zip(self.runs, self._split(state), strict=True)):
+            run.trained, run.state = part.learner, (part, self._thinned[k])
+            run.finished = self.session.finished or run.stopped is not None
+            run.steps = self._steps_of(k)
+            self._note_few_episodes(run, display)
+            if run.stopped is not None:
+                display.say(f"Stopped after {run.steps:,} steps: {run.stopped}.")
+        self._save()
+        if all(run.finished for run in self.runs) and self._evaluator is not None:
+            display.say_what("evaluating …")
+            try:
+                with interruption.at_once():  # everything is saved, so that nothing is lost
+                    self._evaluate(actors)
+            except KeyboardInterrupt:
+                for run in self.runs:
+                    run.finished = run.final_evaluation is not None
+
+    def close(self) -> None:
+        self.session.close()
+        for sink in [sink for sinks in self._sinks for sink in sinks]:
+            sink.close()
+
+    def _train(self, display: TrainingDisplay, interrupted: Callable[[], bool]) -> None:
+        looks = [Diagnosis.of(run.algorithm, run.spec, run.total_steps) for run in self.runs]
+        saved = time.monotonic()
+        first, rest = (0.0, 0), (0.0, 0)  # seconds and steps: the first stretch warms up
+        stretch = CHUNK_SECONDS * max(1, len(self.runs) // 8)  # each run's files are written to
+        every = self._settings.evaluate_every
+        due: np.ndarray | None = None
+        if every is not None:
+            due = (self.session.steps.astype(np.int64) // every + 1) * every
+            due[self.session.steps >= self.session.total_steps] = NEVER
+        while not self.session.finished and not interrupted() and not self._all_stopped():
+            before = int(self.session.steps.sum())
+            whole = self.session.advance(stretch, interrupted, due)
+            gained = int(self.session.steps.sum()) - before
+            if first[0]:
+                rest = rest[0] + whole.seconds, rest[1] + gained
+            else:
+                first = whole.seconds, gained
+            display.advance(gained, whole)
+            if due is not None and every is not None:
+                made, end = self.session.steps, self.session.total_steps
+                there = (made >= due) | ((made >= end) & (due < NEVER))
+                if there.any():
+                    whole = whole._replace(evaluations=self._evaluate_between(there))
+                    due[there] = (made[there] // every + 1) * every
+                    due[there & (made >= end)] = NEVER
+            reports = self._divide(whole)
+            for k, (run, report, look) in enumerate(zip(self.runs, reports, looks, strict=True)):
+                report = self._call_back(k, _without(report, run.failed))
+                found = look.diverged(report.metrics)
+                kept = self._thinned[k].of(report)
+                if run.out is None:
+                    run.reports.append(kept)
+                for sink in self._sinks[k]:
+                    sink.write(kept if isinstance(sink, trackers.CsvWriter) else report)
+                for finding in look.look(kept.metrics):
+                    self._warn(run, finding.text, display)
+                for finding in found:
+                    row = self._rows[k].start + run.seeds.index(finding.seed)
+                    if row not in self.session.failures:
+                        self.session.give_up(row, finding.text)
+            self._fail(self.session.failures, display)
+            if time.monotonic() - saved >= self._settings.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+        seconds, steps = rest if rest[0] else first
+        if seconds:
+            for run in self.runs:
+                run.steps_per_second = steps / seconds
+
+    # Who looks into it: evaluations between, callbacks.
+
+    def _steps_of(self, k: int) -> int:
+        """Environment steps that each seed of a run has made, but those that failed."""
+        run, steps = self.runs[k], self.session.steps[self._rows[k]].tolist()
+        made = dict(zip(run.seeds, steps, strict=True))
+        return min((made[seed] for seed in run.trained_seeds), default=max(steps))
+
+    def _all_stopped(self) -> bool:
+        """A program goes on for the sake of the last run in it that was not stopped."""
+        return all(run.stopped is not None for run in self.runs)
+
+    def _evaluate_between(self, which: Bool[np.ndarray, " S"]) -> EpisodeTable:
+        """Evaluate some entries as they are now; keep the best policy of each seed.
+
+        Always the same episodes, and others than the final evaluation's: the policy that is kept
+        as the best was not chosen on them.
+        """
+        assert self._between is not None
+        evaluate, actors = self._between.result(), self.session.actors
+        seeds = [EVALUATION_SEED // 2 + seed for run in self.runs for seed in run.seeds]
+        entries = [k for k in np.flatnonzero(which).tolist() if k not in self.session.failures]
+        asked = list(range(len(seeds))) if isinstance(evaluate, CompiledEvaluation) else entries
+        if not entries:
+            return EpisodeTable.join([])
+        found = evaluate(rows_of(actors, asked), [seeds[k] for k in asked])
+        tables, steps = [], self.session.steps
+        for entry in entries:
+            k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
+            run, row = self.runs[k], asked.index(entry)
+            returns, lengths = found.returns[row], found.lengths[row]
+            # A group of runs calls its entries by number, a run by their seeds.
+            name = entry if len(self.runs) > 1 else run.seeds[entry]
+            many = len(returns)
+            tables.append(
+                EpisodeTable(np.full(many, name), np.full(many, steps[entry]), returns, lengths)
+            )
+            if self._settings.keep_best:
+                mine = self._rows[k]
+                seed = run.seeds[entry - mine.start]
+                if run.best is None:
+                    whole = rows_of(actors, range(len(seeds))[mine])
+                    run.best = Best.of(run.seeds, whole)
+                run.best.offer(
+                    run.seeds.index(seed),
+                    float(returns.mean()),
+                    int(steps[entry]),
+                    rows_of(actors, [entry]),
+                )
+        for run in self.runs:
+            if run.best is not None and run.out is not None:
+                run.best.save(run.out / BEST)
+        return EpisodeTable.join(tables)
+
+    def _call_back(self, k: int, report: Report) -> Report:
+        """Show a run's report to its callbacks; the report with what they logged."""
+        run, table = self.runs[k], report.evaluations
+        newest = self._newest[k]
+        if table is not None:
+            for seed in np.unique(table.seed).tolist():
+                newest[seed] = float(table.returns[table.seed == seed].mean())
+        if not self._callbacks[k] or run.stopped is not None:
+            return report
+        steps = dict(zip(run.seeds, self.session.steps[self._rows[k]].tolist(), strict=True))
+        moment = Moment(
+            run,
+            {seed: steps[seed] for seed in run.trained_seeds},
+            report,
+            dict(newest),
+            act_as=partial(self._policy_now, k),
+            save=self._save,
+        )
+        for callback in self._callbacks[k]:
+            callback(moment)
+        run.stopped = moment.stopped
+        return report._replace(logged=tuple(moment.logged))
+
+    def _policy_now(self, k: int, seed: int) -> Policy:
+        run = self.runs[k]
+        if seed not in run.seeds:
+            raise UserError(f"{run.name} has no seed {seed}; it has {list(run.seeds)}.")
+        entry = self._rows[k].start + run.seeds.index(seed)
+        actor = jax.tree.map(lambda x: x[entry], self.session.actors)
+        return Policy(run.algorithm, actor, run.spec)
+
+    def _start_from_another(self) -> None:
+        """Take over the learners of the run that the settings name, if they name one."""
+        origin = getattr(self._settings, "start_from", None)
+        if origin is None:
+            return
+        run, state = self.runs[0], self.session.state
+        learners, run.origin = learners_from(origin, run, jax.eval_shape(lambda: state.learner))
+        self.session.state = state._replace(learner=learners)
+        save_configuration(run)
+
+    def _fail(self, entries: Iterable[int], display: TrainingDisplay) -> None:
+        """Mark seeds as failed, which is a result; the others are trained on.
+
+        UserError where nothing is left of a run that is trained alone.
+        """
+        for entry in entries:
+            k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
+            run, seed = self.runs[k], self.runs[k].seeds[entry - self._rows[k].start]
+            if seed in run.failed:
+                continue
+            if entry not in self.session.failures:
+                self.session.give_up(entry, f"Seed {seed}: {NOT_FINITE}")
+            run.failed[seed] = self.session.failures[entry]
+            self._warn(run, run.failed[seed], display, alone=not run.trained_seeds)
+            if not run.trained_seeds and len(self.runs) == 1 and not run.variant:
+                raise UserError(f"Training stopped: {run.failed[seed]}")
+
+    def _note_few_episodes(self, run: Run, display: TrainingDisplay) -> None:
+        """Where episodes have no end, that few of them ended is worth a word."""
+        if run.spec.max_episode_steps is not None or not run.finished:
+            return
+        ended = len(run.episodes.step)
+        if ended < FEW_EPISODES * len(run.seeds):
+            number = f"{ended} training episode{'s' * (ended != 1)}"
+            text = (
+                f"Only {number} ended in {run.total_steps:,} steps a seed: {run.spec.id} states "
+                "no time limit. Give it one (gymnasium.wrappers.TimeLimit), or train for longer."
+            )
+            if text not in run.warnings:
+                self._warn(run, text, display)
+
+    def _warn(self, run: Run, text: str, display: TrainingDisplay, *, alone: bool = False) -> None:
+        run.warnings.append(text)
+        if run.out is not None:
+            with files.opened(run.out / WARNINGS) as file:
+                file.seek(0, io.SEEK_END)
+                file.write(f"{text}\n".encode())
+        which = f"{run.variant}: " if run.variant else ""
+        if not alone or run.variant:
+            display.say(f"Warning: {which}{text}")
+
+    def _divide(self, whole: Report) -> list[Report]:
+        """What each run gets of a stretch of all of them; rows become seeds again."""
+        if len(self.runs) == 1:
+            return [whole]
+        return [
+            whole._replace(
+                metrics=_part(whole.metrics, rows, run.seeds),
+                episodes=_part(whole.episodes, rows, run.seeds),
+                evaluations=whole.evaluations and _part(whole.evaluations, rows, run.seeds),
+            )
+            for run, rows in zip(self.runs, self._rows, strict=True)
+        ]
+
+    def _split(self, tree: Any) -> list[Any]:
+        """The part of each run, of a tree whose leaves lead with all rows."""
+        if len(self.runs) == 1:
+            return [tree]
+        # In NumPy: JAX would compile a program for each slice of each leaf.
+        leaves, structure = jax.tree.flatten(tree)
+        keys = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+        plain = [
+            np.asarray(jax.random.key_data(leaf) if key else leaf)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        parts = []
+        for rows in self._rows:
+            mine = [
+                jax.random.wrap_key_data(jnp.asarray(leaf[rows])) if key else leaf[rows]
+                for leaf, key in zip(plain, keys, strict=True)
+            ]
+            parts.append(jax.tree.unflatten(structure, mine))
+        return parts
+
+    def _save(self) -> None:
+        if all(run.out is None for run in self.runs):
+            return
+        states = self._split(self.session.state)
+        for k, (run, state) in enumerate(zip(self.runs, states, strict=True)):
+            if run.out is not None:
+                self._saved[k] = save_checkpoint(run, state, self._thinned[k], self._saved[k])
+
+    def _restore(self, display: TrainingDisplay) -> bool:
+        """Set the session to what the runs' folders hold; whether there was anything."""
+        if len(self.runs) == 1 and self.runs[0].out is None and self.runs[0].state is not None:
+            run = self.runs[0]
+            self.session.state, self._thinned[0] = run.state
+            run.stopped, run.finished = None, False
+            for seed, why in run.failed.items():
+                self.session.give_up(run.seeds.index(seed), why)
+            return True
+        begun = [run.out is not None and is_begun(run.out) for run in self.runs]
+        if not any(begun):
+            return False
+        alone = len(self.runs) == 1
+        parts = [self.session.shapes] if alone else self._split(self.session.state)
+        for i in np.flatnonzero(begun).tolist():
+            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts[i])
+            parts[i], self._thinned[i] = _restore(self.runs[i], like)
+            for seed, why in self.runs[i].failed.items():
+                self.session.give_up(self._rows[i].start + self.runs[i].seeds.index(seed), why)
+        if alone:
+            self.session.state = parts[0]
+            for note in self.runs[0].begin_phase():
+                display.say(f"Note: {note}")
+            save_configuration(self.runs[0])
+        else:
+            self.session.state = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        return True
+
+    def _evaluate(self, actors: Any) -> None:
+        assert self._evaluator is not None
+        seeds = [EVALUATION_SEED + seed for run in self.runs for seed in run.seeds]
+        evaluate, entries = self._evaluator.result(), list(range(len(seeds)))
+        if not isinstance(evaluate, CompiledEvaluation):  # that program is of all entries
+            entries = [entry for entry in entries if entry not in self.session.failures]
+            actors, seeds = rows_of(actors, entries), [seeds[entry] for entry in entries]
+        if not entries:
+            return
+        result = evaluate(actors, seeds)
+        for run, rows in zip(self.runs, self._rows, strict=True):
+            mine = [k for k, entry in enumerate(entries) if rows.start <= entry < rows.stop]
+            mine = [k for k in mine if entries[k] not in self.session.failures]
+            if mine:
+                run.final_evaluation = Evaluated(
+                    run.trained_seeds,
+                    result.returns[mine],
+                    result.lengths[mine],
+                    True,
+                    result.cut[mine],
+                )
+                save_evaluation(run)
+
+
+def _part(table: Table, rows: slice, seeds: Sequence[int]) -> Table:
+    """What a table says of these rows, by seed."""
+    mine = some_rows(table, (table.seed >= rows.start) & (table.seed < rows.stop))
+    return mine._replace(seed=np.asarray(seeds)[mine.seed - rows.start])
+
+
+def _without(report: Report, seeds: Collection[int]) -> Report:
+    """A report less the rows of some seeds."""
+    if not seeds:
+        return report
+
+    def others(table: Table) -> Table:
+        return some_rows(table, ~np.isin(table.seed, list(seeds)))
+
+    return report._replace(
+        metrics=others(report.metrics),
+        episodes=others(report.episodes),
+        evaluations=report.evaluations and others(report.evaluations),
+    )
+
+
+# ------------------------------------------------------------------------------------ the folder
+
+
+def _sinks(run: Run, settings: ResumeSettings, tensorboard: bool) -> list[trackers.Sink]:
+    if run.out is None:
+        return list(settings.sinks)
+    sinks: list[trackers.Sink] = [trackers.CsvWriter(run.out)]
+    if tensorboard:
+        steps = dict.fromkeys(run.seeds, run.steps) if run.steps else None
+        sinks.append(trackers.TensorBoard(run.out / "tensorboard", steps))
+    if isinstance(settings, TrainSettings) and settings.wandb is not None:
+        sinks.append(
+            trackers.WandB(
+                settings.wandb, run.out.name, run.configuration(), settings.wandb_offline
+            )
+        )
+    return [*sinks, *settings.sinks]
+
+
+def _restore(run: Run, like: Any) -> tuple[Any, Thinned]:
+    """The newest good checkpoint, and the tables as they were when it was written."""
+    assert run.out is not None
+    state, about = checkpoints.load(run.out / "checkpoints", like, warn)
+    if run.total_steps < min(about["steps"]) and run.total_steps != _stored_total(run.out):
+        raise UserError(
+            f"{run.out} has made {min(about['steps']):,} steps already; resuming it to "
+            f"{run.total_steps:,} would not train. Name a larger --total-steps, or none."
+        )
+    for name in trackers.TABLES:
+        path = run.out / name
+        if path.exists() and b"\n" not in path.read_bytes():
+            path.unlink()  # cut short by a crash before its first line was whole
+    trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
+    restore_progress(run, about)
+    run.stopped = None  # it goes on
+    return state, Thinned(about.get("tables"))
+
+
+def _stored_total(out: Path) -> int:
+    return configuration.read(out)["total_steps"]
