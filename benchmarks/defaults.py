@@ -135,16 +135,21 @@ def mean(results: dict[str, Any], row: Row, side: str) -> float | None:
     return None if found is None else float(np.mean(found["seed_means"]))
 
 
+def sides_of(results: dict[str, Any], row: Row) -> list[str]:
+    """What was measured of a row."""
+    return [side for side in row.sides if side in results["rows"].get(row.name, {})]
+
+
 def complete(results: dict[str, Any]) -> list[Row]:
-    """The rows of which every side was measured."""
-    return [row for row in ROWS if all(mean(results, row, side) is not None for side in row.sides)]
+    """The rows of which ours, a peer and the random policy were measured."""
+    return [row for row in ROWS if {"ours", "sb3", "random"} <= set(sides_of(results, row))]
 
 
 def ranks(results: dict[str, Any]) -> dict[str, list[float]]:
     """Of each side, its rank in every row that it is in: 1 is the best, equals share."""
     found: dict[str, list[float]] = {side: [] for side in SIDES if side != "random"}
     for row in complete(results):
-        sides = [side for side in row.sides if side != "random"]
+        sides = [side for side in sides_of(results, row) if side != "random"]
         order = rankdata([-(mean(results, row, side) or 0.0) for side in sides])
         for side, rank in zip(sides, order, strict=True):
             found[side].append(float(rank))
@@ -154,7 +159,7 @@ def ranks(results: dict[str, Any]) -> dict[str, list[float]]:
 def learned(results: dict[str, Any], row: Row, side: str) -> float:
     """How far a side is on the way from the random policy to the best one."""
     base = mean(results, row, "random") or 0.0
-    scores = {one: (mean(results, row, one) or 0.0) - base for one in row.sides}
+    scores = {one: (mean(results, row, one) or 0.0) - base for one in sides_of(results, row)}
     best = max(scores.values())
     return scores[side] / best if best > 0 else 1.0
 
@@ -162,9 +167,7 @@ def learned(results: dict[str, Any], row: Row, side: str) -> float:
 def cell(results: dict[str, Any], row: Row, side: str) -> str:
     found = results["rows"].get(row.name, {}).get(side)
     if found is None:
-        return "–" if side not in row.sides else ""
-    if "error" in found:
-        return "failed"
+        return "not measured" if side in row.sides else "–"
     means = found["seed_means"]
     digits = 2 if max(map(abs, means)) < 20 else 0
     first = f"{np.mean(means):,.{digits}f}"
@@ -185,8 +188,10 @@ def report(results: dict[str, Any]) -> str:
             start = f"| {row.algorithm} | {row.environment} | {row.kind} | {row.total_steps:,} | "
             lines.append(start + " | ".join(cells) + " |")
     rows, found = complete(results), ranks(results)
-    said = [f"{SIDES[side]} {np.mean(of):.2f}" for side, of in found.items() if of]
-    lines += ["", f"Mean rank over the {len(rows)} rows (1 is the best): {', '.join(said)}."]
+    said = [
+        f"{SIDES[side]} {np.mean(of):.2f} (of {len(of)} rows)" for side, of in found.items() if of
+    ]
+    lines += ["", f"Mean rank, 1 is the best: {', '.join(said)}."]
     short = [row for row in rows if learned(results, row, "ours") < LEARNED]
     if short:
         lines += ["", "Rows where ours is less than half of the way from random to the best:", ""]
@@ -194,7 +199,8 @@ def report(results: dict[str, Any]) -> str:
     behind = [
         f"{row.algorithm} on {row.environment}"
         for row in rows
-        if learned(results, row, "ours") < max(learned(results, row, s) for s in row.sides)
+        if learned(results, row, "ours")
+        < max(learned(results, row, s) for s in sides_of(results, row))
     ]
     if behind:
         lines += ["", f"Rows where a peer's mean is higher than ours: {', '.join(behind)}."]

@@ -84,6 +84,12 @@ def test_batches_grow_with_the_training_and_minibatches_stay():
     assert sizes == [256, 512, 1024, 2048]
 
 
+def test_long_trainings_take_smaller_steps():
+    for kind in SPACES:
+        rates = [chosen("ppo", spec(kind), steps).learning_rate for steps in (262_143, 262_144)]
+        assert rates[0] > rates[1] == 3e-4
+
+
 @pytest.mark.parametrize(
     "given",
     [

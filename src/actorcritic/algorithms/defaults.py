@@ -94,12 +94,15 @@ def largest_divisor(number: int, most: int) -> int:
 
 
 def ppo(task: Task) -> dict[str, Any]:
+    learning_rate = 1e-3 if task.observations == "one-hot" else 7e-4
+    if task.total_steps >= UPDATES * LARGEST_BATCH:
+        learning_rate = 3e-4  # there is time to be careful
     return (
         task.rollout(minibatch=64)
         | task.normalization
         | {
             "num_epochs": 10,
-            "learning_rate": 1e-3 if task.observations == "one-hot" else 7e-4,
+            "learning_rate": learning_rate,
             "learning_rate_schedule": "linear",
             "entropy_coefficient": task.entropy_coefficient,
         }
