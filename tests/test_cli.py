@@ -22,7 +22,7 @@ from PIL import Image
 import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
-from actorcritic.algorithms.presets import PRESETS, preset
+from actorcritic.algorithms.presets import PRESETS
 from actorcritic.cli.options import NOT_OPTIONS
 from actorcritic.envs import COMPILED, CartPole
 from actorcritic.runners.seeds import layout
@@ -119,7 +119,7 @@ def test_the_tuned_preset_with_hyperparameters_on_top(trained):
     written = json.loads((trained[0] / "run.json").read_text())
     assert {"actorcritic", "jax", "numpy", "python"} <= set(written["versions"])
     assert (written["seeds"], written["total_steps"]) == ([0], 2000)
-    expected = dataclasses.asdict(preset("ppo", "CartPole-v1").algorithm)
+    expected = dataclasses.asdict(PRESETS["ppo", "CartPole-v1"].algorithm)
     expected |= {"learning_rate": 0.002, "num_epochs": 3, "clip_range": 0.1}
     expected["hidden_sizes"] = list(expected["hidden_sizes"])
     assert written["algorithm"]["hyperparameters"] == expected
@@ -368,7 +368,7 @@ CASES = {
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(case, tmp_path):
     (algorithm, id, *options), moments = CASES[case]
     if case == "ppo rows":
-        assert layout(preset(algorithm, id).algorithm, CartPole().spec, 1, 2)[2] == 2
+        assert layout(PRESETS[algorithm, id].algorithm, CartPole().spec, 1, 2)[2] == 2
     more = ("--episodes", 0, "--checkpoint-seconds", 0, "--quiet")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = command("train", algorithm, id, *options, *more, "--out", whole)

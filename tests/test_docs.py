@@ -155,7 +155,7 @@ def check_only(algorithm: Any, environment: Any, settings: Any = None, **options
     settings, overrides = TrainSettings.split(settings, options)
     world = configuration.resolve_environment(environment, settings)
     if isinstance(algorithm, str):
-        algorithm = preset(algorithm, world.spec.id).algorithm
+        algorithm = preset(algorithm, world.spec, settings.total_steps, overrides).algorithm
     algorithm = hyperparameters.replace(algorithm, **overrides)
     configuration.check(algorithm, world, settings.total_steps or 1_000_000)
     raise Trained

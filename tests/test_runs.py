@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import actorcritic as ac
 from actorcritic import cli
-from actorcritic.algorithms.presets import preset
+from actorcritic.algorithms.presets import PRESETS
 from actorcritic.core.hyperparameters import hyperparameters
 from actorcritic.core.types import EnvSpec, Step
 from actorcritic.envs import AsGymnasium, GridWorld, Pendulum
@@ -93,7 +93,7 @@ def test_a_name_takes_the_tuned_preset_and_overrides():
     run = ac.train(
         "ppo", "CartPole-v1", num_epochs=2, clip_range=0.3, **QUICK | {"total_steps": 512}
     )
-    tuned = preset("ppo", "CartPole-v1").algorithm
+    tuned = PRESETS["ppo", "CartPole-v1"].algorithm
     assert run.algorithm == dataclasses.replace(tuned, num_epochs=2, clip_range=0.3)
     assert run.algorithm != ac.PPO(num_epochs=2, clip_range=0.3)
 

@@ -1,11 +1,18 @@
-"""Tuned settings for an algorithm on an environment. `benchmarks/learning.py` measures them."""
+"""Tuned settings for an algorithm on an environment. `benchmarks/learning.py` measures them.
+
+Where there are none, `defaults.py` says what is taken.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
+
+if TYPE_CHECKING:
+    from actorcritic.core.types import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -15,6 +22,7 @@ class Preset:
     name: str
     total_steps: int
     hyperparameters: dict[str, Any]
+    why: str  # these, in one sentence
 
     @property
     def algorithm(self) -> Any:
@@ -271,34 +279,51 @@ TUNED = {
     ("ppo", f"gymnax:{game}-MinAtar"): MINATAR_PPO
     for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")
 }
-PRESETS = {key: Preset(key[0], *row) for key, row in TUNED.items()}
+PRESETS = {
+    (name, id): Preset(name, *row, f"The tuned preset of {name} for {id}.")
+    for (name, id), row in TUNED.items()
+}
 
 DEFAULT_STEPS = 100_000
 
 
-def preset(name: str, environment_id: str) -> Preset:
-    """The tuned preset, or the algorithm's defaults where there is none.
+def preset(
+    name: str,
+    spec: EnvSpec,
+    total_steps: int | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Preset:
+    """The tuned preset, or defaults for such an environment where there is none.
 
-    Where module:Class inherits from an algorithm of ours, it has the preset of that one, less what
-    it sets by itself. Raises UserError where there is no algorithm of that name.
+    Where module:Class inherits from an algorithm of ours, it has the preset or the defaults of that
+    one, less what it sets by itself. `given` are hyperparameters that are set on top of it: the
+    defaults fit them. Raises UserError where there is no algorithm of that name.
     """
-    if ":" in name:
-        return _of_own(name, environment_id)
-    name = ALGORITHMS.known(name)
-    return PRESETS.get((name, environment_id)) or Preset(name, DEFAULT_STEPS, {})
-
-
-def _of_own(name: str, environment_id: str) -> Preset:
+    if ":" not in name:
+        return _of_ours(ALGORITHMS.known(name), spec, total_steps, given or {})
     algorithm = find(name)
     ours = {cls: known for known, cls in ALGORITHMS.items()}
     base = next((cls for cls in type(algorithm).__mro__ if cls in ours), None)
-    tuned = PRESETS.get((ours[base], environment_id)) if base is not None else None
-    if base is None or tuned is None:
-        return Preset(name, DEFAULT_STEPS, {})
+    if base is None:
+        return Preset(
+            name, DEFAULT_STEPS, {}, f"{name} as it is: it has no preset and no defaults."
+        )
     plain = base()
+    known = {key: value for key, value in (given or {}).items() if hasattr(plain, key)}
+    found = _of_ours(ours[base], spec, total_steps, known)
     inherited = {
         setting: value
-        for setting, value in tuned.hyperparameters.items()
+        for setting, value in found.hyperparameters.items()
         if getattr(algorithm, setting) == getattr(plain, setting)
     }
-    return Preset(name, tuned.total_steps, inherited)
+    return Preset(name, found.total_steps, inherited, found.why)
+
+
+def _of_ours(name: str, spec: EnvSpec, total_steps: int | None, given: Mapping[str, Any]) -> Preset:
+    tuned = PRESETS.get((name, spec.id))
+    if tuned is not None:
+        return tuned
+    from actorcritic.algorithms.defaults import defaults  # needs JAX, which a list does not
+
+    found, why = defaults(name, spec, total_steps or DEFAULT_STEPS, given)
+    return Preset(name, DEFAULT_STEPS, found, why)

@@ -118,9 +118,11 @@ def options_of(command: str) -> type:
 
 
 def _train(rest: list[str]) -> int:
-    from actorcritic.algorithms.catalogue import ALGORITHMS
+    from actorcritic.algorithms.catalogue import ALGORITHMS, find
     from actorcritic.algorithms.presets import preset
     from actorcritic.cli.files import with_files
+    from actorcritic.runs import configuration
+    from actorcritic.runs.run import prepare_jax
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
 
@@ -134,17 +136,32 @@ def _train(rest: list[str]) -> int:
     if not words:  # a plea for help
         say(f"Usage: actorcritic {usage}\n")
         parse("train ALGORITHM ENV", options_of("train"), given)
-    words = [*words, "ENV"][:2]
-    own = hyperparameters_of(preset(*words).algorithm)
-    kind = with_settings(TrainSettings, *own)
-    if ":" in words[0] and len(words) == 2:  # its own settings were not known above
-        _, given = split(usage, kind, rest)
-    options = parse(f"train {' '.join(words)}", kind, given)
-    settings = as_settings(
-        TrainSettings, options, out=options.out or _new_folder(f"{words[0]}-{words[1]}")
-    )
-    overrides = {name: getattr(options, name) for name, *_ in own}
-    return _conclude(train(words[0], words[1], settings, **overrides))
+    algorithm = find(words[0])
+    if ":" in words[0]:  # its own settings were not known above
+        own = with_settings(TrainSettings, *hyperparameters_of(algorithm))
+        words, given = split(usage, own, rest, 2)
+    helped = asks_for_help(given)
+    command = f"train {' '.join([*words, 'ENV'][:2])}"
+
+    def parsed(algorithm: Any, given: list[str]) -> tuple[Any, dict[str, Any]]:
+        """The options, and those hyperparameters that are not as the algorithm has them."""
+        own = hyperparameters_of(algorithm)
+        options = parse(command, with_settings(TrainSettings, *own), given)
+        values = {name: getattr(options, name) for name, *_ in own}
+        return options, {n: v for n, v in values.items() if v != getattr(algorithm, n)}
+
+    world: Any = None
+    if len(words) == 2:
+        # What is not given depends on the environment, on how it is made, and on what is given.
+        options, changes = parsed(algorithm, [] if helped else given)
+        settings = as_settings(TrainSettings, options)
+        prepare_jax()
+        world = configuration.resolve_environment(words[1], settings)
+        algorithm = preset(words[0], world.spec, settings.total_steps, changes).algorithm
+    options, changes = parsed(algorithm, given)
+    out = options.out or _new_folder(f"{words[0]}-{words[1]}")
+    settings = as_settings(TrainSettings, options, out=out)
+    return _conclude(train(words[0], world, settings, **changes))
 
 
 def _new_folder(stem: str) -> Path:
@@ -300,14 +317,14 @@ def _with_environment(words: list[str], usage: str) -> tuple[list[str], str]:
 def _ablate(rest: list[str]) -> int:
     from actorcritic.core import hyperparameters
     from actorcritic.experiments.compare import ablate
-    from actorcritic.experiments.variants import variant
+    from actorcritic.experiments.variants import class_named
     from actorcritic.runs.settings import ExperimentSettings
 
     usage = "ablate ALGORITHM ENV --vary SETTING=A,B,… [--vary …] [--grid]"
     (name, env), options = read(usage, options_of("ablate"), rest, 2)
     if options.grid and options.one_at_a_time:
         raise UserError("Of --grid and --one-at-a-time only one can be meant.")
-    cls, vary = type(variant(name, env)[1]), {}
+    cls, vary = class_named(name), {}
     for text in options.vary:
         setting, separator, values = text.partition("=")
         if not separator or not values:
@@ -324,12 +341,12 @@ def _ablate(rest: list[str]) -> int:
 def _sweep(rest: list[str]) -> int:
     from actorcritic.experiments import search
     from actorcritic.experiments.sweep import sweep
-    from actorcritic.experiments.variants import variant
+    from actorcritic.experiments.variants import class_named
     from actorcritic.runs.settings import SweepSettings
 
     usage = "sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]"
     (name, env), options = read(usage, options_of("sweep"), rest, 2)
-    cls = type(variant(name, env)[1])
+    cls = class_named(name)
     space = dict(search.parse(cls, text) for text in options.space)
     settings = _experiment(SweepSettings, options, f"sweep-{name}-{env}", ["sweep", *rest])
     result = _going_on(settings.command, lambda: sweep(name, env, settings, space=space))

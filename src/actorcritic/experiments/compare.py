@@ -43,7 +43,7 @@ def compare(
     """
     settings = ExperimentSettings.of(settings, options)
     task = Task.of(environment, settings)
-    found, largest = variants_of(variants, task.spec)
+    found, largest = variants_of(variants, task)
     title = f"{', '.join(found)} on {task.spec.id}"
     return _compared("compare", found, task, settings, largest, title)
 
@@ -77,7 +77,7 @@ def ablate(
                 f"`vary` needs a list of values for {name}, as {{'{name}': [{values!r}]}}; got "
                 f"{values!r}."
             )
-    label, algorithm, largest = one_variant(algorithm, task.spec.id)
+    label, algorithm, largest = one_variant(algorithm, task)
     names = [name for name in vary if len(vary[name])]
     if grid:
         changes = [

@@ -190,7 +190,7 @@ def sweep(
     command = settings.command
     if not space:
         raise UserError(f"A sweep needs a space, as learning_rate=log:1e-4:1e-2 ({FORMS}).")
-    label, plain, largest = one_variant(algorithm, task.spec.id)
+    label, plain, largest = one_variant(algorithm, task)
     space = as_space(type(plain), space)
     steps = settings.total_steps or largest or DEFAULT_STEPS
     for name, where in space.items():  # before anything is written: both ends must be allowed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
@@ -22,12 +22,27 @@ from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 FORM = "NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; one of your own is module:Class."
 
 
-def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
+def variant(text: str, task: Task) -> tuple[str, Any, int | None]:
     """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names: label, algorithm, its preset's steps.
 
-    The tuned preset of the environment, with the settings named on top. An algorithm of the user's
-    is module:Class, with settings module:Class:clip_range=0.1.
+    The tuned preset of the environment or its defaults, with the settings named on top. An
+    algorithm of the user's is module:Class, with settings module:Class:clip_range=0.1.
     """
+    name, label, pairs = _parts(text)
+    cls = type(find(name))
+    changes = {key: hyperparameters.parse(cls, key, value) for key, value in pairs}
+    chosen = preset(name, task.spec, task.settings.total_steps, changes)
+    label = " ".join([label, *(f"{key}={shown(value)}" for key, value in changes.items())])
+    return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
+
+
+def class_named(text: str) -> type:
+    """The class of the algorithm that a variant's text names."""
+    return type(find(_parts(text)[0]))
+
+
+def _parts(text: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """The algorithm's name, what it is called, and the settings behind it."""
     name, _, settings = text.partition(":")
     label, first = name, settings.partition(":")[0]
     if first and "=" not in first and name.lower() not in ALGORITHMS:
@@ -37,21 +52,17 @@ def variant(text: str, environment_id: str) -> tuple[str, Any, int | None]:
     for key, separator, _ in pairs:
         if not separator:
             raise UserError(f"A variant is {FORM} Got '{text}', in which '{key}' has no value.")
-    chosen = preset(name, environment_id)
-    cls = type(chosen.algorithm)
-    changes = {key: hyperparameters.parse(cls, key, value) for key, _, value in pairs}
-    label = " ".join([label, *(f"{key}={shown(value)}" for key, value in changes.items())])
-    return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
+    return name, label, [(key, value) for key, _, value in pairs]
 
 
 def _is_list(given: Any) -> bool:
     return isinstance(given, Iterable) and not hasattr(given, "init")
 
 
-def one_variant(algorithm: Any, environment_id: str) -> tuple[str, Any, int | None]:
+def one_variant(algorithm: Any, task: Task) -> tuple[str, Any, int | None]:
     """The same of a name, or of an algorithm; UserError where several came."""
     if isinstance(algorithm, str):
-        return variant(algorithm, environment_id)
+        return variant(algorithm, task)
     if isinstance(algorithm, Mapping | list | tuple):
         raise UserError(
             f"Expected one algorithm, as 'ppo' or PPO(); got {algorithm!r}. To compare several: "
@@ -62,7 +73,7 @@ def one_variant(algorithm: Any, environment_id: str) -> tuple[str, Any, int | No
 
 
 def variants_of(
-    given: Sequence[Any] | Mapping[str, Any], spec: EnvSpec
+    given: Sequence[Any] | Mapping[str, Any], task: Task
 ) -> tuple[dict[str, Any], int | None]:
     """Labelled algorithms, and the largest number of steps that one of their presets takes."""
     if not isinstance(given, Mapping) and (isinstance(given, str) or not _is_list(given)):
@@ -76,7 +87,7 @@ def variants_of(
     found: dict[str, Any] = {}
     steps: list[int] = []
     for label, each in named:
-        own, algorithm, budget = one_variant(each, spec.id)
+        own, algorithm, budget = one_variant(each, task)
         steps += [] if budget is None else [budget]
         label = label or own
         if label != printable(label) or "\n" in label:

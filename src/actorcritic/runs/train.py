@@ -26,10 +26,10 @@ def train(
     """Train an algorithm on an environment.
 
     `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo", or one of your
-    own, "module:Class"), which takes the tuned preset of the environment. `environment` is a
-    Gymnasium id, "module:Name", a factory, or a compiled environment or its class. `options`
-    are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
-    (learning_rate=1e-3).
+    own, "module:Class"), which takes the tuned preset of the environment, or else defaults that
+    fit it. `environment` is a Gymnasium id, "module:Name", a factory, or a compiled environment or
+    its class. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are
+    hyperparameters (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
@@ -37,10 +37,10 @@ def train(
     prepare_jax()
     settings, overrides = TrainSettings.split(settings, options)
     world = configuration.resolve_environment(environment, settings)
-    total_steps = settings.total_steps
+    total_steps, why = settings.total_steps, None
     if isinstance(algorithm, str):
-        chosen = preset(algorithm, world.spec.id)
-        algorithm = chosen.algorithm
+        chosen = preset(algorithm, world.spec, total_steps, overrides)
+        algorithm, why = chosen.algorithm, chosen.why
         total_steps = chosen.total_steps if total_steps is None else total_steps
     if overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
@@ -52,7 +52,7 @@ def train(
 
     run = Run(algorithm, world, settings.all_seeds, total_steps, settings.folder)
     with new_folder(run.out):
-        return _alone(run, settings)
+        return _alone(run, settings, why)
 
 
 def resume(
@@ -117,14 +117,16 @@ def _check_wandb(settings: TrainSettings) -> None:
         raise UserError('Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"')
 
 
-def _alone(run: Run, settings: ResumeSettings) -> Run:
-    """Train one run to its end, or to Ctrl-C."""
+def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
+    """Train one run to its end, or to Ctrl-C. `why` says where its hyperparameters come from."""
     resumed = run.state is not None or (run.out is not None and is_begun(run.out))
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
         with TrainingDisplay(run.label, total, settings.quiet) as display:
             display.say(_opening(run, resumed))
+            if why is not None:
+                display.say(why)
             for note in run.algorithm.notes(run.spec):
                 display.say(f"Note: {note}")
             with interruption.beginning():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from actorcritic.algorithms.presets import preset
+from actorcritic.algorithms.presets import PRESETS
 from actorcritic.envs import CartPole
 from actorcritic.experiments.analysis import NONE
 from actorcritic.experiments.folder import Part
@@ -29,8 +29,8 @@ def answer(bench: Bench) -> Answer:
     critics = ("one-step actor-critic", "A2C + GAE")
     variants = {
         references[0]: REINFORCE,
-        references[1]: preset("reinforce", "CartPole-v1").algorithm,
-        critics[0]: preset("td-actor-critic", "CartPole-v1").algorithm,
+        references[1]: PRESETS["reinforce", "CartPole-v1"].algorithm,
+        critics[0]: PRESETS["td-actor-critic", "CartPole-v1"].algorithm,
         critics[1]: A2C_GAE,
     }
     if bench.quick:
