@@ -278,3 +278,16 @@ def test_a_run_of_an_earlier_version_is_no_other_run(tmp_path):
     (out / "run.json").write_text(json.dumps(data))
     ac.resume(out, quiet=True, evaluation_episodes=2)
     assert "phases" not in json.loads((out / "run.json").read_text())
+
+
+def test_the_best_policy_survives_a_resume(tmp_path):
+    out = tmp_path / "run"
+    settings = {"evaluate_every": 512, "keep_best": True}
+    first = train(out=out, **settings)
+    kept = ac.open_run(out).actors_of("best")
+    found = ac.resume(out, total_steps=2560, quiet=True, evaluation_episodes=0, **settings)
+    for row, score in enumerate(first.best.scores):
+        assert found.best.scores[row] >= score
+        if found.best.scores[row] == score:
+            same_row = [jax.tree.map(lambda x, r=row: x[r], t) for t in (kept, found.best.actors)]
+            assert same(*same_row)

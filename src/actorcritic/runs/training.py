@@ -245,7 +245,7 @@ class Training:
         if not entries:
             return EpisodeTable.join([])
         found = evaluate(rows_of(actors, asked), [seeds[k] for k in asked])
-        tables, steps = [], self.session.steps
+        tables, steps, better = [], self.session.steps, list[Run]()
         for entry in entries:
             k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
             run, row = self.runs[k], asked.index(entry)
@@ -258,20 +258,22 @@ class Training:
             )
             if self._settings.keep_best:
                 mine = self._rows[k]
-                seed = run.seeds[entry - mine.start]
-                if run.best is None:
-                    whole = rows_of(actors, range(len(seeds))[mine])
-                    run.best = Best.of(run.seeds, whole)
-                run.best.offer(
-                    run.seeds.index(seed),
-                    float(returns.mean()),
-                    int(steps[entry]),
-                    rows_of(actors, [entry]),
-                )
-        for run in self.runs:
+                best = self._best_of(run, rows_of(actors, range(len(seeds))[mine]))
+                score, actor = float(returns.mean()), rows_of(actors, [entry])
+                if best.offer(entry - mine.start, score, int(steps[entry]), actor):
+                    better.append(run)
+        for run in better:
             if run.best is not None and run.out is not None:
                 run.best.save(run.out / BEST)
         return EpisodeTable.join(tables)
+
+    def _best_of(self, run: Run, actors: Any) -> Best:
+        """What is known of a run's best policies: also from before it was resumed."""
+        if run.best is None:
+            run.best = Best.of(run.seeds, actors)
+            if run.out is not None and checkpoints.newest(run.out / BEST) is not None:
+                run.best = Best.read(run.out / BEST, run.seeds, jax.eval_shape(lambda: actors))
+        return run.best
 
     def _call_back(self, k: int, report: Report) -> Report:
         """Show a run's report to its callbacks; the report with what they logged."""
