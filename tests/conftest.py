@@ -59,10 +59,28 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("actorcritic")
 
 
+MOST_MEMORY = 1_200_000_000  # bytes of a worker, from which on compiled programs are given back
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Programs of a module's tests are not kept: a worker would grow to several gigabytes."""
     yield
+    _forget()
+
+
+@pytest.fixture(autouse=True)
+def forget_programs_in_time():
+    """Nor are those of the tests before, where a module has many."""
+    yield
+    statistics = Path("/proc/self/statm")  # Linux has it
+    if statistics.exists():
+        pages = int(statistics.read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
+            _forget()
+
+
+def _forget() -> None:
     jax.clear_caches()
     gc.collect()
     if sys.platform == "linux":  # the memory of compilers is many small pieces, kept for later
