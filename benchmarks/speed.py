@@ -1,6 +1,7 @@
 """How fast we train, beside Stable-Baselines3, SBX and PureJaxRL on the same machine.
 
     python benchmarks/speed.py --purejaxrl CHECKOUT [--only ROW ...] [--repeats 3] [--quick]
+    python benchmarks/speed.py --before CHECKOUT [--only ROW ...]    # an older commit of ours
 
 Every measurement is a process of its own, on the CPU; a row's two sides take turns. The peers
 live in virtual environments of their own, which are made on first use. PureJaxRL is not on the
@@ -109,6 +110,7 @@ class Row:
 
 ROWS = {
     "a2c": Row("A2C", A2C, "sb3", 40, 2_000_000, 80_000),
+    "a2c-host": Row("A2C", A2C, "sb3", 2, 60_000, 60_000, host=True),  # collecting, above all
     "ppo-preset": Row("PPO", PPO_PRESET, "sb3", 16, 500_000, 40_000, flops=True),
     "ppo-4x128": Row("PPO", PPO_4X128, "purejaxrl", 1.3, 1_000_000, 1_000_000, flops=True),
     "ppo-64x128": Row("PPO", PPO_64X128, "purejaxrl", 1.7, 2_000_000, 2_000_000, flops=True),
@@ -212,7 +214,17 @@ class Bench:
                 run([*command, "--out", f"{folder}/first"], **cache)
             return run([*command, "--out", f"{folder}/run"], **cache)[1]
 
+    def before(self, row: Row) -> float:
+        """Ours again, with the sources of another checkout."""
+        config = self.config(row, row.steps, seeds=4 if row.peer == "ours" else 1)
+        command = (sys.executable, HERE / "ours_train.py", config)
+        sources = str(self.options.before.resolve() / "src")
+        reply = json.loads(run(command, PYTHONPATH=sources)[0].splitlines()[-1])
+        return float(reply["steps_per_second"])
+
     def theirs(self, row: Row) -> float:
+        if self.options.before:
+            return self.before(row)
         if row.peer == "ours":
             config = self.config(row, row.peer_steps, seeds=1)
             return self.rate("ours", sys.executable, HERE / "ours_train.py", config)
@@ -259,15 +271,16 @@ class Bench:
                 except Unmeasured as error:
                     errors[side] = str(error)
                     print(f"{name}: {side} failed: {error}", flush=True)
+        threads = row.peer == "sb3" and values["peer"] and not self.options.before
         pairs = zip(values["ours"], values["peer"], strict=False)  # one side may have failed
         return {
             "unit": "s" if row.cli else "steps/s",
-            "against": row.peer,
-            "target": row.target,
+            "against": "before" if self.options.before else row.peer,
+            "target": 0.97 if self.options.before else row.target,
             **values,
             "ratios": [peer / ours if row.cli else ours / peer for ours, peer in pairs],
             "errors": errors,
-            "sb3_threads": self.sb3_threads(row) if row.peer == "sb3" and values["peer"] else None,
+            "sb3_threads": self.sb3_threads(row) if threads else None,
             "measured": time.strftime("%Y-%m-%d"),
         }
 
@@ -352,6 +365,12 @@ def main() -> int:
     parser.add_argument("--sbx-python", type=Path, help="use this environment instead")
     parser.add_argument("--purejaxrl-python", type=Path, help="use this environment instead")
     parser.add_argument("--purejaxrl", type=Path, metavar="CHECKOUT")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure against an older checkout of ours",
+    )
     parser.add_argument("--only", nargs="+", choices=[*ROWS, "sgemm"], default=[*ROWS, "sgemm"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="few steps: does it work at all?")
@@ -360,7 +379,8 @@ def main() -> int:
 
     results: dict[str, Any] = {"machine": machine(), "versions": {}, "rows": {}}
     slug = re.sub(r"\W+", "-", f"{results['machine']['cpu']} {os.cpu_count()} cores").lower()
-    path = options.results or HERE / "results" / f"speed-{slug}.json"
+    kind = "before-after" if options.before else "speed"
+    path = options.results or HERE / "results" / f"{kind}-{slug}.json"
     if path.exists() and not options.quick:  # rows that are not measured this time stay
         results = json.loads(path.read_text()) | {"machine": results["machine"]}
     if "sgemm" in options.only:
@@ -368,7 +388,10 @@ def main() -> int:
     bench = Bench(options)
     failed = False
     for name in [name for name in ROWS if name in options.only]:
-        if ROWS[name].peer == "purejaxrl" and not options.purejaxrl:
+        if options.before and ROWS[name].cli:
+            print(f"{name}: skipped: of two checkouts, only training is timed")
+            continue
+        if ROWS[name].peer == "purejaxrl" and not (options.purejaxrl or options.before):
             print(f"{name}: skipped: it needs --purejaxrl CHECKOUT")
             continue
         results["rows"][name] = bench.compare(name)

@@ -1,6 +1,9 @@
 """Strict numerics for every test, set before JAX starts."""
 
+import contextlib
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -62,3 +65,6 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":  # the memory of compilers is many small pieces, kept for later
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -267,3 +267,27 @@ def test_numbers_of_infos_become_metrics(autoreset, tmp_path):
         train(info_metrics=["lucky"])
     with pytest.raises(UserError, match="info_metrics must be a list; got 'lucky'"):
         train(info_metrics="lucky", **HOST)
+
+
+def test_a_run_of_an_earlier_version_is_no_other_run(tmp_path):
+    out = tmp_path / "run"
+    train(out=out)
+    data = json.loads((out / "run.json").read_text())
+    for part, name in (("algorithm", "class"), ("environment", "class")):
+        del data[part][name]
+    (out / "run.json").write_text(json.dumps(data))
+    ac.resume(out, quiet=True, evaluation_episodes=2)
+    assert "phases" not in json.loads((out / "run.json").read_text())
+
+
+def test_the_best_policy_survives_a_resume(tmp_path):
+    out = tmp_path / "run"
+    settings = {"evaluate_every": 512, "keep_best": True}
+    first = train(out=out, **settings)
+    first.best.scores = [1e9] * 2  # what comes is worse
+    first.best.save(out / "best")
+    kept = ac.open_run(out).actors_of("best")
+    found = ac.resume(out, total_steps=2560, quiet=True, evaluation_episodes=0, **settings)
+    assert found.best.scores == [1e9] * 2
+    assert same(kept, found.best.actors)
+    assert same(kept, ac.open_run(out).actors_of("best"))

@@ -23,6 +23,7 @@ import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
 from actorcritic.algorithms.presets import PRESETS
+from actorcritic.cli.options import NOT_OPTIONS
 from actorcritic.envs import COMPILED, CartPole
 from actorcritic.runners.seeds import layout
 from actorcritic.studies import STUDIES
@@ -103,7 +104,7 @@ def test_the_last_lines_say_what_was_reached_and_what_to_do_next(trained):
     lines = done.stdout.splitlines()[-5:]
     reached = r"ppo on CartPole-v1: IQM [\d.]+ \(95 % interval [\d.]+–[\d.]+, over 100 episodes"
     assert re.match(reached, lines[0])
-    assert "deterministic evaluation, 2,000 steps" in lines[0]
+    assert "deterministic evaluation, 2,048 steps" in lines[0]
     where = run.relative_to(run.parents[1])
     assert lines[1].split()[:3] == ["Run", "folder:", str(where)]
     for line, name in zip(lines[2:], ("play", "plot", "evaluate"), strict=True):
@@ -158,7 +159,7 @@ def test_help_shows_every_hyperparameter_with_meaning_default_and_range(name, ca
     assert stop.value.code == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     for field in dataclasses.fields(ALGORITHMS[name]):
-        if field.name in cli.NOT_OPTIONS:
+        if field.name in NOT_OPTIONS:
             continue
         _, found, rest = text.partition(f"--{field.name.replace('_', '-')} ")
         if isinstance(field.default, bool):
@@ -195,12 +196,23 @@ def test_help_and_version_of_the_program(capsys):
 def test_resuming_with_more_steps(copied):
     done = command("resume", copied, "--total-steps", 4000, "--episodes", 3)
     assert done.returncode == 0, done.stderr
-    assert "deterministic evaluation, 4,000 steps" in done.stdout
+    assert "deterministic evaluation, 4,096 steps" in done.stdout
     assert json.loads((copied / "run.json").read_text())["total_steps"] == 4000
     updates = [int(row.split(",")[1]) for row in table(copied / "metrics.csv")[1:]]
     assert updates == list(range(1, 17))
     assert newest_update(copied) == 16
     assert len(json.loads((copied / "evaluation.json").read_text())["returns"][0]) == 3
+
+
+def test_what_resuming_keeps_on_the_host_is_said_when_a_run_goes_on(tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ("--host", "--total-steps", 40, "--episodes", 0)
+    _, err = call(capsys, "train", "a2c", "CartPole-v1", *words, "--out", run)
+    assert err == f"a2c on CartPole-v1: 1 seed, 40 steps → {run}\n"
+    _, err = call(capsys, "resume", run, "--total-steps", 80, "--episodes", 0)
+    first, *_, last = err.splitlines()
+    assert first == f"a2c on CartPole-v1: 1 seed, 80 steps → {run} (resumed)"
+    assert last.startswith("Resuming preserves the parameters")
 
 
 def test_resuming_a_finished_run_evaluates_it_again(copied, capsys):

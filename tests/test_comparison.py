@@ -373,7 +373,7 @@ def test_own_environments_are_told_apart_by_their_options():
         return Comparison.of([run(TEN, environment=a), run(TEN, ac.PPO(), environment=b)])
 
     assert len(of(Mine(), Mine()).runs) == 2
-    with pytest.raises(UserError, match="the same name, but other spaces or options"):
+    with pytest.raises(UserError, match=r"CartPole-v1 and CartPole-v1 \(pole=2.0\)"):
         of(Mine(), Mine(pole=2.0))
 
 

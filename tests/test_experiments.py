@@ -330,7 +330,7 @@ def test_fewer_than_three_seeds_get_no_interval(tmp_path):
     [
         (lambda: ac.compare(["pppo"], "CartPole-v1"), "'ppo'"),
         (lambda: ac.compare(["ppo:clip_rang=1"], "CartPole-v1"), "'clip_range'"),
-        (lambda: ac.compare(["ppo:clip_range"], "CartPole-v1"), "NAME:SETTING=VALUE"),
+        (lambda: ac.compare(["ppo:clip_range"], "CartPole-v1"), "'clip_range' has no value"),
         (lambda: ac.compare(["ppo:clip_range=wide"], "CartPole-v1"), "PPO.clip_range must be a n"),
         (lambda: ac.compare(["ppo:clip_range=-1"], "CartPole-v1"), "must lie in"),
         (lambda: ac.compare(["ppo", "ppo"], "CartPole-v1"), "'ppo' is named twice"),

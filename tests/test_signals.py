@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import time
 import pytest
 from command_line import ENVIRONMENT, command, newest_update, start
 
-from actorcritic.runs import checkpoints
+from actorcritic.runs import checkpoints, interruption
 
 pytestmark = pytest.mark.faults
 
@@ -131,4 +133,48 @@ def test_ctrl_c_at_the_start_is_one_line(moment, tmp_path):
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
-    assert "actorcritic: interrupted." in done.stderr or "Stopped and saved" in done.stdout
+    before = re.search("^actorcritic: (interrupted|stopped while compiling)", done.stderr, re.M)
+    assert before or "Stopped and saved" in done.stdout
+
+
+def test_ctrl_c_while_compiling_is_answered_at_once(tmp_path):
+    """As inside of XLA, where a thread hears no signal and cannot be stopped."""
+    run = tmp_path / "runs" / "run"
+    program = textwrap.dedent(f"""
+        import signal, sys, time
+        import jax
+        def compile(*_, **__):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            print("compiling", flush=True)
+            time.sleep(60)
+        jax.stages.Lowered.compile = compile
+        sys.argv = ["actorcritic", "train", "ppo", "CartPole-v1", "--out", {str(run)!r}]
+        from actorcritic.__main__ import main
+        sys.exit(main())
+    """)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "compiling\n"
+        time.sleep(0.5)  # until both programs are under way
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "actorcritic: stopped while compiling. Nothing is lost" in err
+    assert "Traceback" not in err
+    assert not run.exists()
+
+
+def test_a_ctrl_c_that_c_code_lost_still_stops():
+    with contextlib.suppress(KeyboardInterrupt):  # as a callback from C does
+        interruption.interrupt(signal.SIGINT, None)
+    with interruption.interruptible() as interrupted:
+        assert interrupted()
+    with interruption.interruptible() as interrupted:
+        assert not interrupted()

@@ -25,13 +25,24 @@ def main() -> int:
     signal.signal(signal.SIGINT, _leave)
     from actorcritic.cli import main as run_command
     from actorcritic.cli import prepare
+    from actorcritic.cli.terminal import speak_plainly
+    from actorcritic.runs.interruption import interrupt
 
     arguments = sys.argv[1:]
+    speak_plainly()
     prepare(arguments)  # the imports of the command
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, _terminate)
-    code = run_command(arguments)
+    try:
+        code: Any = run_command(arguments)
+    except SystemExit as stop:
+        code = stop.code
     signal.signal(signal.SIGINT, _leave)  # while Python shuts down
+    if isinstance(code, int) and code > 128:
+        # Interrupted, and everything is saved: do not wait for a program that is being compiled.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from actorcritic.core import importing
 from actorcritic.core.catalogue import Catalogue, Entry
+from actorcritic.core.errors import UserError
 
 HERE = "actorcritic.algorithms"
 
@@ -20,3 +24,25 @@ ALGORITHMS = Catalogue(
         "sac": Entry(f"{HERE}.sac:SAC", "soft actor-critic: off-policy, for continuous actions"),
     },
 )
+
+
+def find(name: str) -> Any:
+    """The algorithm that a name or module:Name stands for, as it is without settings.
+
+    Name is a class, or an object: an algorithm with a network of the user's, for instance.
+    """
+    place, _, rest = name.partition(":")
+    if "=" in rest:
+        raise UserError(
+            f"'{name}' names settings as well. Here, name the algorithm alone, and each setting by "
+            f"itself: {place} … --gamma 0.99 (Python: gamma=0.99)."
+        )
+    from actorcritic.core.hyperparameters import made
+    from actorcritic.core.types import check_protocol
+
+    if not rest:
+        return ALGORITHMS.named(name)()
+    found = importing.named(name)
+    algorithm = made(found) if isinstance(found, type) else found
+    check_protocol(algorithm)
+    return algorithm

@@ -45,6 +45,7 @@ from actorcritic.maths.networks import (
     Initialization,
     NetworkLike,
     Torso,
+    check_network,
     default_network,
 )
 
@@ -210,6 +211,8 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         return Collects(self.num_envs, self.num_steps, discount=discount)
 
     def check(self, spec: EnvSpec) -> None:
+        if self.network is not None:
+            check_network(self.network, spaces.feature_count(spec.observation_space))
         self._model(spec)
         if self.critic_learning_rate is not None and self.shared_network:
             raise UserError(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, find
 
 if TYPE_CHECKING:
     from actorcritic.core.types import EnvSpec
@@ -26,7 +26,9 @@ class Preset:
 
     @property
     def algorithm(self) -> Any:
-        return ALGORITHMS[self.name](**self.hyperparameters)
+        from actorcritic.core.hyperparameters import replace  # which needs JAX; a list does not
+
+        return replace(find(self.name), **self.hyperparameters)
 
 
 def tuned(total_steps: int, **hyperparameters: Any) -> tuple[int, dict[str, Any]]:
@@ -293,14 +295,35 @@ def preset(
 ) -> Preset:
     """The tuned preset, or defaults for such an environment where there is none.
 
-    `given` are hyperparameters that are set on top of it: the defaults fit them.
-    Raises UserError where there is no algorithm of that name.
+    Where module:Class inherits from an algorithm of ours, it has the preset or the defaults of that
+    one, less what it sets by itself. `given` are hyperparameters that are set on top of it: the
+    defaults fit them. Raises UserError where there is no algorithm of that name.
     """
-    name = ALGORITHMS.known(name)
+    if ":" not in name:
+        return _of_ours(ALGORITHMS.known(name), spec, total_steps, given or {})
+    algorithm = find(name)
+    ours = {cls: known for known, cls in ALGORITHMS.items()}
+    base = next((cls for cls in type(algorithm).__mro__ if cls in ours), None)
+    if base is None:
+        return Preset(
+            name, DEFAULT_STEPS, {}, f"{name} as it is: it has no preset and no defaults."
+        )
+    plain = base()
+    known = {key: value for key, value in (given or {}).items() if hasattr(plain, key)}
+    found = _of_ours(ours[base], spec, total_steps, known)
+    inherited = {
+        setting: value
+        for setting, value in found.hyperparameters.items()
+        if getattr(algorithm, setting) == getattr(plain, setting)
+    }
+    return Preset(name, found.total_steps, inherited, found.why)
+
+
+def _of_ours(name: str, spec: EnvSpec, total_steps: int | None, given: Mapping[str, Any]) -> Preset:
     tuned = PRESETS.get((name, spec.id))
     if tuned is not None:
         return tuned
     from actorcritic.algorithms.defaults import defaults  # needs JAX, which a list does not
 
-    found, why = defaults(name, spec, total_steps or DEFAULT_STEPS, given or {})
+    found, why = defaults(name, spec, total_steps or DEFAULT_STEPS, given)
     return Preset(name, DEFAULT_STEPS, found, why)

@@ -39,7 +39,7 @@ from actorcritic.core.types import (
 )
 from actorcritic.maths import losses, optimizers, spaces
 from actorcritic.maths.distributions import TanhGaussian
-from actorcritic.maths.networks import MLP, ActorCritic, Dense, NetworkLike
+from actorcritic.maths.networks import MLP, ActorCritic, Dense, NetworkLike, check_network
 
 
 class Sample(NamedTuple):
@@ -219,6 +219,8 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         return Collects(self.num_envs, self.num_steps)
 
     def check(self, spec: EnvSpec) -> None:
+        if self.network is not None:
+            check_network(self.network, sizes(spec)[0])
         batch = self.num_envs * self.num_steps
         least = max(batch, self.batch_size, self.learning_starts)
         if self.buffer_size < least:

@@ -28,8 +28,7 @@ others with --map. The file is imported, so what stands at its top level is run.
 """
 
 
-def audit_command(argv: Sequence[str]) -> int:
-    """`actorcritic audit FILE.py:FUNCTION [options]`."""
+def audit_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="actorcritic audit",
         description="Check that a function computes what it claims, against exact definitions.",
@@ -70,7 +69,12 @@ def audit_command(argv: Sequence[str]) -> int:
         help="losses: what is passed in has to be detached inside, too",
     )
     _add_outputs(parser)
-    options = parser.parse_args(list(argv))
+    return parser
+
+
+def audit_command(argv: Sequence[str]) -> int:
+    """`actorcritic audit FILE.py:FUNCTION [options]`."""
+    options = audit_parser().parse_args(list(argv))
 
     def made() -> Report:
         chosen = {
@@ -86,8 +90,7 @@ def audit_command(argv: Sequence[str]) -> int:
     return _shown(made, options)
 
 
-def audit_env_command(argv: Sequence[str]) -> int:
-    """`actorcritic audit-env ENV [options]`."""
+def audit_env_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="actorcritic audit-env",
         description="Check an environment: what Gymnasium's checker finds, and more.",
@@ -95,7 +98,12 @@ def audit_env_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("env", metavar="ENV", help="a Gymnasium id, or module:Name")
     _add_outputs(parser)
-    options = parser.parse_args(list(argv))
+    return parser
+
+
+def audit_env_command(argv: Sequence[str]) -> int:
+    """`actorcritic audit-env ENV [options]`."""
+    options = audit_env_parser().parse_args(list(argv))
     return _shown(lambda: audit.environment(options.env), options)
 
 

@@ -24,6 +24,7 @@ from actorcritic.audit.findings import CannotCall, Finding, Report
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.envs.as_gymnasium import AsGymnasium
+from actorcritic.envs.catalogue import compiled_environment
 from actorcritic.envs.host import checks, finding
 
 STEPS, SECONDS = 3000, 6.0  # of the random episodes: whichever comes first
@@ -122,6 +123,10 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Make, bool]:
     if isinstance(environment, Environment) and not isinstance(environment, type):
         return environment.spec.id, lambda: AsGymnasium(environment), True
     try:
+        if isinstance(environment, type) or (isinstance(environment, str) and ":" in environment):
+            compiled = compiled_environment(environment, **options)
+            if compiled is not None:
+                return compiled.spec.id, lambda: AsGymnasium(compiled), True
         name, factory = finding.find(environment)
         return name, lambda: finding.make(name, factory, options), True
     except UserError as error:

@@ -43,6 +43,8 @@ class Catalogue(Mapping[str, Any]):
 
     def known(self, name: str) -> str:
         """The name as it is written here; UserError with the nearest one where there is none."""
+        if not isinstance(name, str):
+            raise UserError(f"Expected the name of a {self.kind}: {', '.join(self)}; got {name!r}.")
         found = next((known for known in self if known.lower() == name.lower()), None)
         if found is None:
             raise UserError(

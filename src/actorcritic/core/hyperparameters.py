@@ -7,16 +7,22 @@ leaves, so a sweep over them needs no recompilation; everything else is static.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
 
 from actorcritic.core.errors import UserError
-from actorcritic.core.words import nearest
+from actorcritic.core.words import nearest, whole
 
 T = TypeVar("T", bound=type)
+INTERVAL = re.compile(r"[(\[]\s*[-+.\deinf]+\s*,\s*[-+.\deinf]+\s*[)\]]")
 
 
 def hyperparameter(
@@ -26,6 +32,8 @@ def hyperparameter(
 
     `or_function` says that Python may give a function of the progress (0 to 1) in its place.
     """
+    if within is not None and not INTERVAL.fullmatch(within):
+        raise UserError(f"`within` must be an interval, as '(0, 1]' or '[0, 1e6]'; got {within!r}.")
     about = {"meaning": meaning, "within": within, "or_function": or_function}
     return dataclasses.field(default=default, metadata=about)
 
@@ -33,28 +41,93 @@ def hyperparameter(
 @dataclass_transform(frozen_default=True)
 def hyperparameters(cls: T) -> T:
     """Class decorator: a frozen dataclass, registered as a pytree."""
+    for name, value in vars(cls).items():
+        if isinstance(value, dataclasses.Field) and name not in vars(cls).get(
+            "__annotations__", {}
+        ):
+            raise UserError(
+                f"{cls.__name__}.{name} has no type. Write one behind its name, as "
+                f"{name}: float = hyperparameter(…)."
+            )
     cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
+    _name_unknown(cls)
     kinds = get_type_hints(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if kinds[f.name] in (float, float | None)]
     static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]
     return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=static)
 
 
+def _name_unknown(cls: Any) -> None:
+    """Let the constructor name the nearest hyperparameter where one does not exist."""
+    plain = cls.__init__
+
+    @functools.wraps(plain)
+    def __init__(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            plain(self, *values, **named)
+        except TypeError:
+            for name in named:
+                check_known(type(self), name)
+            raise
+
+    cls.__init__ = __init__
+
+
 def replace(settings: Any, **changes: Any) -> Any:
     """`dataclasses.replace` that names the nearest field when one does not exist."""
-    known = [f.name for f in dataclasses.fields(settings)]
+    if isinstance(settings, type):
+        raise UserError(
+            f"An algorithm is an object, and {settings.__name__} is a class; write "
+            f"{settings.__name__}()."
+        )
+    if not dataclasses.is_dataclass(settings):
+        raise UserError(
+            f"Expected an algorithm, as PPO() or 'ppo'; got {settings!r}. It has no "
+            f"hyperparameters {', '.join(changes)}."
+        )
     for name in changes:
-        if name not in known:
-            raise UserError(
-                f"{type(settings).__name__} has no hyperparameter '{name}'."
-                f"{nearest(name, known)} It has: {', '.join(known)}."
-            )
-    return dataclasses.replace(settings, **changes)
+        check_known(type(settings), name)
+    changed: Any = settings
+    return dataclasses.replace(changed, **changes)
+
+
+def check_known(cls: type, name: str) -> None:
+    """UserError, with the nearest name, where a class has no hyperparameter of this one."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    if name not in known:
+        bare = "__dataclass_params__" not in vars(cls)
+        hint = " Put @hyperparameters above the class, if it is one of its own." if bare else ""
+        raise UserError(
+            f"{cls.__name__} has no hyperparameter '{name}'."
+            f"{nearest(name, known)}{hint} It has: {', '.join(known)}."
+        )
+
+
+def made(cls: type) -> Any:
+    """An object of the class, with its defaults."""
+    try:
+        return cls()
+    except TypeError as error:
+        raise UserError(
+            f"{cls.__name__} cannot be made without arguments ({error}). Give each hyperparameter "
+            "a default."
+        ) from error
+
+
+def is_plain(kind: Any) -> bool:
+    """Can a value of this type be written on a command line, and in run.json?"""
+    if get_origin(kind) in (Literal, tuple):
+        return True
+    parts = get_args(kind) or (kind,)
+    return all(
+        part in (bool, int, float, str, type(None)) or get_origin(part) in (Literal, tuple)
+        for part in parts
+    )
 
 
 def parse(cls: type, name: str, text: str) -> Any:
     """The value that `text` stands for in a field: 0.5, 64x64, true, none, or one of its names."""
-    replace(cls(), **{name: None})  # names the nearest where there is no such field
+    check_known(cls, name)
     kind = get_type_hints(cls)[name]
     options = get_args(kind) or (kind,)
     word = text.strip().lower()
@@ -64,11 +137,11 @@ def parse(cls: type, name: str, text: str) -> Any:
         return word == "true"
     try:
         if get_origin(kind) is tuple:
-            return tuple(int(part) for part in word.split("x")) if word != "none" else ()
+            return tuple(whole(part) for part in word.split("x")) if word != "none" else ()
         if float in options:
             return float(word)
         if int in options:
-            return int(word)
+            return whole(word)
     except ValueError:
         expected = "a number" if float in options else "a whole number"
         if get_origin(kind) is tuple:
@@ -108,13 +181,23 @@ def check(settings: Any, owner: str | None = None) -> None:
             continue
         if get_origin(kind) is tuple:
             if not isinstance(value, tuple) or not all(type(x) is int and x > 0 for x in value):
-                raise UserError(f"{name} must be a tuple of positive whole numbers; got {value!r}.")
+                raise UserError(
+                    f"{name} must be a tuple of positive whole numbers, as (64, 64); got {value!r}."
+                )
             continue
         number = float if float in (kind, *options) else int if int in (kind, *options) else None
         if number is not None:
             check_number(name, value, number, f.metadata.get("within"))
+        elif Path in options and not isinstance(value, str | os.PathLike):
+            raise UserError(f"{name} must be a path; got {value!r}.")
+        elif _is_mapping(kind) and not isinstance(value, Mapping):
+            raise UserError(f"{name} must be a dict of names and values; got {value!r}.")
         elif kind is bool and not isinstance(value, bool):
             raise UserError(f"{name} must be True or False; got {value!r}.")
+
+
+def _is_mapping(kind: Any) -> bool:
+    return any(get_origin(part) is Mapping for part in (kind, *get_args(kind)))
 
 
 def _check_function(name: str, function: Any) -> None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
+
+LIBRARY = str(Path(__file__).resolve().parent.parent)
+MOST_DIGITS = 18  # of a whole number: larger ones count nothing here
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -39,3 +46,26 @@ def rounded(value: Any) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "a", "a and b", or "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def whole(text: str) -> int:
+    """The whole number that a text stands for: 100000, 100_000 or 1e5. ValueError if it is none."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not number.is_finite() or number.adjusted() > MOST_DIGITS or number != int(number):
+        raise ValueError(text)
+    return int(number)
+
+
+def told(error: BaseException) -> str:
+    """An exception of the user's code in a line, with the place in that code it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith(("<", LIBRARY))]
+    theirs = [f for f in theirs if "site-packages" not in f.filename] or frames
+    where = [f" ({os.path.basename(f.filename)}, line {f.lineno})" for f in theirs[-1:]]
+    if isinstance(error, SyntaxError):  # its text says where
+        where = []
+    text = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}: {text}{''.join(where)}"

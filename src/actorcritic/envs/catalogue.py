@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from actorcritic.core.catalogue import Catalogue, Entry
 from actorcritic.core.errors import UserError
@@ -31,22 +31,50 @@ COMPILED = Catalogue(
 )
 
 
-def compiled_environment(id: str, **options: Any) -> Environment | None:
-    """The compiled environment of this id, or None if there is none.
+def compiled_environment(environment: Any, **options: Any) -> Environment | None:
+    """The compiled environment that this stands for, or None where it is one of the host.
 
-    Options are the environment's own fields, `compiled_environment("Pendulum-v1", gravity=0.0)`.
-    The id `gymnax:NAME` is gymnax's environment NAME, and its options the fields of its EnvParams.
+    It is an id of ours, `gymnax:NAME`, a class of the user's or `module:Class`, or an object.
+    Options are the environment's own fields, `compiled_environment("Pendulum-v1", gravity=0.0)`,
+    or of gymnax those of its EnvParams.
     """
-    if id.startswith("gymnax:"):
-        from actorcritic.envs.gymnax import from_gymnax
+    if isinstance(environment, str):
+        if environment.startswith("gymnax:"):
+            from actorcritic.envs.gymnax import from_gymnax
 
-        return from_gymnax(id.removeprefix("gymnax:"), **options)
-    if id not in COMPILED:
-        return None
-    environment = COMPILED[id]
-    known = {field.name: field.type for field in fields(environment)}  # type: ignore[arg-type]
-    check_options(id, options, known)
-    return environment(**{k: _checked(f"{id}: {k}", known[k], v) for k, v in options.items()})
+            return from_gymnax(environment.removeprefix("gymnax:"), **options)
+        if environment in COMPILED:
+            return _made(environment, COMPILED[environment], options)
+        if ":" not in environment:
+            return None
+    from actorcritic.envs.compiled import compiled_class
+
+    found = compiled_class(environment)
+    if isinstance(found, type):
+        return _made(found.__name__, found, options)
+    if found is not None and options:
+        raise UserError(
+            f"The options {options} came with an environment that is made already; give them to "
+            "its class instead."
+        )
+    return found
+
+
+def _made(name: str, cls: Any, options: dict[str, Any]) -> Any:
+    try:
+        kinds = get_type_hints(cls)
+    except NameError:  # types that are imported for checkers only
+        kinds = {}
+    known = {f.name: kinds.get(f.name, f.type) for f in fields(cls)} if is_dataclass(cls) else {}
+    check_options(name, options, known)
+    given = {k: _checked(f"{name}: {k}", known[k], v) for k, v in options.items()}
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise UserError(
+            f"{name} could not be made: {error}. Give each field a default, or name it as an "
+            "option."
+        ) from error
 
 
 KINDS = {float: "a number", int: "a whole number", int | None: "a whole number or None"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actorcritic.algorithms.presets import DEFAULT_STEPS
@@ -15,10 +15,11 @@ from actorcritic.experiments.folder import REPORT, Experiment, Part, experiment_
 from actorcritic.experiments.together import train_all
 from actorcritic.experiments.variants import (
     Task,
+    one_variant,
     planned,
-    variant,
     variants_of,
 )
+from actorcritic.runs.console import working
 from actorcritic.runs.settings import ExperimentSettings
 
 
@@ -31,7 +32,8 @@ def compare(
     """Train several variants on the same seeds, and compare them.
 
     A variant is a name ("ppo", with the tuned preset of the environment), a name with settings
-    ("ppo:clip_range=0.1,num_envs=4"), or an algorithm; a dict gives them names. `options` are
+    ("ppo:clip_range=0.1,num_envs=4"), one of your own ("module:Class:clip_range=0.1"), or an
+    algorithm; a dict gives them names. `options` are
     fields of `ExperimentSettings`. All variants get the same `total_steps`: without it, the largest
     that one of their presets takes. `thresholds` are returns whose first reaching is told; without
     them, the one registered with Gymnasium.
@@ -64,11 +66,18 @@ def ablate(
     task = Task.of(environment, settings)
     if not vary:
         raise UserError("An ablation needs a setting to vary, as gae_lambda=0,0.95,1; got none.")
-    largest = None
-    if isinstance(algorithm, str):
-        label, algorithm, largest = variant(algorithm, task)
-    else:
-        label = algorithm.name
+    if not isinstance(vary, Mapping):
+        raise UserError(
+            f"`vary` must be a dict of settings and their values, as {{'gae_lambda': [0, 1]}}; got "
+            f"{vary!r}."
+        )
+    for name, values in vary.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(
+                f"`vary` needs a list of values for {name}, as {{'{name}': [{values!r}]}}; got "
+                f"{values!r}."
+            )
+    label, algorithm, largest = one_variant(algorithm, task)
     names = [name for name in vary if len(vary[name])]
     if grid:
         changes = [
@@ -102,5 +111,6 @@ def _compared(
         train_all(runs, task, title)
         comparison = part.comparison(settings.command)
         if folder is not None:
-            comparison.report(folder / REPORT)
+            with working(f"Writing {folder / REPORT}", quiet=settings.quiet):
+                comparison.report(folder / REPORT)
     return comparison

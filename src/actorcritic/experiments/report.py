@@ -12,11 +12,12 @@ from actorcritic.experiments.comparison import Comparison
 from actorcritic.experiments.folder import read_experiment
 from actorcritic.experiments.sweep import as_sweep
 from actorcritic.figures.html import Section
+from actorcritic.runs import configuration
 from actorcritic.runs.run import read_run
 
 
 def report(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     out: str | Path = "report.html",
     *,
     thresholds: Sequence[float] | None = None,
@@ -27,7 +28,8 @@ def report(
     Run folders are compared with each other; each experiment keeps its own sections. Raises
     UserError where something cannot be compared, is not finished, or is no run or experiment.
     """
-    folders = [Path(path) for path in paths]
+    several = [paths] if isinstance(paths, str | Path) or hasattr(paths, "evaluate") else paths
+    folders = [configuration.folder(path) for path in several]
     if not folders:
         raise UserError("A report needs the folder of at least one run or experiment.")
     sections: list[Section] = []

@@ -26,6 +26,8 @@ class Range:
     whole: bool = False
 
     def __post_init__(self) -> None:
+        hyperparameters.check_number("The lower end of a Range", self.low, float, None)
+        hyperparameters.check_number("The upper end of a Range", self.high, float, None)
         if not self.low < self.high or (self.log and self.low <= 0):
             above = " and above 0" if self.log else ""
             raise UserError(
@@ -54,6 +56,8 @@ class Choice:
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, tuple | list):
+            raise UserError(f"A choice needs its values in a tuple; got {self.values!r}.")
         if len(self.values) < 2:
             raise UserError(f"A choice needs at least two values; got {list(self.values)}.")
 
@@ -75,12 +79,32 @@ def parse(cls: type, text: str) -> tuple[str, Range | Choice]:
     if kind == "choice":
         values = tuple(hyperparameters.parse(cls, name, value) for value in ends.split(","))
         return name, Choice(values)
-    hyperparameters.replace(cls(), **{name: None})  # names the nearest where there is none
+    hyperparameters.check_known(cls, name)
     try:
         low, high = map(float, ends.split(":"))
     except ValueError:
         raise UserError(f"A space is NAME=KIND with KIND one of {FORMS}; got '{text}'.") from None
     return name, Range(low, high, kind.startswith("log"), kind.endswith("int"))
+
+
+def as_space(cls: type, given: Any) -> dict[str, Range | Choice]:
+    """Where to look for each hyperparameter; texts are read as on the command line."""
+    if not isinstance(given, Mapping):
+        raise UserError(
+            "`space` must be a dict of hyperparameters and where to look, as {'learning_rate': "
+            f"'log:1e-4:1e-2'}}; got {given!r}."
+        )
+    space: dict[str, Range | Choice] = {}
+    for name, where in given.items():
+        if isinstance(where, str):
+            _, where = parse(cls, f"{name}={where}")
+        if not isinstance(where, Range | Choice):
+            raise UserError(
+                f"`space` must say where to look for {name}: Range(low, high), Choice((a, b)) or "
+                f"one of {FORMS}; got {where!r}."
+            )
+        space[name] = where
+    return space
 
 
 def draw(space: Space, count: int, method: Literal["sobol", "random"], seed: int) -> list[dict]:

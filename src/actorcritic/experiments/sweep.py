@@ -23,11 +23,12 @@ from actorcritic.experiments.folder import (
     experiment_folder,
     save_experiment,
 )
-from actorcritic.experiments.search import FORMS, Choice, Range, ask_optuna, draw
+from actorcritic.experiments.search import FORMS, Choice, Range, as_space, ask_optuna, draw
 from actorcritic.experiments.together import train_all
-from actorcritic.experiments.variants import Task, planned, variants_of
+from actorcritic.experiments.variants import Task, one_variant, planned
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table
+from actorcritic.runs.console import working
 from actorcritic.runs.run import Run
 from actorcritic.runs.settings import SweepSettings
 
@@ -170,10 +171,13 @@ def sweep(
     environment: Any,
     settings: SweepSettings | None = None,
     *,
-    space: Mapping[str, Range | Choice],
+    space: Mapping[str, Range | Choice | str],
     **options: Any,
 ) -> Sweep:
     """Search hyperparameters: `trials` points of `space`, `seeds` seeds each.
+
+    `space` says where to look for each: Range(1e-4, 1e-2, log=True), Choice((4, 8)), or as on the
+    command line "log:1e-4:1e-2", "choice:4,8".
 
     The winner is then trained again, beside the algorithm as it was, on `confirm_seeds` seeds that
     no trial used. `method` is "sobol", "random" or "optuna" (which looks where it was good, and
@@ -186,8 +190,8 @@ def sweep(
     command = settings.command
     if not space:
         raise UserError(f"A sweep needs a space, as learning_rate=log:1e-4:1e-2 ({FORMS}).")
-    found, largest = variants_of([algorithm], task)
-    ((label, plain),) = found.items()
+    label, plain, largest = one_variant(algorithm, task)
+    space = as_space(type(plain), space)
     steps = settings.total_steps or largest or DEFAULT_STEPS
     for name, where in space.items():  # before anything is written: both ends must be allowed
         for share in (0.0, 1.0):
@@ -244,7 +248,8 @@ def sweep(
         result = as_sweep(experiment)
         if folder is not None:
             save_experiment(folder, experiment)
-            result.report(folder / REPORT)
+            with working(f"Writing {folder / REPORT}", quiet=settings.quiet):
+                result.report(folder / REPORT)
     return result
 
 

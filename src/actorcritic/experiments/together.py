@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import jax
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.core.waiting import wait_for
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration
@@ -43,16 +45,28 @@ def train_all(runs: Mapping[str, Run], task: Task, title: str) -> None:
         with (
             TrainingDisplay(title, total, task.settings.quiet) as display,
             interruptible() as interruption,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            _pool() as pool,
         ):
+            display.say(_opening(runs, missing, title))
             for note in _notes(missing):
                 display.say(note)
-            _train_groups(list(groups.values()), task, display, interruption, pool)
+            with contextlib.suppress(KeyboardInterrupt):  # while compiling: nothing is lost
+                _train_groups(list(groups.values()), task, display, interruption, pool)
             if interruption.signal == signal.SIGTERM:
                 display.say("SIGTERM came. What was trained is saved; repeat the call to go on.")
     if not all(run.finished for run in runs.values()):
         kept = any(run.out is not None for run in missing)
         raise Stopped("stopped and saved." if kept else "stopped; nothing was kept.")
+
+
+@contextlib.contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for compiling; nobody waits for them at the end."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _train_groups(
@@ -76,13 +90,25 @@ def _train_groups(
             break
         names = ", ".join(run.variant for run in runs[:3]) + (" …" if len(runs) > 3 else "")
         display.now(names)
-        training = waiting[k].result() if early else begin(runs)
+        if early:
+            with interruption.beginning():
+                training = wait_for(waiting[k])
+        else:
+            training = begin(runs)
         try:
             training.go(display, interruption)
         finally:
             training.close()
-    for future in waiting:
-        future.cancel()
+
+
+def _opening(runs: Mapping[str, Run], missing: Sequence[Run], title: str) -> str:
+    """What is about to be trained, in one line."""
+    first = missing[0]
+    there = f", {len(runs) - len(missing)} of them there already" * (len(runs) > len(missing))
+    return (
+        f"{title}: {len(runs)} variant{'s' * (len(runs) > 1)}{there}; {len(first.seeds):,} "
+        f"seed{'s' * (len(first.seeds) > 1)} each, {first.total_steps:,} steps"
+    )
 
 
 def _notes(runs: Sequence[Run]) -> Iterator[str]:
@@ -102,7 +128,7 @@ def _is_finished(run: Run, task: Task) -> bool:
     run.spread = stored.get("spread")
     wanted = json.loads(json.dumps(run.configuration()))
     for name in ("algorithm", "environment", "seeds", "total_steps"):
-        if stored[name] != wanted[name]:
+        if not configuration.same(stored[name], wanted[name]):
             raise UserError(
                 f"{run.out} holds a run with another {name} than is asked for now. Choose another "
                 "folder, or repeat the experiment as it was."

@@ -3,58 +3,92 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec
+from actorcritic.core.types import Environment, EnvSpec, check_protocol
 from actorcritic.core.words import printable, shown
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runs import configuration
 from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 
+FORM = "NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; one of your own is module:Class."
+
 
 def variant(text: str, task: Task) -> tuple[str, Any, int | None]:
     """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names: label, algorithm, its preset's steps.
 
-    The tuned preset of the environment or its defaults, with the settings named on top.
+    The tuned preset of the environment or its defaults, with the settings named on top. An
+    algorithm of the user's is module:Class, with settings module:Class:clip_range=0.1.
     """
-    name, _, settings = text.partition(":")
-    cls = ALGORITHMS.named(name)
-    changes = {}
-    for pair in filter(None, settings.split(",")):
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise UserError(
-                f"A variant is NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; got '{text}'."
-            )
-        changes[key] = hyperparameters.parse(cls, key, value)
+    name, label, pairs = _parts(text)
+    cls = type(find(name))
+    changes = {key: hyperparameters.parse(cls, key, value) for key, value in pairs}
     chosen = preset(name, task.spec, task.settings.total_steps, changes)
-    label = " ".join([name, *(f"{key}={shown(value)}" for key, value in changes.items())])
+    label = " ".join([label, *(f"{key}={shown(value)}" for key, value in changes.items())])
     return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
+
+
+def class_named(text: str) -> type:
+    """The class of the algorithm that a variant's text names."""
+    return type(find(_parts(text)[0]))
+
+
+def _parts(text: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """The algorithm's name, what it is called, and the settings behind it."""
+    name, _, settings = text.partition(":")
+    label, first = name, settings.partition(":")[0]
+    if first and "=" not in first and name.lower() not in ALGORITHMS:
+        label, _, settings = settings.partition(":")
+        name = f"{name}:{label}"
+    pairs = [pair.partition("=") for pair in filter(None, settings.split(","))]
+    for key, separator, _ in pairs:
+        if not separator:
+            raise UserError(f"A variant is {FORM} Got '{text}', in which '{key}' has no value.")
+    return name, label, [(key, value) for key, _, value in pairs]
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Iterable) and not hasattr(given, "init")
+
+
+def one_variant(algorithm: Any, task: Task) -> tuple[str, Any, int | None]:
+    """The same of a name, or of an algorithm; UserError where several came."""
+    if isinstance(algorithm, str):
+        return variant(algorithm, task)
+    if isinstance(algorithm, Mapping | list | tuple):
+        raise UserError(
+            f"Expected one algorithm, as 'ppo' or PPO(); got {algorithm!r}. To compare several: "
+            "actorcritic.compare([…], environment)."
+        )
+    check_protocol(algorithm)
+    return algorithm.name, algorithm, None
 
 
 def variants_of(
     given: Sequence[Any] | Mapping[str, Any], task: Task
 ) -> tuple[dict[str, Any], int | None]:
     """Labelled algorithms, and the largest number of steps that one of their presets takes."""
+    if not isinstance(given, Mapping) and (isinstance(given, str) or not _is_list(given)):
+        raise UserError(
+            f"Expected a list of variants, as ['ppo', 'a2c'], or a dict of names and algorithms; "
+            f"got {given!r}."
+        )
     named: list[tuple[str, Any]] = (
         list(given.items()) if isinstance(given, Mapping) else [("", each) for each in given]
     )
     found: dict[str, Any] = {}
     steps: list[int] = []
     for label, each in named:
-        if isinstance(each, str):
-            own, algorithm, budget = variant(each, task)
-            steps += [] if budget is None else [budget]
-        else:
-            own, algorithm = each.name, each
+        own, algorithm, budget = one_variant(each, task)
+        steps += [] if budget is None else [budget]
         label = label or own
         if label != printable(label) or "\n" in label:
             raise UserError(

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec
+from actorcritic.core.words import told
 from actorcritic.maths.distributions import (
     Categorical,
     Distribution,
@@ -62,6 +63,28 @@ class Network(NamedTuple):
 
     init: Callable[[Key[Array, ""], Float[Array, "1 n"]], PyTree]
     apply: Callable[[PyTree, Float[Array, "... n"]], Float[Array, "... m"]]
+
+
+def check_network(network: Any, features: int) -> None:
+    """UserError where something is no pair (init, apply), or does not take such inputs."""
+    if isinstance(network, type):
+        raise UserError(f"network is the class {network.__name__}; write {network.__name__}().")
+    if not all(callable(getattr(network, name, None)) for name in ("init", "apply")):
+        pair = isinstance(network, tuple) and len(network) == 2
+        raise UserError(
+            f"network must be a pair of functions by name, ac.Network(init, apply); got "
+            f"{'a plain tuple' if pair else repr(network)}."
+        )
+    try:
+        hash(network)
+        x = jax.ShapeDtypeStruct((1, features), jnp.float32)
+        params = jax.eval_shape(network.init, jax.random.key(0), x)
+        jax.eval_shape(network.apply, params, x)
+    except Exception as error:
+        raise UserError(
+            f"The network does not take inputs of shape (1, {features}), or cannot be hashed: "
+            f"{told(error)}."
+        ) from error
 
 
 def orthogonal(key: Key[Array, ""], rows: int, columns: int, gain: float) -> Float[Array, "r c"]:

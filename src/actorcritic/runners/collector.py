@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Collects, EnvSpec, Transition
+from actorcritic.core.waiting import compiled
 from actorcritic.envs.host.arrays import Leaves, leaves, row_of, write, zeros
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.envs.host.stepping import Stepper
@@ -133,7 +134,7 @@ class Collector:
         if self._program is None:
             observation = row_of(self.rollout.observation, 0)
             arguments = self._settings, self._actor, observation, self._keys, np.int32(0)
-            self._program = jax.jit(self._act).lower(*arguments).compile()
+            self._program = compiled(jax.jit(self._act).lower(*arguments))
 
     def batch(self) -> Transition:
         """The batch as far as it has been collected."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Algorithm, Environment, EnvSpec, Observation
+from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.maths import spaces
@@ -63,6 +65,16 @@ class Policy:
         action = _action(self.algorithm, self.actor, self.spec, observation, key, explore)
         action = np.asarray(action).astype(self.spec.action_space.dtype)
         return action[0] if single else action
+
+    def export(self, path: str | Path) -> Path:
+        """Write the policy to a file that needs no JAX; the ending of `path` says how.
+
+        `.onnx`: the deterministic policy as a graph from a batch of observations to actions (needs
+        the extra `onnx`). `.safetensors`: the arrays that it acts by.
+        """
+        from actorcritic.runners import export
+
+        return export.export(self, path)
 
     def _with_mask(self, observation: Observation, mask: Any) -> Observation:
         space = self.spec.observation_space
@@ -167,15 +179,15 @@ class CompiledEvaluation:
         keys = jax.eval_shape(jax.vmap(jax.random.key), np.zeros(_count(actors), np.uint32))
         play = partial(_play, environment=environment, episodes=episodes, explore=explore)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), actors)
-        self._program = (
-            jax.jit(play, compiler_options=COMPILE_FAST).lower(algorithms, shapes, keys).compile()
-        )
+        program = jax.jit(play, compiler_options=COMPILE_FAST)
+        self._program = compiled(program.lower(algorithms, shapes, keys))
 
     def __call__(self, actors: Any, seeds: Sequence[int]) -> Evaluation:
         """Each actor has its own entry of `seeds` for the randomness of its episodes."""
         keys = jax.vmap(jax.random.key)(np.asarray(seeds))
         arguments = jax.device_put((self._algorithms, actors, keys), self._device)
-        return Evaluation(*map(np.asarray, self._program(*arguments)))
+        played = beside(lambda: [np.asarray(x) for x in self._program(*arguments)])
+        return Evaluation(*wait_for(played))
 
 
 def _count(actors: Any) -> int:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Int, Key
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec, Transition
+from actorcritic.core.waiting import compiled
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.runners.collector import Abandoned, Collector, Diverged, Ended
 from actorcritic.runners.session import (
@@ -84,7 +85,7 @@ class HostSession:
 
         keys = jax.vmap(jax.random.key)(np.asarray(self.seeds))
         init = jax.jit(lambda a, keys: jax.lax.map(partial(begin, a, self._spec), keys))
-        self.state = init(self._settings, keys)
+        self.state = compiled(init.lower(self._settings, keys))(self._settings, keys)
         actor = jax.eval_shape(algorithm.actor, self._states[0].learner)
         self._collector = Collector(algorithm, environment, actor)
         self._names: tuple[str, ...] = ()  # of the metrics, known once `_update` was traced
@@ -112,13 +113,10 @@ class HostSession:
             return
         state = self._states[0]
         self._collector.compile()
-        draw = jax.jit(self._draw).lower(state.key).compile()
-        update = (
-            jax.jit(self._update, donate_argnums=1)
-            .lower(self._settings, state.learner, self._collector.batch(), state.key, np.float32(0))
-            .compile()
-        )
-        self._programs = draw, update
+        batch, progress = self._collector.batch(), np.float32(0)
+        arguments = self._settings, state.learner, batch, state.key, progress
+        update = jax.jit(self._update, donate_argnums=1).lower(*arguments)
+        self._programs = compiled(jax.jit(self._draw).lower(state.key)), compiled(update)
 
     # What may be saved and set.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from actorcritic.core.types import Algorithm, Environment, EnvSpec
+from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.runners.compiled import (
     Log,
     TrainState,
@@ -250,13 +250,12 @@ class CompiledSession:
         """Compile the program (once; `advance` does it otherwise), beside the first state's."""
         if self._program is not None:
             return
-        beside = threading.Thread(target=lambda: self._state)
-        beside.start()
+        state = beside(lambda: self._state)
         # By its shape alone: to count what is left would wait for that state.
         counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
         arguments = (self._each, self._shapes, counts, jnp.int32(0))
-        self._program = self._train.lower(*arguments).compile()
-        beside.join()
+        self._program = compiled(self._train.lower(*arguments))
+        wait_for(state)
 
     def advance(
         self,

@@ -9,21 +9,24 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import jax
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
-from actorcritic.core import hyperparameters, words
+from actorcritic.algorithms.catalogue import ALGORITHMS, find
+from actorcritic.core import hyperparameters, importing, words
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec, check_protocol
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
+from actorcritic.envs.compiled import check_compiled
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.maths import spaces
+from actorcritic.runners.promises import check_algorithm
 from actorcritic.runs.settings import EnvironmentSettings
 
 FORMAT = 1
@@ -56,11 +59,15 @@ def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
     known = ALGORITHMS.get(algorithm.name) is type(algorithm)
     own = [] if known else [f"the class {type(algorithm).__name__}"]
     for name, value in list(values.items()):
-        plain = isinstance(value, bool | int | float | str | None) or type(value) is tuple
-        if not plain:
+        if not _is_plain(value):
             own.append(name)
             del values[name]
-    return {"name": algorithm.name, "hyperparameters": values, "own": own}
+    kind = None if known else importing.address(type(algorithm))
+    return {"name": algorithm.name, "hyperparameters": values, "own": own, "class": kind}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | None) or type(value) is tuple
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -80,17 +87,66 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
     return words.listed(said)
 
 
-def rebuild_algorithm(data: dict[str, Any], out: Path) -> Any:
-    if data["own"]:
+def same(stored: Any, now: Any) -> bool:
+    """Whether two parts of descriptions say the same; an earlier version had less to say."""
+    if isinstance(stored, dict) and isinstance(now, dict):
+        return all(name in now and same(value, now[name]) for name, value in stored.items())
+    return bool(stored == now)
+
+
+def words_of(run: dict[str, Any]) -> tuple[str, str]:
+    """The algorithm and the environment of a run, as a command takes them."""
+    algorithm, world = run["algorithm"], run["environment"]
+    own = world.get("class") or world["make"] or world["id"]
+    return (
+        _address(algorithm.get("class")) if algorithm["own"] else algorithm["name"],
+        world["make"] if _is_ours(world) else _address(own),
+    )
+
+
+def again(run: dict[str, Any]) -> str:
+    """The options that name what is the user's own in a run, " --env module:Name"; "" without."""
+    algorithm, environment = words_of(run)
+    said = f" --algorithm {algorithm}" if run["algorithm"]["own"] else ""
+    return said if _is_ours(run["environment"]) else f"{said} --env {environment}"
+
+
+def _address(place: Any) -> str:
+    return place if importing.is_address(place) else "module:Name"
+
+
+def _is_ours(world: dict[str, Any]) -> bool:
+    """Can the environment be made without code of the user's?"""
+    make = world["make"]
+    return make is not None and (
+        ":" not in make or (make.startswith("gymnax:") and not world["host"])
+    )
+
+
+def rebuild_algorithm(run: dict[str, Any], out: Path, given: Any = None) -> Any:
+    """The algorithm of a run. What is the user's own has to be given again.
+
+    An object is taken as it is. A class, or module:Name, gets the run's hyperparameters.
+    """
+    if given is not None and not isinstance(given, str | type):
+        check_protocol(given)
+        return given
+    data = run["algorithm"]
+    if given is None and data["own"]:
         raise UserError(
             f"{out} was trained with {' and '.join(data['own'])} of your own, which a run does not "
-            "store. Pass it again from Python: algorithm=…"
+            f"store and never imports by itself. If you trust it, name it again:{again(run)} "
+            "(Python: algorithm=…)."
         )
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in data["hyperparameters"].items()
     }
-    algorithm = hyperparameters.replace(ALGORITHMS.named(data["name"])(), **values)
+    if given is None:
+        given = ALGORITHMS.known(data["name"])
+    plain = find(given) if isinstance(given, str) else hyperparameters.made(given)
+    check_protocol(plain)
+    algorithm = hyperparameters.replace(plain, **values)
     hyperparameters.check(algorithm)
     return algorithm
 
@@ -106,6 +162,7 @@ def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]
         return spec | {
             "host": True,
             "make": world.id if world.is_registered else None,
+            "class": None if world.is_registered else world.place,
             "options": dict(world.options),
             "vectorization": world.vectorization,
             "autoreset": world.autoreset,
@@ -115,7 +172,22 @@ def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]
     options = dataclasses.asdict(world) if known is not None else {}  # type: ignore[call-overload]
     if known is None and world.spec.id.startswith("gymnax:"):
         known = world.spec.id
-    return spec | {"host": False, "make": known, "options": options}
+    if known is not None:
+        return spec | {"host": False, "make": known, "class": None, "options": options}
+    return spec | {
+        "host": False,
+        "make": None,
+        "class": importing.address(type(world)),
+        "options": _options_of(world),
+    }
+
+
+def _options_of(world: Any) -> dict[str, Any]:
+    """The fields of an environment of the user's that are not as its class has them."""
+    if not dataclasses.is_dataclass(world):
+        return {}
+    values = {f.name: (getattr(world, f.name), f.default) for f in dataclasses.fields(world)}
+    return {n: value for n, (value, usual) in values.items() if _is_plain(value) and value != usual}
 
 
 def spec_from_json(data: dict[str, Any]) -> EnvSpec:
@@ -127,18 +199,26 @@ def spec_from_json(data: dict[str, Any]) -> EnvSpec:
     )
 
 
-def rebuild_environment(data: dict[str, Any], out: Path) -> Environment | HostEnvironment:
-    if data["make"] is None:
-        raise UserError(
-            f"{out} was trained on an environment of your own, {data['id']}; a run never imports "
-            f"code by itself. Name it again: --env {data['id']} (Python: environment=…)."
-        )
-    if ":" in data["make"] and (data["host"] or not data["make"].startswith("gymnax:")):
-        raise UserError(
-            f"{out / 'run.json'} names '{data['make']}'; a run never imports code by itself. If "
-            f"you trust it, name it yourself: --env {data['make']} (Python: environment=…)."
-        )
-    return resolve_environment(data["make"], settings_of(data))
+def rebuild_environment(
+    run: dict[str, Any], out: Path, given: Any = None
+) -> Environment | HostEnvironment:
+    """The environment of a run. What is the user's own has to be given again.
+
+    Where it is named as the run has it, it gets the run's options.
+    """
+    data = run["environment"]
+    how = settings_of(data)
+    if given is not None:
+        known = {data["id"], data["make"], data.get("class")} - {None}
+        named = {given} if isinstance(given, str) else {importing.address(given)}
+        same = bool(known & (named | {getattr(given, "__name__", None)}))
+        return resolve_environment(given, how if same else replace(how, env_options=None))
+    if _is_ours(data):
+        return resolve_environment(data["make"], how)
+    raise UserError(
+        f"{out} was trained on an environment of your own, {data['id']}, and a run never imports "
+        f"code by itself. If you trust it, name it again:{again(run)} (Python: environment=…)."
+    )
 
 
 def settings_of(data: dict[str, Any]) -> EnvironmentSettings:
@@ -218,19 +298,20 @@ def resolve_environment(
 ) -> Environment | HostEnvironment:
     """The environment that an id, factory or object stands for."""
     host, options = settings.host, dict(settings.env_options or {})
-    # A Gymnasium class or vector environment has attributes of the same names as a compiled one.
-    gymnasiums = isinstance(environment, type | gymnasium.Env | gymnasium.vector.VectorEnv)
-    if isinstance(environment, Environment | HostEnvironment) and not gymnasiums:
-        return environment
-    if isinstance(environment, str) and not host:
-        compiled = compiled_environment(environment, **options)
-        if compiled is not None and settings.info_metrics:
-            raise UserError(
-                f"The compiled {environment} gives no infos to keep. Step it through Gymnasium "
-                "with host=True (--host), or leave info_metrics out."
-            )
-        if compiled is not None:
-            return compiled
+    if isinstance(environment, str) and environment in ALGORITHMS:
+        raise UserError(
+            f"'{environment}' is an algorithm, and stands where the environment belongs: first the "
+            "algorithm, then the environment."
+        )
+    by_host = host and isinstance(environment, str | type)
+    compiled = None if by_host else compiled_environment(environment, **options)
+    if isinstance(environment, str) and compiled is not None and settings.info_metrics:
+        raise UserError(
+            f"The compiled {environment} gives no infos to keep. Step it through Gymnasium "
+            "with host=True (--host), or leave info_metrics out."
+        )
+    if compiled is not None or isinstance(environment, HostEnvironment):
+        return compiled or environment
     try:
         return HostEnvironment(
             environment,
@@ -255,6 +336,8 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
     """Everything that can be wrong before the first step."""
     check_protocol(algorithm)
     hyperparameters.check(algorithm)
+    if isinstance(world, Environment):
+        check_compiled(world)
     spaces.check(world.spec)
     suited = algorithm.action_spaces
     if not isinstance(world.spec.action_space, suited):
@@ -269,6 +352,8 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
             "None. Let it return Collects(num_envs, num_steps) to train it on an environment."
         )
     algorithm.check(world.spec)
+    if not type(algorithm).__module__.startswith("actorcritic."):
+        check_algorithm(algorithm, world.spec)
     steps = 1 if collects.whole_episodes else collects.num_steps
     batch = collects.num_envs * steps
     if total_steps < batch:
@@ -278,3 +363,14 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
         )
     if isinstance(world, HostEnvironment):
         world.check()
+
+
+def folder(path: Any) -> Path:
+    """A path that a user gave; UserError where it is something else."""
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    hint = " Of a run in memory, use it as it is: run.policy(), run.evaluate()."
+    raise UserError(
+        f"Expected the folder of a run; got a {type(path).__name__}."
+        + hint * hasattr(path, "evaluate")
+    )

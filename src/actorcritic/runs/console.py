@@ -1,19 +1,31 @@
-"""What a person sees while a run goes on: a progress line in a terminal, plain lines elsewhere."""
+"""What a person sees while something goes on: a line that moves in a terminal or a notebook, plain
+lines elsewhere.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import html
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Column
 
 from actorcritic.core.words import printable
 from actorcritic.runners.session import Report
 
-LINES_EVERY = 10.0  # seconds, where there is no terminal to redraw
+LINES_EVERY = 10.0  # seconds, where there is nothing to redraw
+PATIENCE = 1.0  # seconds after which a plain line says what goes on
+NARROW = 100  # columns of a terminal: with fewer, a bar would leave no room for what it says
+BAR = 30  # columns
 
 
 def duration(seconds: float) -> str:
@@ -28,6 +40,34 @@ def warn(text: str) -> None:
     print(printable(f"Warning: {text}"), file=sys.stderr)
 
 
+def moves(console: Console) -> bool:
+    """Whether a line can be drawn again in its place."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+@contextlib.contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Say what goes on, on stderr, as long as it goes on. What is yielded says how far it is."""
+    console, what = Console(stderr=True, quiet=quiet, highlight=False), printable(what)
+    if not moves(console):
+        text = f"{what} …"
+        late = threading.Timer(PATIENCE, partial(console.print, text, markup=False, soft_wrap=True))
+        late.start()
+        try:
+            yield lambda text: None
+        finally:
+            late.cancel()
+        return
+    columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=console, transient=True) as line:
+        task = line.add_task(f"{what} …")
+
+        def say(text: str) -> None:
+            line.update(task, description=f"{what}: {printable(text)}")
+
+        yield say
+
+
 class TrainingDisplay:
     """Progress of a training over all its seeds, with steps/s, recent return and time left."""
 
@@ -38,18 +78,33 @@ class TrainingDisplay:
         self._seconds = 0.0
         self._returns = np.zeros(0)
         self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            console=self.console,
-            transient=True,
+        self._moves = moves(self.console) and not quiet
+        self._notebook = None if quiet else _in_notebook()
+        self._activity = "compiling …"
+        columns = [
+            SpinnerColumn("line"),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            BarColumn(bar_width=BAR),
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
+            TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)),
+        ]
+        self._narrow = self.console.width < NARROW
+        if self._narrow:
+            del columns[2]
+        self._bar = Progress(*columns, console=self.console, transient=True, expand=self._narrow)
+        self._task = self._bar.add_task(
+            # A little more than all: the line moves until the evaluation is done.
+            self._title,
+            total=total_steps * (1 + 1e-9),
+            numbers=self._numbers(),
         )
-        self._task = self._bar.add_task(self._title, total=total_steps, numbers="compiling …")
 
     def __enter__(self) -> TrainingDisplay:
-        if self.console.is_terminal:
+        if self._moves:
             self._bar.start()
         return self
 
@@ -59,7 +114,9 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.console.is_terminal:  # elsewhere, stopping would print an empty line
+        if error is None:
+            self.say_what("done")
+        if self._moves:  # elsewhere, stopping would print an empty line
             self._bar.stop()
 
     def advance(self, steps: int, report: Report | None = None) -> None:
@@ -67,30 +124,80 @@ class TrainingDisplay:
         self._done += steps
         if report is None:
             self._earlier += steps
-            self._bar.update(self._task, completed=self._done)
-            return
-        self._seconds += report.seconds
-        self._returns = np.concatenate([self._returns, report.episodes.returns])[-100:]
-        numbers = self._numbers()
-        self._bar.update(self._task, completed=self._done, numbers=numbers)
-        if not self.console.is_terminal and time.monotonic() - self._last_line > LINES_EVERY:
+        else:
+            self._activity = ""
+            self._seconds += report.seconds
+            self._returns = np.concatenate([self._returns, report.episodes.returns])[-100:]
+        self._draw()
+        late = time.monotonic() - self._last_line > LINES_EVERY
+        if report is not None and late and not self._moves and self._notebook is None:
             self._last_line = time.monotonic()
-            self.say(f"{self._title}: {self._done:,} of {self._total:,} steps, {numbers}")
+            self.say(f"{self._title}: {self._done:,} of {self._total:,} steps, {self._numbers()}")
 
     def now(self, title: str) -> None:
         """What of a larger whole is trained from here on."""
         self._title, self._returns = printable(title), np.zeros(0)
-        self._bar.update(self._task, description=self._title)
+        self._draw()
 
     def say_what(self, activity: str) -> None:
         """What goes on beside training, shown in the place of its numbers."""
-        self._bar.update(self._task, numbers=activity)
+        self._activity = activity
+        self._draw()
 
     def say(self, text: str) -> None:
         self.console.print(printable(text), markup=False, soft_wrap=True)
 
-    def _numbers(self) -> str:
+    def _draw(self) -> None:
+        if self._notebook is not None:
+            self._notebook.update(_NotebookBar(self._title, self._share, self._numbers()))
+        self._bar.update(
+            self._task,
+            completed=self._done,
+            description=self._title,
+            numbers=self._numbers(short=self._narrow),
+        )
+
+    @property
+    def _share(self) -> float:
+        return min(1.0, self._done / max(self._total, 1))
+
+    def _numbers(self, *, short: bool = False) -> str:
+        if self._activity:
+            return self._activity
         rate = (self._done - self._earlier) / max(self._seconds, 1e-9)
-        left = duration((self._total - self._done) / rate) if rate else "?"
+        left = f"{duration((self._total - self._done) / rate) if rate else '?'} left"
+        if short:
+            return left
         reached = f"return {self._returns.mean():.1f}, " if len(self._returns) else ""
-        return f"{reached}{rate:,.0f} steps/s, {left} left"
+        return f"{reached}{rate:,.0f} steps/s, {left}"
+
+
+# ------------------------------------------------------------------------------------ notebooks
+
+
+class _NotebookBar:
+    """What a notebook shows of a progress."""
+
+    def __init__(self, title: str, share: float, numbers: str) -> None:
+        self._title, self._share, self._numbers = title, share, numbers
+
+    def __repr__(self) -> str:
+        return f"{self._title} {self._share:.0%} {self._numbers}"
+
+    def _repr_html_(self) -> str:
+        return (
+            f"<div>{html.escape(self._title)} "
+            f'<progress max="1" value="{self._share:.4f}"></progress> '
+            f"{self._share:.0%} {html.escape(self._numbers)}</div>"
+        )
+
+
+def _in_notebook() -> Any:
+    """A place in the notebook that this runs in, to draw in again and again; None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    if type(shell).__name__ != "ZMQInteractiveShell":
+        return None
+    from IPython.display import display
+
+    return display(_NotebookBar("", 0.0, ""), display_id=True)

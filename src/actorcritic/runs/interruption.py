@@ -8,6 +8,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from actorcritic.core.waiting import leaving
+
+_came: list[int] = []  # before anything was interruptible
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Raise KeyboardInterrupt, and remember it: a callback inside of C code may lose it."""
+    _came.append(number)
+    raise KeyboardInterrupt
+
 
 class Interruption:
     """Whether Ctrl-C or SIGTERM came. The first asks to save and stop; a second stops at once."""
@@ -30,6 +40,20 @@ class Interruption:
         finally:
             self._at_once = False
 
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[None]:
+        """In here, nothing is trained yet: whoever waits for a program leaves as soon as it came.
+
+        Nothing is raised anywhere else, where code in C may lose it.
+        """
+        try:
+            with leaving(self):
+                yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped while compiling. Nothing is lost: to go on, repeat the command."
+            ) from None
+
     def _handle(self, number: int, frame: Any) -> None:
         again, self.signal = self() or self._at_once, number
         if again:
@@ -49,6 +73,8 @@ def interruptible() -> Iterator[Interruption]:
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, interruption._handle) for number in numbers}
+    if _came:
+        interruption.signal = _came.pop()
     try:
         yield interruption
     finally:

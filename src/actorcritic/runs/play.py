@@ -1,19 +1,17 @@
-"""Watch a policy: in a window where there is a screen, as a GIF elsewhere."""
+"""Watch a policy: in a window where there is a screen, as a GIF or MP4 elsewhere."""
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import numpy as np
 
-from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.envs import (
@@ -25,7 +23,11 @@ from actorcritic.envs import (
     Pendulum,
 )
 from actorcritic.runners.evaluate import MAX_STEPS, Policy
-from actorcritic.runs.run import Run
+from actorcritic.runs import clips
+from actorcritic.runs.console import working
+from actorcritic.runs.run import Run, Which
+
+MOST_NUMBERS = 6  # of an action, in a caption
 
 # Gymnasium draws the classic-control environments; it is handed the state that ours is in.
 STATES: dict[type, Callable[[Any], Any]] = {
@@ -44,47 +46,79 @@ def play(
     seed: int | None = None,
     episodes: int = 1,
     deterministic: bool = True,
+    which: Which = "last",
 ) -> str:
     """Play episodes of a run's policy; returns a sentence on what was seen and where it is.
 
     Without `out`, a window opens where there is a screen; else a GIF is written to the run's
-    folder. Raises UserError where the environment cannot draw itself.
+    folder. `out` ends in .gif or .mp4; what is written has the step, the return and the action
+    below each frame. Raises UserError where the environment cannot draw itself.
     """
     if episodes < 1:
         raise UserError(f"play needs at least one episode; got {episodes}.")
-    policy = run.policy(seed)
     window = out is None and _has_screen()
     if out is None and not window:
         if run.out is None:
             raise UserError("There is no screen; say where to write the clip: out='clip.gif'.")
         out = run.out / "play.gif"
-    if out is not None and Path(out).suffix.lower() != ".gif":
-        raise UserError(f"play writes GIF files; got {out}. Name it {Path(out).stem}.gif.")
+    if out is not None:
+        clips.check(Path(out))
+    policy = run.policy(seed, which=which)
 
     if not _has_screen():  # or pygame complains of it
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    view = _viewer(run, "human" if window else "rgb_array")
-    frames: list[np.ndarray] = []
-    returns = []
-    try:
-        for episode in range(episodes):
-            episode_return = 0.0
-            for frame, reward in _episode(view, policy, episode, deterministic):
-                episode_return += reward
-                if frame is not None:
-                    frames.append(frame)
-            returns.append(episode_return)
-        rate = float(view.metadata.get("render_fps") or 30)
-    finally:
-        view.close()
+    returns = [0.0] * episodes
+    with working(f"Playing {run.label}") as say:
+        view = _viewer(run, "human" if window else "rgb_array")
+
+        def watched() -> Iterator[Moment]:
+            for episode in range(episodes):
+                for moment in _episode(view, policy, episode, deterministic):
+                    returns[episode] = moment.episode_return
+                    say(", ".join(moment.said(episode)))
+                    yield moment
+
+        def frames() -> Iterator[np.ndarray]:
+            for moment in watched():
+                if moment.frame is None:
+                    raise UserError(f"{run.spec.id} gave no picture in render mode 'rgb_array'.")
+                yield clips.captioned(moment.frame, moment.caption)
+
+        try:
+            if window:
+                for _ in watched():
+                    pass
+            else:
+                assert out is not None
+                clips.write(Path(out), frames(), float(view.metadata.get("render_fps") or 30))
+        finally:
+            view.close()
     seen = f"return {', '.join(f'{r:.1f}' for r in returns)}"
     if window:
         return f"Played {episodes} episode(s): {seen}."
-    assert out is not None
-    if not frames:
-        raise UserError(f"{run.spec.id} gave no picture in render mode 'rgb_array'.")
-    _write_gif(Path(out), frames, rate)
     return f"Wrote {out} ({episodes} episode(s), {seen})."
+
+
+class Moment(NamedTuple):
+    """What is seen after so many steps of an episode."""
+
+    frame: np.ndarray | None
+    step: int
+    episode_return: float
+    action: Any = None  # that led here; None at the start
+
+    def said(self, episode: int) -> tuple[str, ...]:
+        return f"episode {episode + 1}", f"step {self.step}", f"return {self.episode_return:.1f}"
+
+    @property
+    def caption(self) -> tuple[str, str]:
+        """Two lines below the frame."""
+        first = f"step {self.step}    return {self.episode_return:.1f}"
+        if self.action is None:
+            return first, ""
+        numbers = [f"{x:.2f}" if x % 1 else f"{x:g}" for x in np.ravel(self.action).tolist()]
+        more = " …" if len(numbers) > MOST_NUMBERS else ""
+        return first, f"action {' '.join(numbers[:MOST_NUMBERS])}{more}"
 
 
 def _has_screen() -> bool:
@@ -132,35 +166,15 @@ class _Classic(AsGymnasium):
         self._artist.close()
 
 
-def _episode(
-    view: Any, policy: Policy, seed: int, deterministic: bool
-) -> Iterator[tuple[np.ndarray | None, float]]:
+def _episode(view: Any, policy: Policy, seed: int, deterministic: bool) -> Iterator[Moment]:
     observation, _ = view.reset(seed=seed)
-    yield view.render(), 0.0
-    for _ in range(MAX_STEPS):
+    yield Moment(view.render(), 0, 0.0)
+    total = 0.0
+    for step in range(1, MAX_STEPS + 1):
         observation = jax.tree.map(np.asarray, observation)
         action = policy(observation, deterministic=deterministic)
         observation, reward, terminated, truncated, _ = view.step(action)
-        yield view.render(), float(reward)
+        total += float(reward)
+        yield Moment(view.render(), step, total, action)
         if terminated or truncated:
             return
-
-
-def _write_gif(path: Path, frames: list[np.ndarray], rate: float) -> None:
-    from PIL import Image
-
-    # A GIF's clock ticks in 1/100 s and viewers slow down below 2 ticks: drop frames instead.
-    keep = max(1, round(rate / 30))
-    pictures = [Image.fromarray(np.asarray(frame, np.uint8)) for frame in frames[::keep]]
-    pictures = [p.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for p in pictures]
-    clip = io.BytesIO()
-    pictures[0].save(
-        clip,
-        format="GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        loop=0,
-        duration=max(20, round(1000 * keep / rate / 10) * 10),
-    )
-    files.make_folder(path.parent)
-    files.write(path, clip.getvalue())

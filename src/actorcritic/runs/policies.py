@@ -88,13 +88,15 @@ class Best:
         """Before anything is known: the actors only give the form."""
         return cls(seeds, actors, [-np.inf] * len(seeds), [0] * len(seeds))
 
-    def offer(self, row: int, score: float, step: int, actor: Any) -> None:
-        """Keep an actor, leaves [1], where it scores higher than the one that is kept."""
-        if score > self.scores[row]:
-            self.scores[row], self.steps[row] = score, step
-            self.actors = jax.tree.map(
-                lambda x, new: jnp.asarray(x).at[row].set(new[0]), self.actors, actor
-            )
+    def offer(self, row: int, score: float, step: int, actor: Any) -> bool:
+        """Keep an actor, leaves [1], if it scores higher than the one that is kept; whether so."""
+        if not score > self.scores[row]:
+            return False
+        self.scores[row], self.steps[row] = score, step
+        self.actors = jax.tree.map(
+            lambda x, new: jnp.asarray(x).at[row].set(new[0]), self.actors, actor
+        )
+        return True
 
     def save(self, folder: Path) -> None:
         scores = [x if np.isfinite(x) else None for x in self.scores]

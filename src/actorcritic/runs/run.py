@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from actorcritic.core import files
+from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import listed, printable
@@ -44,7 +44,7 @@ from actorcritic.runners.evaluate import (
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
-from actorcritic.runs import checkpoints, configuration, trackers
+from actorcritic.runs import checkpoints, configuration, notebook, trackers
 from actorcritic.runs.console import warn
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
@@ -74,6 +74,12 @@ class Evaluated:
 
     def __str__(self) -> str:
         return f"{self.summary}{self.remark}"
+
+    def __repr__(self) -> str:
+        return f"Evaluated({self})"
+
+    def _repr_html_(self) -> str:
+        return notebook.card_of_evaluation(self)
 
     @property
     def remark(self) -> str:
@@ -178,6 +184,11 @@ class Run:
         return tuple(seed for seed in self.seeds if seed not in self.failed)
 
     @property
+    def command(self) -> str:
+        """Its folder as a command takes it, with what it has to be told of again."""
+        return f"{self.out}{configuration.again(self.configuration())}"
+
+    @property
     def episodes(self) -> EpisodeTable:
         """The finished training episodes: seed, step, returns, length. Read from the folder."""
         path = None if self.out is None else self.out / trackers.EPISODES
@@ -211,10 +222,11 @@ class Run:
         assert self.out is not None
         stored = configuration.read(self.out)
         now = json.loads(json.dumps(self.configuration()))
-        changed = [n for n in ("algorithm", "environment", "total_steps") if stored[n] != now[n]]
+        parts = ("algorithm", "environment", "total_steps")
+        changed = [n for n in parts if not configuration.same(stored[n], now[n])]
         if not changed or not self.steps:
             return []
-        before = {name: stored[name] for name in ("algorithm", "environment", "total_steps")}
+        before = {name: stored[name] for name in parts}
         self.phases.append({"until_step": self.steps, **before})
         notes = []
         if changed != ["total_steps"]:
@@ -249,6 +261,8 @@ class Run:
         run trained. Seeds that failed in the training are left out. Raises UserError where none is
         left.
         """
+        hyperparameters.check_number("episodes", episodes, int, None)
+        hyperparameters.check_number("seed", seed, int, None)
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
         seeds = self.trained_seeds
@@ -301,7 +315,7 @@ class Run:
             raise UserError(f"{self.name} is kept in {self.out} already; copy that folder.")
         if self.state is None:
             raise UserError(f"{self.name} was not trained here; there is nothing to keep.")
-        out = Path(path)
+        out = configuration.folder(path)
         with new_folder(out):
             kept = dataclasses.replace(self, out=out)
             save_configuration(kept)
@@ -318,6 +332,16 @@ class Run:
             kept.plot(out / "curve.png")
         return out
 
+    def to_pandas(self, table: Literal["metrics", "episodes"] = "metrics") -> Any:
+        """What updates reported, or the finished training episodes, as a `pandas.DataFrame`."""
+        return notebook.frame_of(self, table)
+
+    def __repr__(self) -> str:
+        return f"Run({', '.join([self.label, *notebook.facts_of(self).values()])})"
+
+    def _repr_html_(self) -> str:
+        return notebook.card_of(self)
+
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
         from actorcritic.figures import plots
@@ -331,17 +355,16 @@ class Run:
 def open_run(
     path: str | Path, *, algorithm: Any = None, environment: Any = None, restore: bool = True
 ) -> Run:
-    """A run from its folder. UserError names what is missing or cannot be rebuilt."""
+    """A run from its folder. UserError names what is missing or cannot be rebuilt.
+
+    What is your own, a run never imports by itself: pass it again. An `algorithm` that is a class
+    or "module:Name" gets the hyperparameters of the run; an object is taken as it is.
+    """
     prepare_jax()
-    out = Path(path)
+    out = configuration.folder(path)
     data = configuration.read(out)
-    if algorithm is None:
-        algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
-    if environment is None:
-        environment = configuration.rebuild_environment(data["environment"], out)
-    else:
-        how = dataclasses.replace(configuration.settings_of(data["environment"]), env_options=None)
-        environment = configuration.resolve_environment(environment, how)
+    algorithm = configuration.rebuild_algorithm(data, out, algorithm)
+    environment = configuration.rebuild_environment(data, out, environment)
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
     run.spread, run.phases = data.get("spread"), data.get("phases", [])
     run.origin = data.get("origin")
@@ -376,10 +399,9 @@ def load(
     trained with a class or network of your own.
     """
     prepare_jax()
-    out = Path(path)
+    out = configuration.folder(path)
     data = configuration.read(out)
-    if algorithm is None:
-        algorithm = configuration.rebuild_algorithm(data["algorithm"], out)
+    algorithm = configuration.rebuild_algorithm(data, out, algorithm)
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
     restore_results(run)
@@ -391,7 +413,7 @@ def read_run(path: str | Path) -> Run:
 
     Neither the environment nor any code of the run is needed.
     """
-    out = Path(path)
+    out = configuration.folder(path)
     data = configuration.read(out)
     world = _SpecOnly(configuration.spec_from_json(data["environment"]))
     name = _NameOnly(data["algorithm"]["name"])
@@ -457,7 +479,7 @@ def learners_from(origin: str | Path, run: Run, like: Any) -> tuple[Any, dict[st
     A seed takes the learner of the same seed, where the other run has all of this one's seeds;
     else all take the best one's. Raises UserError where they do not fit.
     """
-    source = open_run(origin)
+    source = read_run(origin)  # which needs no code of the user's
     for part, mine, theirs in (
         ("observations", run.spec.observation_space, source.spec.observation_space),
         ("actions", run.spec.action_space, source.spec.action_space),

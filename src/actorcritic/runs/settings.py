@@ -172,6 +172,11 @@ class ExperimentSettings(EnvironmentSettings):
     title: str | None = setting(None, "what its page is called")
     command: str | None = setting(None, "the command that makes it again, for its page")
 
+    def check(self) -> None:
+        super().check()
+        if self.thresholds is not None and not isinstance(self.thresholds, list | tuple):
+            raise UserError(f"thresholds must be a list, as [475]; got {self.thresholds!r}.")
+
 
 @dataclass(frozen=True)
 class SweepSettings(ExperimentSettings):

@@ -13,7 +13,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runs import configuration
 from actorcritic.runs.console import TrainingDisplay, warn
-from actorcritic.runs.folder import folder_of_its_own, new_folder
+from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import interruptible
 from actorcritic.runs.run import Run, open_run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
@@ -25,11 +25,11 @@ def train(
 ) -> Run:
     """Train an algorithm on an environment.
 
-    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo"), which takes
-    the tuned preset of the environment, or else defaults that fit it. `environment` is a Gymnasium
-    id, "module:Name", a factory, or a compiled environment. `options` are fields of
-    `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
-    (learning_rate=1e-3).
+    `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo", or one of your
+    own, "module:Class"), which takes the tuned preset of the environment, or else defaults that
+    fit it. `environment` is a Gymnasium id, "module:Name", a factory, or a compiled environment or
+    its class. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are
+    hyperparameters (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
@@ -68,13 +68,13 @@ def resume(
     `run` is a folder, or what `train` returned. `options` are fields of `ResumeSettings`.
     `algorithm` and `environment` are needed only where they cannot be rebuilt from the folder
     (your own class, network or environment), or where the run shall go on as another: run.json
-    then keeps both phases.
+    then keeps both phases. A class, or "module:Name", gets the run's hyperparameters and options.
     """
     prepare_jax()
     settings = ResumeSettings.of(settings, options)
     if isinstance(run, Run) and run.out is None:
         return _go_on_in_memory(run, settings, algorithm)
-    path = run.out if isinstance(run, Run) else Path(run)
+    path = run.out if isinstance(run, Run) else configuration.folder(run)
     assert path is not None
     configuration.read(path)  # before a lock is left in a folder that is no run's
     with folder_of_its_own(path):
@@ -119,23 +119,35 @@ def _check_wandb(settings: TrainSettings) -> None:
 
 def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
     """Train one run to its end, or to Ctrl-C. `why` says where its hyperparameters come from."""
-    training = Training([run], settings)
+    resumed = run.state is not None or (run.out is not None and is_begun(run.out))
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
-        try:
-            with TrainingDisplay(run.label, total, settings.quiet) as display:
-                if why is not None:
-                    display.say(why)
-                if isinstance(training.session, HostSession) and run.out is not None:
-                    display.say(RESUME_NOTE)
-                for note in run.algorithm.notes(run.spec):
-                    display.say(f"Note: {note}")
+        with TrainingDisplay(run.label, total, settings.quiet) as display:
+            display.say(_opening(run, resumed))
+            if why is not None:
+                display.say(why)
+            for note in run.algorithm.notes(run.spec):
+                display.say(f"Note: {note}")
+            with interruption.beginning():
+                training = Training([run], settings)
+            try:
                 training.go(display, interruption)
-        finally:
-            training.close()
+            finally:
+                training.close()
+            on_host = isinstance(training.session, HostSession)
+            if on_host and run.out is not None and (resumed or not run.finished):
+                display.say(RESUME_NOTE)
         if run.out is not None:
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
-                warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.out}")
+                warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.command}")
     return run
+
+
+def _opening(run: Run, resumed: bool) -> str:
+    """What is about to be trained, in one line."""
+    seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
+    where = f" → {run.out}" if run.out is not None else ""
+    on = " (resumed)" * resumed
+    return f"{run.label}: {seeds}, {run.total_steps:,} steps{where}{on}"

@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.core.waiting import beside, wait_for
 from actorcritic.runners.evaluate import CompiledEvaluation, Policy
 from actorcritic.runners.host import HostSession
 from actorcritic.runners.seeds import CompiledSession
@@ -134,7 +135,8 @@ class Training:
         for run in self.runs:
             if run.out is not None and not is_begun(run.out):
                 save_configuration(run)
-        self.session.compile()
+        with interruption.beginning():
+            wait_for(beside(self.session.compile))
         begun = self._restore(display)
         display.advance(int(self.session.steps.sum()))
         self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
@@ -236,14 +238,14 @@ class Training:
         as the best was not chosen on them.
         """
         assert self._between is not None
-        evaluate, actors = self._between.result(), self.session.actors
+        evaluate, actors = wait_for(self._between), self.session.actors
         seeds = [EVALUATION_SEED // 2 + seed for run in self.runs for seed in run.seeds]
         entries = [k for k in np.flatnonzero(which).tolist() if k not in self.session.failures]
         asked = list(range(len(seeds))) if isinstance(evaluate, CompiledEvaluation) else entries
         if not entries:
             return EpisodeTable.join([])
         found = evaluate(rows_of(actors, asked), [seeds[k] for k in asked])
-        tables, steps = [], self.session.steps
+        tables, steps, better = [], self.session.steps, list[Run]()
         for entry in entries:
             k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
             run, row = self.runs[k], asked.index(entry)
@@ -256,20 +258,22 @@ class Training:
             )
             if self._settings.keep_best:
                 mine = self._rows[k]
-                seed = run.seeds[entry - mine.start]
-                if run.best is None:
-                    whole = rows_of(actors, range(len(seeds))[mine])
-                    run.best = Best.of(run.seeds, whole)
-                run.best.offer(
-                    run.seeds.index(seed),
-                    float(returns.mean()),
-                    int(steps[entry]),
-                    rows_of(actors, [entry]),
-                )
-        for run in self.runs:
+                best = self._best_of(run, rows_of(actors, range(len(seeds))[mine]))
+                score, actor = float(returns.mean()), rows_of(actors, [entry])
+                if best.offer(entry - mine.start, score, int(steps[entry]), actor):
+                    better.append(run)
+        for run in better:
             if run.best is not None and run.out is not None:
                 run.best.save(run.out / BEST)
         return EpisodeTable.join(tables)
+
+    def _best_of(self, run: Run, actors: Any) -> Best:
+        """What is known of a run's best policies: also from before it was resumed."""
+        if run.best is None:
+            run.best = Best.of(run.seeds, actors)
+            if run.out is not None and checkpoints.newest(run.out / BEST) is not None:
+                run.best = Best.read(run.out / BEST, run.seeds, jax.eval_shape(lambda: actors))
+        return run.best
 
     def _call_back(self, k: int, report: Report) -> Report:
         """Show a run's report to its callbacks; the report with what they logged."""
@@ -425,7 +429,7 @@ class Training:
     def _evaluate(self, actors: Any) -> None:
         assert self._evaluator is not None
         seeds = [EVALUATION_SEED + seed for run in self.runs for seed in run.seeds]
-        evaluate, entries = self._evaluator.result(), list(range(len(seeds)))
+        evaluate, entries = wait_for(self._evaluator), list(range(len(seeds)))
         if not isinstance(evaluate, CompiledEvaluation):  # that program is of all entries
             entries = [entry for entry in entries if entry not in self.session.failures]
             actors, seeds = rows_of(actors, entries), [seeds[entry] for entry in entries]

@@ -22,6 +22,7 @@ from actorcritic.experiments.folder import (
 from actorcritic.experiments.together import train_all as train_missing
 from actorcritic.experiments.variants import Task, planned
 from actorcritic.figures.html import Animation, Picture, Section, Table
+from actorcritic.runs.console import working
 from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings
 from actorcritic.studies.catalogue import STUDIES
@@ -147,5 +148,6 @@ def study(
         result = Result(name, title, asked.QUESTION, quick, found, comparisons, command)
         if folder is not None:
             save_experiment(folder, Experiment("study", title, command, found.parts, about))
-            result.report(folder / REPORT)
+            with working(f"Writing {folder / REPORT}", quiet=quiet):
+                result.report(folder / REPORT)
     return result

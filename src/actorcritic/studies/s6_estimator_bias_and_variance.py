@@ -15,6 +15,7 @@ from actorcritic import lab
 from actorcritic.figures import plots
 from actorcritic.figures.html import Picture, Table
 from actorcritic.lab import Critic, Estimator, Measured
+from actorcritic.runs.console import working
 from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.beside_exact import (
     Beside,
@@ -45,10 +46,14 @@ TOO_LARGE = 3.0
 
 def answer(bench: Bench) -> Answer:
     samples = 3_000 if bench.quick else 40_000
-    n_steps, n_picture, n_table, n_sentences = _n_steps(10 * samples)
-    lambdas, l_picture, l_table, l_sentences = _lambdas(samples // 4)
-    limits, limit_table = _limits(samples)
-    gradient, beside = _gradients(2 * samples)
+    with working("Measuring", quiet=bench.quiet) as say:
+        say("n-step returns")
+        n_steps, n_picture, n_table, n_sentences = _n_steps(10 * samples)
+        say("λ-returns")
+        lambdas, l_picture, l_table, l_sentences = _lambdas(samples // 4)
+        limits, limit_table = _limits(samples)
+        say("policy gradients")
+        gradient, beside = _gradients(2 * samples)
     for parts in (n_steps, lambdas, limits):
         beside += [each for part in parts.values() for each in part]
     numbers = {

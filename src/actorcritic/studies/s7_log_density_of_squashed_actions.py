@@ -15,6 +15,7 @@ from jaxtyping import Float
 from actorcritic.figures import plots
 from actorcritic.figures.html import Picture, Table
 from actorcritic.lab import Measured
+from actorcritic.runs.console import working
 from actorcritic.studies.bench import Answer, Bench
 from actorcritic.studies.beside_exact import (
     Beside,
@@ -68,7 +69,11 @@ ALPHA, DISCOUNT = 0.2, 0.99  # of soft values
 
 
 def answer(bench: Bench) -> Answer:
-    draws = 20_000 if bench.quick else 200_000
+    with working("Integrating", quiet=bench.quiet):
+        return _answer(20_000 if bench.quick else 200_000)
+
+
+def _answer(draws: int) -> Answer:
     rng = np.random.default_rng(4)
     found = {setting: integrals(setting) for setting in SETTINGS}
     expected = {setting: expected_integrals(setting) for setting in SETTINGS}

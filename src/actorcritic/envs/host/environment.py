@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from actorcritic.core import importing
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec, Observation
 from actorcritic.core.words import nearest
@@ -71,6 +72,7 @@ class HostEnvironment:
         self.worker_timeout, self.options = worker_timeout, dict(options or {})
         self.info_metrics = tuple(info_metrics)
         self.vector = environment if isinstance(environment, VectorEnv) else None
+        self.place: str | None = None  # module:Name, where it has one
         if isinstance(environment, VectorEnv):
             if self.options:
                 raise UserError(
@@ -81,6 +83,9 @@ class HostEnvironment:
             self.id = environment.spec.id if environment.spec else kind
         else:
             self.id, self._factory = find(environment)
+            self.place = (
+                self.id if importing.is_address(self.id) else importing.address(self._factory)
+            )
         self._checked = False
         # Can it be made again from its id alone, without importing code of the user's?
         self.is_registered = isinstance(environment, str) and ":" not in environment

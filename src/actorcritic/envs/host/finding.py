@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -14,10 +11,12 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import registry
 
+from actorcritic.core import importing
 from actorcritic.core.errors import UserError
-from actorcritic.core.words import nearest
+from actorcritic.core.types import Environment
+from actorcritic.core.words import nearest, told
 from actorcritic.envs import masks
-from actorcritic.envs.host.failures import failing, told
+from actorcritic.envs.host.failures import failing
 
 Factory = Callable[..., gymnasium.Env]
 
@@ -29,15 +28,18 @@ def find(environment: str | Factory) -> tuple[str, Factory]:
     """What to call the environment, and a function that makes one."""
     if not isinstance(environment, str):
         if not callable(environment):
+            made = isinstance(environment, gymnasium.Env)
             raise UserError(
                 f"The environment is {environment!r}; expected a Gymnasium id, 'module:Name', a "
-                "function that makes an environment, or a VectorEnv."
+                "function that makes an environment, a VectorEnv or a compiled environment."
+                + " One that is made cannot be copied: write lambda: … around it."
+                * made
             )
         return getattr(environment, "__name__", type(environment).__name__), environment
     module_name, colon, name = environment.rpartition(":")
     if not colon:
         return environment, _registered(environment)
-    module = _import(module_name, environment)
+    module = importing.module(module_name, environment)
     found = None if name in registry else getattr(module, name, None)
     if callable(found):
         return environment, found
@@ -74,22 +76,6 @@ def _make_registered(spec: Any, **options: Any) -> gymnasium.Env:
         return gymnasium.make(spec, disable_env_checker=True, **options)
 
 
-def _import(name: str, wanted: str) -> Any:
-    if os.getcwd() not in sys.path and "" not in sys.path:  # an installed command lacks it
-        sys.path.insert(0, os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0] and error.name != name:
-            raise UserError(f"Importing '{name}' for '{wanted}' failed: {told(error)}.") from error
-        raise UserError(
-            f"There is no module '{name}' for '{wanted}', neither installed nor in {os.getcwd()}. "
-            "Write 'module:Name' with the file's name without '.py'."
-        ) from error
-    except Exception as error:
-        raise UserError(f"Importing '{name}' for '{wanted}' failed: {told(error)}.") from error
-
-
 def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
     try:
         environment = factory(**options)
@@ -101,6 +87,12 @@ def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
         given = f" with the options {options}" if options else ""
         raise UserError(f"{name} could not be made{given}: {told(error)}.") from error
     if not isinstance(environment, gymnasium.Env):
+        if isinstance(environment, Environment):
+            raise UserError(
+                f"{name} is a compiled environment, and is trained inside the program: leave "
+                "`host` out, and name its class or an object. On the host: "
+                "actorcritic.envs.AsGymnasium(environment)."
+            )
         raise UserError(
             f"{name} made a {type(environment).__module__}.{type(environment).__qualname__}; "
             "expected a gymnasium.Env. Environments of the old 'gym' package must be ported, or "
