@@ -150,7 +150,8 @@ def test_the_first_line_says_which_and_why(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("actorcritic.runs.train.Training.go", lambda self, *_: begun.append(self))
     for name in ("GridWorld-v0", "CartPole-v1"):
         ac.train("a2c", name, total_steps=50_000, num_envs=2)
-        first = capsys.readouterr().err.splitlines()[0]
+        # The very first names the run.
+        first = capsys.readouterr().err.splitlines()[1]
         if name == "GridWorld-v0":
             assert first.startswith("a2c has no preset for GridWorld-v0; its defaults for one-hot ")
             assert "normalize_reward=True" in first
