@@ -63,7 +63,7 @@ ROWS = [
     Row("ppo", "InvertedDoublePendulum-v5", 30_000, "vector, continuous, 1,000 steps"),
     Row("ppo", "Blackjack-v1", 20_000, "tuple, discrete, no time limit"),
     Row("ppo", "catch:Catch-v0", 10_000, "images, discrete, 8 steps"),
-    Row("ppo", "Taxi-v3", 30_000, "table, discrete, masks of actions"),
+    Row("ppo", "Taxi-v4", 30_000, "table, discrete, masks of actions"),
     Row("ppo", "Swimmer-v5", 30_000, "vector, continuous, 1,000 steps"),
     Row("a2c", "CartPole-v1", 30_000, "vector, discrete, 500 steps"),
     Row("sac", "Reacher-v5", 6_000, "vector, continuous, 50 steps"),

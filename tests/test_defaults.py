@@ -84,6 +84,12 @@ def test_batches_grow_with_the_training_and_minibatches_stay():
     assert sizes == [256, 512, 1024, 2048]
 
 
+def test_long_episodes_are_seen_in_longer_rollouts():
+    long, short, unknown = (chosen("ppo", spec(limit=limit)) for limit in (1000, 999, None))
+    assert (long.num_envs, long.num_steps) == (2, 256)
+    assert (short.num_envs, short.num_steps) == (unknown.num_envs, unknown.num_steps) == (8, 64)
+
+
 def test_long_trainings_take_smaller_steps():
     for kind in SPACES:
         rates = [chosen("ppo", spec(kind), steps).learning_rate for steps in (262_143, 262_144)]
@@ -144,7 +150,8 @@ def test_the_first_line_says_which_and_why(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("actorcritic.runs.train.Training.go", lambda self, *_: begun.append(self))
     for name in ("GridWorld-v0", "CartPole-v1"):
         ac.train("a2c", name, total_steps=50_000, num_envs=2)
-        first = capsys.readouterr().err.splitlines()[0]
+        # The very first names the run.
+        first = capsys.readouterr().err.splitlines()[1]
         if name == "GridWorld-v0":
             assert first.startswith("a2c has no preset for GridWorld-v0; its defaults for one-hot ")
             assert "normalize_reward=True" in first

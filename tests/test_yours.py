@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import importing
-from actorcritic.experiments.variants import variant
+from actorcritic.experiments.variants import Task, variant
+from actorcritic.runs.settings import ExperimentSettings
 
 MINE = '''
 from __future__ import annotations
@@ -296,18 +298,21 @@ def test_own_hyperparameters_are_options(here):
 
 
 def test_a_class_has_the_preset_of_the_one_it_inherits_from(here):
-    ours, mine = preset("ppo", "CartPole-v1"), preset("mine:Cautious", "CartPole-v1")
+    cartpole = Task.of("CartPole-v1", ExperimentSettings())
+    ours, mine = preset("ppo", cartpole.spec), preset("mine:Cautious", cartpole.spec)
     assert mine.total_steps == ours.total_steps
     assert mine.hyperparameters == {
         name: value for name, value in ours.hyperparameters.items() if name != "num_epochs"
     }
     assert mine.algorithm.num_epochs == 2  # what it sets by itself
-    assert preset("mine:Cautious", "Nowhere-v0").hyperparameters == {}
-    label, algorithm, _ = variant("mine:Cautious:penalty=2,gamma=0.5", "CartPole-v1")
+    elsewhere = preset("mine:Cautious", replace(cartpole.spec, id="Nowhere-v0"))
+    assert elsewhere.hyperparameters["normalize_reward"]  # of the defaults
+    assert "num_epochs" not in elsewhere.hyperparameters
+    label, algorithm, _ = variant("mine:Cautious:penalty=2,gamma=0.5", cartpole)
     assert label == "Cautious penalty=2 gamma=0.5"
     assert (algorithm.penalty, algorithm.gamma, algorithm.gae_lambda) == (2.0, 0.5, 0.8)
-    assert variant("PPO:gamma=0.5", "CartPole-v1")[1].gamma == 0.5
-    assert variant("./mine.py:Cautious", "CartPole-v1")[0] == "Cautious"
+    assert variant("PPO:gamma=0.5", cartpole)[1].gamma == 0.5
+    assert variant("./mine.py:Cautious", cartpole)[0] == "Cautious"
 
 
 @pytest.mark.parametrize("place_in_run", ["mine:Walk; rm -rf x", "a b:C", "x:", 3, None])

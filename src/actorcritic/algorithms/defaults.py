@@ -20,6 +20,7 @@ from actorcritic.maths import spaces
 
 UPDATES = 128  # that a training has at least, as long as its batches can be smaller
 SMALLEST_BATCH, LARGEST_BATCH = 256, 2048  # steps
+LONG_EPISODE = 1000
 NO_LIMIT = 1000  # steps that an episode is taken to last where no time limit is stated
 
 
@@ -78,7 +79,9 @@ class Task:
         while size > SMALLEST_BATCH and size * UPDATES > self.total_steps:
             size //= 2
         whole = self.given.get("whole_episodes", False)
-        num_envs = self.given.get("num_envs", 8)
+        # Long episodes in fewer environments: a rollout should see more of one than a few steps.
+        long = self.limit is not None and self.limit >= LONG_EPISODE
+        num_envs = self.given.get("num_envs", 2 if long else 8)
         num_steps = self.longest if whole else max(1, size // num_envs)
         num_steps = self.given.get("num_steps", num_steps)
         rows = num_envs * (min(num_steps, self.limit or num_steps) if whole else num_steps)

@@ -150,7 +150,6 @@ def _train(rest: list[str]) -> int:
         values = {name: getattr(options, name) for name, *_ in own}
         return options, {n: v for n, v in values.items() if v != getattr(algorithm, n)}
 
-    world: Any = None
     if len(words) == 2:
         # What is not given depends on the environment, on how it is made, and on what is given.
         options, changes = parsed(algorithm, [] if helped else given)
@@ -161,7 +160,7 @@ def _train(rest: list[str]) -> int:
     options, changes = parsed(algorithm, given)
     out = options.out or _new_folder(f"{words[0]}-{words[1]}")
     settings = as_settings(TrainSettings, options, out=out)
-    return _conclude(train(words[0], world, settings, **changes))
+    return _conclude(train(words[0], words[1], settings, **changes))
 
 
 def _new_folder(stem: str) -> Path:
