@@ -69,6 +69,7 @@ IDS = [
 
 
 @pytest.mark.parametrize("make", WRONG, ids=[make.__name__ for make in WRONG])
+@pytest.mark.long
 def test_planted_errors_are_found_by_name(make: Any) -> None:
     report = check(make)
     assert [found.check for found in report.failures] == [WRONG[make]], str(report)
@@ -77,6 +78,7 @@ def test_planted_errors_are_found_by_name(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", RIGHT, ids=[make.__qualname__ for make in RIGHT])
+@pytest.mark.long
 def test_right_environments_are_left_alone(make: Any) -> None:
     report = check(make)
     assert report.ok, str(report)
@@ -86,6 +88,7 @@ def test_right_environments_are_left_alone(make: Any) -> None:
 
 
 @pytest.mark.parametrize("id", IDS)
+@pytest.mark.long
 def test_known_environments_are_left_alone(id: str) -> None:
     try:
         report = check(id)

@@ -215,6 +215,7 @@ def test_the_truths_agree_with_one_another(seed, gamma, steps):
 
 @given(seed=st.integers(1, 10**5))
 @settings(max_examples=8)
+@pytest.mark.long
 def test_no_false_alarm_on_other_trajectories(seed):
     for name, plan in RIGHT.items():
         if name != "scanned":  # compiled again for every shape

@@ -111,6 +111,7 @@ def subject(kind, name):
 
 
 @pytest.mark.parametrize(("error", "kind", "names", "check"), PLANTED, ids=[p[0] for p in PLANTED])
+@pytest.mark.long
 def test_found_by_its_check_and_no_other(error, kind, names, check):
     for name in names:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -459,6 +459,7 @@ def pickled(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [empty, truncate, flip, pickled])
 @pytest.mark.parametrize("file", [checkpoints.STATE, checkpoints.MANIFEST])
+@pytest.mark.long
 def test_damaged_checkpoints(damage, file, refused, finished, capsys, tmp_path):
     old, new = sorted((finished / "checkpoints").iterdir())
     damage(new / file)
@@ -503,6 +504,7 @@ def small_disk() -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_a_disk_that_is_full_from_the_start(tmp_path):
     run = tmp_path / "run"
     done = command(*TRAIN, "--total-steps", 2000, "--out", run, preexec_fn=small_disk)
@@ -515,6 +517,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path):
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_a_disk_that_fills_up(tmp_path):
     run = tmp_path / "run"
     options: dict[str, Any] = {"total_steps": 512, "evaluation_episodes": 0, "quiet": True}

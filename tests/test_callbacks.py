@@ -37,6 +37,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("how", [{}, HOST], ids=["compiled", "host"])
+@pytest.mark.long
 def test_looking_changes_nothing(how):
     moments = []
     watched = train(callbacks=[moments.append], evaluate_every=512, keep_best=True, **how)
@@ -49,6 +50,7 @@ def test_looking_changes_nothing(how):
 
 
 @pytest.mark.parametrize("how", [{}, HOST], ids=["compiled", "host"])
+@pytest.mark.long
 def test_evaluations_between_are_where_they_were_asked_for(how, tmp_path):
     run = train(evaluate_every=512, keep_best=True, out=tmp_path / "run", **how)
     table = run.evaluations
@@ -144,6 +146,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, monkeypatch)
 # ---------------------------------------------------------------------------- going on
 
 
+@pytest.mark.long
 def test_a_run_in_memory_goes_on_and_is_kept(tmp_path):
     straight = train(total_steps=4096)
     run = train()
@@ -187,6 +190,7 @@ def test_phases_are_kept(tmp_path, capsys):
     assert ac.open_run(out).phases == [phase]
 
 
+@pytest.mark.long
 def test_starting_from_another_run(tmp_path):
     source = train(out=tmp_path / "source")
     # No step is made before the first checkpoint: the learners are the other run's.
@@ -241,6 +245,7 @@ class Lucky(gym.Env):
 
 
 @pytest.mark.parametrize("autoreset", ["disabled", "same_step", "next_step"])
+@pytest.mark.long
 def test_numbers_of_infos_become_metrics(autoreset, tmp_path):
     a2c = ac.A2C(num_envs=2, num_steps=6, hidden_sizes=(8,))
     settings = {"total_steps": 240, "quiet": True, "evaluation_episodes": 1}

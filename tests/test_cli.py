@@ -208,7 +208,10 @@ def test_what_resuming_keeps_on_the_host_is_said_when_a_run_goes_on(tmp_path, ca
     run = tmp_path / "run"
     words = ("--host", "--total-steps", 40, "--episodes", 0)
     _, err = call(capsys, "train", "a2c", "CartPole-v1", *words, "--out", run)
-    assert err == f"a2c on CartPole-v1: 1 seed, 40 steps → {run}\n"
+    assert err.splitlines() == [
+        f"a2c on CartPole-v1: 1 seed, 40 steps → {run}",
+        "The tuned preset of a2c for CartPole-v1.",
+    ]
     _, err = call(capsys, "resume", run, "--total-steps", 80, "--episodes", 0)
     first, *_, last = err.splitlines()
     assert first == f"a2c on CartPole-v1: 1 seed, 80 steps → {run} (resumed)"
@@ -262,6 +265,7 @@ def test_plot(trained, copied, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "GridWorld-v0", "FrozenLake-v1"])
+@pytest.mark.long
 def test_play_writes_a_moving_picture(id, clips, tmp_path, capsys):
     clip = tmp_path / "clip.gif"
     out, _ = call(capsys, "play", clips(id), "--out", clip, "--stochastic")
@@ -365,6 +369,7 @@ CASES = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.long
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(case, tmp_path):
     (algorithm, id, *options), moments = CASES[case]
     if case == "ppo rows":
@@ -403,6 +408,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(case, tmp_path):
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_ctrl_c_saves_and_a_live_run_is_left_alone(tmp_path):
     run = tmp_path / "run"
     words = ("train", "ppo", "CartPole-v1", "--total-steps", 10_000_000, "--out", run)

@@ -491,6 +491,7 @@ def test_devices_draw_their_own_noise():
 
 
 @pytest.mark.parametrize("algorithm", [PPO(num_envs=2, num_steps=8), Reinforce(num_envs=2)])
+@pytest.mark.long
 def test_seeds_side_by_side_learn_as_one_after_the_other(algorithm, monkeypatch):
     """On an accelerator seeds are one batch (`vmap`), with the number of updates common to all."""
 

@@ -155,6 +155,7 @@ def test_it_is_an_algorithm(name):
 
 
 @everywhere
+@pytest.mark.long
 def test_update_keeps_the_learners_structure_and_gives_finite_numbers(name, environment, parts):
     it = parts(name, environment)
     learned, metrics = it.learn(it.learner)
@@ -188,6 +189,7 @@ def test_an_actor_holds_no_critic_optimiser_or_buffer(name, environment):
 
 
 @every
+@pytest.mark.long
 def test_an_actor_acts_the_same_before_and_after_a_save(name, tmp_path, monkeypatch):
     algorithm = make(name, normalize_observation=True)
     out, environment = tmp_path / "run", suited(name)
@@ -282,6 +284,7 @@ def test_later_updates_and_other_hyperparameters_need_no_recompilation(name, env
 
 
 @every
+@pytest.mark.long
 def test_it_runs_under_vmap_over_keys_and_learning_rates(name, parts):
     it = parts(name)
 
@@ -390,6 +393,7 @@ TRIED = [(name, probe) for name in ALGORITHMS for probe in PROBES if suits(name,
 
 
 @pytest.mark.parametrize(("name", "probe"), TRIED)
+@pytest.mark.long
 def test_probes_are_learned(name, probe):
     """Exact values and best actions, to 0.05. (Ten seeds each were off by less than 0.045.)"""
     environment, observations, values, actions = PROBES[probe]
@@ -428,6 +432,7 @@ def test_probes_are_learned(name, probe):
 
 
 @every
+@pytest.mark.long
 def test_resuming_equals_never_having_stopped(name):
     algorithm = make(name, normalize_observation=True, normalize_reward=True)
     steps = 12 * 32

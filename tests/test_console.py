@@ -95,6 +95,7 @@ def test_characters_that_an_encoding_lacks():
     "words",
     ["--help", "list", "train ppo --help", "train a2c CartPole-v1 --total-steps 640 --episodes 2"],
 )
+@pytest.mark.long
 def test_every_encoding_can_say_it(encoding, words, tmp_path):
     done = subprocess.run(
         [*PROGRAM, *words.split()],

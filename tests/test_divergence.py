@@ -46,6 +46,7 @@ def some(request, tmp_path_factory):
     return run, host
 
 
+@pytest.mark.long
 def test_the_other_seeds_are_trained_and_evaluated(some):
     run, host = some
     assert run.finished
@@ -106,6 +107,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("host", [False, True], ids=["compiled", "host"])
+@pytest.mark.long
 def test_a_comparison_trains_and_reports_the_rest(host, tmp_path):
     out = tmp_path / "compared"
 

@@ -199,6 +199,7 @@ def test_every_picture_is_drawn_by_a_command(pictures, monkeypatch):
             pictures.draw(name)
 
 
+@pytest.mark.long
 def test_the_snippets_of_the_training_loop_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for snippet in blocks(DOCS / "training.md", "python"):

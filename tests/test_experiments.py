@@ -51,6 +51,7 @@ def plain(data):
 # ------------------------------------------------------------------------------------ training
 
 
+@pytest.mark.long
 def test_trained_together_as_trained_alone(compared):
     together, _ = compared
     for label, algorithm in RATES.items():
@@ -115,6 +116,7 @@ def test_a_finished_study_is_read_and_not_trained_again(compared, monkeypatch):
     assert again.runs["low"].policy(0)(np.zeros(4, np.float32)) in (0, 1)
 
 
+@pytest.mark.long
 def test_a_stopped_study_goes_on_where_it_was(compared, tmp_path, monkeypatch):
     whole, reference = compared
     variants = RATES | {"a2c": ac.A2C(hidden_sizes=(8,))}
@@ -149,6 +151,7 @@ def test_a_stopped_study_goes_on_where_it_was(compared, tmp_path, monkeypatch):
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_killed_and_repeated(tmp_path):
     words = ("compare", "reinforce", "a2c", "--env", "CartPole-v1", "--seeds", "3", "--seed", "5")
     sizes = ("--total-steps", "20000", "--episodes", "5", "--quiet", "--out")
@@ -238,6 +241,7 @@ def test_sobol_leaves_no_half_empty():
     assert np.histogram(values, 16, (0, 1))[0].tolist() == [1] * 16
 
 
+@pytest.mark.long
 def test_the_winner_is_trained_again_on_other_seeds(tmp_path):
     space = {"learning_rate": search.Range(1e-4, 1e-2, log=True)}
     quick = QUICK | {"total_steps": 4096}
@@ -402,6 +406,7 @@ def test_runs_that_cannot_be_compared(compared, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.long
 def test_the_command_line(tmp_path):
     made = command(
         *("ablate", "ppo:hidden_sizes=8,num_envs=4,num_steps=16,num_minibatches=2", "CartPole-v1"),

@@ -164,6 +164,7 @@ WRITTEN = ("run.json", "metrics.csv", "episodes.csv", "evaluation.json", "curve.
 
 
 @pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.long
 def test_no_file_is_written_through_a_link_that_waits_for_it(name, run, start_file):
     """Whether the file itself is a link, or one of a name that is easy to foresee."""
     (run / f".{name}.saving").symlink_to(start_file)

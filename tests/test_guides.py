@@ -25,9 +25,14 @@ from actorcritic.algorithms import ALGORITHMS
 from actorcritic.core import hyperparameters
 from actorcritic.envs import AsGymnasium
 from actorcritic.envs.probes import ContinuousTarget
-from actorcritic.experiments.variants import variants_of
+from actorcritic.experiments.variants import Task, variants_of
 from actorcritic.runs import checkpoints, configuration
-from actorcritic.runs.settings import ExperimentSettings, SweepSettings, TrainSettings
+from actorcritic.runs.settings import (
+    ExperimentSettings,
+    ResumeSettings,
+    SweepSettings,
+    TrainSettings,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -69,6 +74,7 @@ def write_files(guide: str) -> None:
 
 
 @pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.long
 def test_code_runs(guide, here, monkeypatch):
     real = ac.train
 
@@ -121,7 +127,7 @@ def only_checked(kind: str, *given: Any, **options: Any) -> None:
     assert isinstance(settings, settings_of.get(kind, ExperimentSettings))
     world = configuration.resolve_environment(words[1], settings)
     named = words[0] if isinstance(words[0], list) else [words[0]]
-    for algorithm in variants_of(named, world.spec)[0].values():
+    for algorithm in variants_of(named, Task(world, (0,), ResumeSettings()))[0].values():
         if kind == "train":
             algorithm = hyperparameters.replace(algorithm, **options)
         for name in [*options.get("vary", ()), *options.get("space", ())]:
@@ -203,6 +209,7 @@ def test_td3_finds_the_target_in_the_program_and_on_the_host(td3):
         assert run.evaluate(5).mean > -0.01
 
 
+@pytest.mark.long
 def test_td3_is_resumed_bit_for_bit(td3, tmp_path):
     algorithm, options = td3.TD3(**SMALL), {"seeds": 2, **QUICK}
     whole = ac.train(algorithm, "Pendulum-v1", total_steps=400, **options)
@@ -275,6 +282,7 @@ def test_td3_keeps_to_bounds_that_are_not_about_zero(td3):
 
 
 @pytest.mark.learning
+@pytest.mark.long
 def test_td3_learns_pendulum(td3):
     """Ten seeds reached -149 (docs/own-algorithm.md), the worst of them -160."""
     run = ac.train(td3.TD3(hidden_sizes=(64, 64)), "Pendulum-v1", total_steps=20_000, quiet=True)

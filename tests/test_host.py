@@ -134,6 +134,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.long
 def test_same_parameters_as_compiled(case: str) -> None:
     algorithm, environment, updates = CASES[case]
     seed, total = 3, updates * algorithm.num_envs * algorithm.num_steps
@@ -378,6 +379,7 @@ def test_whole_episodes(mode: str) -> None:
     vector.close()
 
 
+@pytest.mark.long
 def test_own_environments_learn_the_same_in_every_mode() -> None:
     """Also where an environment writes over its observations, and in processes of their own."""
     algorithm = A2C(num_envs=1, num_steps=16, hidden_sizes=(8,))

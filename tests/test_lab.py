@@ -401,6 +401,7 @@ def test_every_estimator_is_its_definition_on_every_row():
 
 @pytest.mark.parametrize("make", [small, loop_free, rewards_by_state])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.name)
+@pytest.mark.long
 def test_measurements_agree_with_the_closed_form(make, estimator):
     mdp = make()
     rng = np.random.default_rng(10)

@@ -194,6 +194,7 @@ def test_masks_that_do_not_fit(space: Any, actions: Any, message: str) -> None:
         *((cls(**SMALL), 0) for cls in DISCRETE),
     ],
 )
+@pytest.mark.long
 def test_compiled_training_never_does_what_is_forbidden(algorithm: Any, gates: int) -> None:
     run = ac.train(algorithm, Gates(gates), total_steps=2000, seeds=2, quiet=True)
     assert len(run.episodes.returns) > 100
@@ -327,6 +328,7 @@ def test_masks_at_the_end_of_an_episode() -> None:
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", PICKY)
+@pytest.mark.long
 def test_host_training_never_does_what_is_forbidden(
     kind: type, mode: Any, vectorization: Any
 ) -> None:
@@ -398,6 +400,7 @@ def test_a_bad_mask_in_a_worker() -> None:
 
 
 @pytest.mark.parametrize("kind", PICKY)
+@pytest.mark.long
 def test_a_loaded_policy_keeps_to_masks(kind: type, tmp_path: Path) -> None:
     run = ac.train(
         ac.PPO(**SMALL), kind, total_steps=64, out=tmp_path, evaluation_episodes=2, quiet=True
@@ -465,6 +468,7 @@ def test_playing(tmp_path: Path) -> None:
     assert (tmp_path / "clip.gif").exists()
 
 
+@pytest.mark.long
 def test_taxi(tmp_path: Path) -> None:
     """Gymnasium's Taxi gives its masks in infos."""
     strict = ac.train("ppo", strict_taxi, total_steps=2000, evaluation_episodes=2, quiet=True)

@@ -16,6 +16,7 @@ from actorcritic.cli.options import separated
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import whole
+from actorcritic.envs import CartPole
 
 CALLED = {
     "train": "actorcritic.runs.train.train",
@@ -39,6 +40,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     for target in CALLED.values():
         monkeypatch.setattr(target, stop)
+    # Whatever its options are: they are what is looked at here, not what they do.
+    made = "actorcritic.runs.configuration.resolve_environment"
+    monkeypatch.setattr(made, lambda environment, settings: CartPole())
 
     def call(line: str) -> tuple[tuple, dict[str, Any]]:
         with pytest.raises(Called) as found:

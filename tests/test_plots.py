@@ -508,6 +508,7 @@ def test_numbers_stay_in_their_cells():
     assert all(text.get_window_extent().width < cell for text in axes.texts)
 
 
+@pytest.mark.long
 def test_value_animation():
     frames = [[Map(f"update {i}", np.full((3, 2), i / 99))] for i in range(100)]
     gif = plots.value_animation(frames)

@@ -261,6 +261,7 @@ OBJECTIVES = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.long
 def test_an_update_follows_the_gradient_of_its_objective(name):
     algorithm, spec = OBJECTIVES[name]
     whole = algorithm.collects.whole_episodes
@@ -282,6 +283,7 @@ def test_an_update_follows_the_gradient_of_its_objective(name):
 
 
 @pytest.mark.parametrize("clip_value", [False, True])
+@pytest.mark.long
 def test_the_second_epoch_of_ppo_is_clipped_around_the_policy_that_collected(clip_value):
     """The ratio's denominator and V_old are those from before the first epoch."""
     options = SMALL | {"max_grad_norm": 1e9, "num_minibatches": 1, "learning_rate": 0.03}
@@ -317,6 +319,7 @@ def test_recomputed_advantages_are_those_of_the_epochs_own_critic():
     assert np.abs(stale - expected).max() > 1e-3
 
 
+@pytest.mark.long
 def test_no_epoch_is_made_beyond_the_target_kl():
     options = SMALL | {"num_minibatches": 1, "learning_rate": 0.02}
     learner, batch = started(PPO(**options), DISCRETE), experience()
@@ -447,6 +450,7 @@ def test_minibatches_are_drawn_anew():
         assert_identical(by_key[0].params, by_key[2].params)
 
 
+@pytest.mark.long
 def test_rows_spread_over_two_devices_are_learned_from_as_on_one():
     """Everything that is averaged, summed or normalised is so over both devices."""
     options = {
@@ -506,6 +510,7 @@ def test_padding_may_as_well_be_left_out():
 
 
 @pytest.mark.parametrize("kind", [A2C, PPO, Reinforce, QActorCritic, TDActorCritic, TRPO])
+@pytest.mark.long
 def test_what_stands_in_rows_that_are_not_valid_cannot_matter(kind):
     """A reset row after every end, as an environment with NEXT_STEP autoreset gives it."""
     options = {"normalize_observation": True, "normalize_reward": True}
@@ -599,6 +604,7 @@ def test_normalised_observations_are_clipped_and_one_hot_parts_left_alone():
 
 
 @pytest.mark.parametrize("kind", [A2C, Reinforce])
+@pytest.mark.long
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(kind):
     plain, normal = kind(**SMALL, gamma=0.9), kind(**SMALL, gamma=0.9, normalize_reward=True)
     learner = started(plain, DISCRETE)
@@ -741,6 +747,7 @@ def test_every_minibatch_gets_as_many_valid_rows(count):
 
 
 @pytest.mark.parametrize("kind", [A2C, PPO, TRPO])
+@pytest.mark.long
 def test_a_minibatch_of_padding_alone_is_no_step(kind):
     """Not even of the optimiser, whose moments would fade."""
     algorithm = kind(**SMALL, **{} if kind is A2C else {"num_minibatches": 4}, optimizer="adam")
@@ -765,6 +772,7 @@ def test_a_minibatch_of_padding_alone_is_no_step(kind):
 
 
 @pytest.mark.parametrize("kind", [A2C, PPO, Reinforce, QActorCritic, TDActorCritic, TRPO])
+@pytest.mark.long
 def test_nothing_is_learned_until_the_observations_are_known(kind):
     options = {"num_minibatches": 4} if kind is TRPO else {}
     algorithm = kind(**SMALL | options, normalize_observation=True)
@@ -831,6 +839,7 @@ class Forgetful(A2C):
 
 
 @pytest.mark.parametrize("where", ["compiled", "host"])
+@pytest.mark.long
 def test_what_a_variant_records_leaves_the_draw_of_a_squashed_policy(where):
     options = {"num_envs": 2, "num_steps": 16, "hidden_sizes": (4,), "squash": True}
     algorithm, plain, environment = Noted(**options), A2C(**options), Pendulum()

@@ -102,6 +102,7 @@ def kept(buffer: Buffer) -> list[tuple[int, int, int, bool]]:
 )
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=15)
+@pytest.mark.long
 def test_the_latest_transitions_are_kept_and_whole(
     data: st.DataObject, num_envs: int, steps: int, capacity: int
 ) -> None:

@@ -69,6 +69,7 @@ def segments(folder: Path) -> set[str]:
 
 @given(st.lists(st.integers(0, 25), min_size=1, max_size=6), st.sampled_from([1, 40, 10**6]))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.long
 def test_whatever_was_appended_between_saves_comes_back(tmp_path, growth, segment):
     """Also where the ring has come round, once or several times, in segments of any size."""
     shutil.rmtree(tmp_path)
@@ -211,6 +212,7 @@ def test_a_large_buffer_costs_what_is_in_it(tmp_path):
     assert saved.is_dir()
 
 
+@pytest.mark.long
 def test_a_training_resumed_after_the_buffer_went_round_is_the_uninterrupted_one(tmp_path):
     """Saved often, so that each checkpoint shares segments with the one before it."""
     algorithm = SAC(

@@ -366,6 +366,7 @@ def test_stopped_and_resumed_equals_uninterrupted_for_some_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("left", ["run.json", "checkpoint", "empty tables", "no episodes"])
+@pytest.mark.long
 def test_stopped_at_the_very_start(left, tmp_path, monkeypatch):
     """What a kill can leave: before anything was saved, or between two files' first lines."""
     whole = ac.train(ac.A2C(**TINY), "CartPole-v1", **QUICK)
@@ -421,6 +422,7 @@ class Trap(gymnasium.Env):
 
 @pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize("field", ["make", "id", "name"])
+@pytest.mark.long
 def test_a_module_named_in_a_run_is_never_imported(field, host, three, own, capsys):
     (own / "trap.py").write_text(TRAP)
     data = json.loads((three.out / "run.json").read_text())
@@ -628,6 +630,7 @@ class Coin:
 
 @pytest.mark.parametrize("host", [False, True])
 @pytest.mark.parametrize("heads", [0.0, 0.6, 1.0])
+@pytest.mark.long
 def test_an_evaluation_says_how_many_episodes_it_cut(heads, host, monkeypatch, tmp_path):
     for module in ("runners.evaluate", "runs.run"):
         monkeypatch.setattr(f"actorcritic.{module}.MAX_STEPS", 40)
@@ -655,6 +658,7 @@ def test_an_evaluation_says_how_many_episodes_it_cut(heads, host, monkeypatch, t
 # ---------------------------------------------------------------------------------- in a group
 
 
+@pytest.mark.long
 def test_a_run_of_a_group_goes_on_alone_as_it_was_begun(tmp_path):
     """Alone, its rows would be spread over the devices, and its numbers would be others."""
     options = {"num_envs": 4, "num_steps": 64, "num_minibatches": 1, "hidden_sizes": (4,)}

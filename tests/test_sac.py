@@ -155,6 +155,7 @@ def gradient_in(state: Any) -> Any:
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.long
 def test_a_gradient_step_follows_the_papers_objectives() -> None:
     start = Started(critic_learning_rate=0.05)
     before = jax.tree.map(np.array, start.params)
@@ -200,6 +201,7 @@ def test_a_gradient_step_follows_the_papers_objectives() -> None:
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.long
 def test_the_temperature_rises_where_the_entropy_is_too_low() -> None:
     start = Started()
     entropy = float(start.step()[2]["entropy"])
@@ -212,6 +214,7 @@ def test_the_temperature_rises_where_the_entropy_is_too_low() -> None:
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.long
 def test_each_step_size_moves_its_own_part() -> None:
     start = Started()
     plain = start.step()[0]
@@ -249,6 +252,7 @@ def test_gradients_are_cut_part_by_part() -> None:
 # --------------------------------------------------------------------------- storing
 
 
+@pytest.mark.long
 def test_rows_hold_what_happened() -> None:
     algorithm, batch = SAC(**SMALL), experience()
     learner, _ = update(algorithm, learner_of(algorithm), batch)
@@ -334,6 +338,7 @@ def test_actions_fill_the_box_and_the_mean_is_scaled_to_it() -> None:
         np.testing.assert_allclose(best, expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_nothing_is_learned_before_learning_starts() -> None:
     algorithm = SAC(**SMALL | {"learning_starts": 16})
     learner = start = learner_of(algorithm)

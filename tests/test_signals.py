@@ -27,6 +27,7 @@ def wait_until(process: subprocess.Popen, condition) -> None:
 
 
 @pytest.mark.parametrize("host", [(), ("--host",)], ids=["compiled", "host"])
+@pytest.mark.long
 def test_sigterm_saves_and_ends_with_143(host, tmp_path):
     run = tmp_path / "run"
     words = ("train", "ppo", "CartPole-v1", "--total-steps", 50_000_000, "--out", run, *host)
@@ -43,6 +44,7 @@ def test_sigterm_saves_and_ends_with_143(host, tmp_path):
     assert command("evaluate", run, "--episodes", 2).returncode == 0
 
 
+@pytest.mark.long
 def test_sigterm_in_the_middle_of_a_long_batch(tmp_path):
     """A batch that takes minutes is left, not waited for."""
     (tmp_path / "slow.py").write_text(
@@ -82,6 +84,7 @@ def test_sigterm_stops_a_comparison_which_goes_on_when_repeated(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.long
 def test_a_handler_of_the_program_s_own_still_sees_sigterm(tmp_path):
     """Training gives the signal on, after it has saved."""
     program = textwrap.dedent(f"""
@@ -111,6 +114,7 @@ MOMENTS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.long
 def test_ctrl_c_at_the_start_is_one_line(moment, tmp_path):
     program = textwrap.dedent(f"""
         import os, signal, sys, threading, time

@@ -163,6 +163,7 @@ ACTIONS = [  # and how many different ones there are
 
 
 @pytest.mark.parametrize(("space", "count"), ACTIONS, ids=str)
+@pytest.mark.long
 def test_drawn_actions_become_ones_the_environment_accepts(space, count):
     model = ActorCritic(EnvSpec("test", gym.Box(-1.0, 1.0, (2,)), space), MLP((4,)))
     params = model.init(jax.random.key(0))

@@ -42,6 +42,7 @@ def besides(node):
     return [found for each in node for found in besides(each)] if isinstance(node, list) else []
 
 
+@pytest.mark.long
 def test_every_measured_number_is_near_its_closed_form(s6, s7):
     for result, count in ((s6, 115), (s7, 45)):
         found = besides(result.data()["numbers"])
@@ -226,6 +227,7 @@ VARIANTS_LEFT_OUT = (NO_JACOBIAN, NO_SCALE, NEITHER)
 # ---------------------------------------------------------------------------------- both
 
 
+@pytest.mark.long
 def test_studies_print_and_write_a_report(s6, s7, tmp_path):
     for result, pictures in ((s6, 5), (s7, 3)):
         assert "(quick" in result.title

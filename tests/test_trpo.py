@@ -180,5 +180,5 @@ def test_its_critic_has_a_loss_of_its_own_and_no_weight():
     """A weight of the value loss would be a second name for the critic's step size."""
     with pytest.raises(UserError, match="TRPO has no hyperparameter 'value_coefficient'"):
         hyperparameters.replace(TRPO(), value_coefficient=1.0)
-    with pytest.raises(TypeError, match="value_coefficient"):
+    with pytest.raises(UserError, match="value_coefficient"):
         TRPO(value_coefficient=1.0)

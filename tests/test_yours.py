@@ -119,6 +119,8 @@ class Hosted(gymnasium.Env):
         return np.ones(1, np.float32), 1.0, end, False, {}
 '''
 SMALL = ("--num-envs", "2", "--num-steps", "16", "--num-minibatches", "2", "--hidden-sizes", "8")
+# A linear one depends on where the training is to end, and that is changed here.
+SMALL += ("--learning-rate-schedule", "constant")
 QUICK = ("--quiet", "--episodes", "2")
 AGAIN = ("--algorithm", "mine:Cautious", "--env", "mine:Walk")
 
@@ -192,9 +194,9 @@ def test_a_run_is_resumed_as_if_it_had_not_been_stopped(here, capsys):
     shutil.copytree("run", "half")
     text = said(capsys, "resume", "half", *AGAIN, *QUICK, "--total-steps", "128")
     assert "actorcritic play half --algorithm mine:Cautious --env mine:Walk" in text
-    words = ("train", "mine:Cautious", "mine:Walk", *SMALL, *QUICK, "--penalty", "0.5")
-    more = ("--env-option", "length=4", "--total-steps", "128", "--out", "whole")
-    said(capsys, *words, *more)
+    # Defaults depend on the number of steps, too: these are those of the run.
+    words = ("train", "mine:Cautious", "mine:Walk", "--like", "run", *QUICK)
+    said(capsys, *words, "--total-steps", "128", "--out", "whole")
     assert final_hashes(Path("half")) == final_hashes(Path("whole"))
 
 
@@ -211,12 +213,14 @@ def test_another_run_is_trained_like_it(here, capsys):
     assert after["algorithm"]["hyperparameters"] == changed
 
 
+@pytest.mark.long
 def test_another_run_begins_where_one_of_the_users_own_ended(here, capsys):
     words = ("train", "mine:Cautious", "mine:Walk", *SMALL, *QUICK, "--total-steps", "64")
     said(capsys, *words, "--start-from", "run", "--out", "begun")
     assert json.loads(Path("begun/run.json").read_text())["origin"]["run"] == "run"
 
 
+@pytest.mark.long
 def test_an_environment_of_gymnasiums_kind_gets_its_options_again(here, capsys):
     said(capsys, "train", "ppo", "mine:Hosted", *SMALL, *QUICK, "--total-steps", "64",
          "--env-option", "length=5", "--out", "hosted")  # fmt: skip
@@ -241,6 +245,7 @@ def test_an_object_brings_its_network(here, capsys):
     assert run.algorithm.gamma == 0.5
 
 
+@pytest.mark.long
 def test_experiments(here, capsys):
     quick = (*QUICK, "--total-steps", "64", "--seeds", "2")
     small = "num_envs=2,num_steps=16,num_minibatches=2"
