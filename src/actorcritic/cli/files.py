@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actorcritic.cli.options import NOT_OPTIONS
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import shown
 
@@ -74,8 +75,8 @@ def _of_run(path: Path, rest: Sequence[str]) -> dict[str, Any]:
         "total_steps": data["total_steps"],
         **algorithm["hyperparameters"],
     }
-    found.pop("network", None)
-    found.pop("axis", None)
+    for name in NOT_OPTIONS:
+        found.pop(name, None)
     if environment["host"]:
         found |= {name: environment[name] for name in ("vectorization", "autoreset")}
         found |= {"host": True, "info_metric": environment.get("info_metrics", [])}

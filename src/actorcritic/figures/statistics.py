@@ -298,10 +298,11 @@ def censored_median(
     interpolated, so that infinity stays what it is.
     """
 
-    def median(x: np.ndarray) -> Any:
-        return np.quantile(x[..., 0], 0.5, axis=-1, method="inverted_cdf")
+    return _estimate(_censored_median, [x], rng, resamples, method="inverted_cdf")
 
-    return _estimate(median, [x], rng, resamples, method="inverted_cdf")
+
+def _censored_median(x: Float[np.ndarray, "*R S M"]) -> Any:
+    return np.quantile(x[..., 0], 0.5, axis=-1, method="inverted_cdf")
 
 
 def times_sooner(
@@ -318,7 +319,7 @@ def times_sooner(
     """
 
     def ratio(x: np.ndarray, y: np.ndarray) -> Any:
-        a, b = (np.quantile(z[..., 0], 0.5, axis=-1, method="inverted_cdf") for z in (x, y))
+        a, b = _censored_median(x), _censored_median(y)
         with np.errstate(invalid="ignore"):
             return np.where(np.isinf(a) & np.isinf(b), 1.0, b / a)
 

@@ -168,8 +168,7 @@ class Run:
     @property
     def evaluations(self) -> EpisodeTable:
         """The episodes of the evaluations while it trained; `step` is when each policy acted."""
-        path = None if self.out is None else self.out / trackers.EVALUATIONS
-        if path is not None and path.exists():
+        if path := self._written(trackers.EVALUATIONS):
             return trackers.read_episodes(path)
         return EpisodeTable.join([r.evaluations for r in self.reports if r.evaluations is not None])
 
@@ -183,6 +182,16 @@ class Run:
         """The seeds that did not fail."""
         return tuple(seed for seed in self.seeds if seed not in self.failed)
 
+    def _written(self, table: str) -> Path | None:
+        """The file of a table, if there is one."""
+        path = None if self.out is None else self.out / table
+        return path if path is not None and path.exists() else None
+
+    def least_steps(self, steps: Sequence[int]) -> int:
+        """Of the steps of its seeds, those that each has made, but the ones that failed."""
+        made = dict(zip(self.seeds, steps, strict=True))
+        return min((made[seed] for seed in self.trained_seeds), default=max(steps))
+
     @property
     def command(self) -> str:
         """Its folder as a command takes it, with what it has to be told of again."""
@@ -191,16 +200,14 @@ class Run:
     @property
     def episodes(self) -> EpisodeTable:
         """The finished training episodes: seed, step, returns, length. Read from the folder."""
-        path = None if self.out is None else self.out / trackers.EPISODES
-        if path is not None and path.exists():
+        if path := self._written(trackers.EPISODES):
             return trackers.read_episodes(path)
         return EpisodeTable.join([report.episodes for report in self.reports])
 
     @property
     def metrics(self) -> MetricTable:
         """What updates reported. Read from the folder."""
-        path = None if self.out is None else self.out / trackers.METRICS
-        if path is not None and path.exists():
+        if path := self._written(trackers.METRICS):
             return trackers.read_metrics(path)
         return MetricTable.join([report.metrics for report in self.reports])
 
@@ -516,10 +523,8 @@ def _learner_shapes(run: Run) -> Any:
 def restore_progress(run: Run, about: dict[str, Any]) -> None:
     """How far a run is, and which of its seeds failed, as a checkpoint says it."""
     run.failed = {int(seed): why for seed, why in about.get("failed", {}).items()}
-    steps = dict(zip(run.seeds, about["steps"], strict=True))
-    run.steps = min((steps[s] for s in run.trained_seeds), default=max(about["steps"]))
-    run.stopped = about.get("stopped")
-    made = all(steps[seed] >= run.total_steps for seed in run.trained_seeds)
+    run.steps, run.stopped = run.least_steps(about["steps"]), about.get("stopped")
+    made = not run.trained_seeds or run.steps >= run.total_steps
     run.finished = made or run.stopped is not None
 
 

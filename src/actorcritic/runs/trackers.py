@@ -22,6 +22,7 @@ from actorcritic.runners.session import EpisodeTable, Logged, MetricTable, Repor
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
 EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is something for them
+NO_WANDB = 'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
 TABLES = (METRICS, EPISODES, EVALUATIONS, LOGGED)
 
 
@@ -334,9 +335,7 @@ class WandB:
         try:
             import wandb
         except ImportError as error:
-            raise UserError(
-                'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
-            ) from error
+            raise UserError(NO_WANDB) from error
         try:
             self._run = wandb.init(
                 project=project,

@@ -11,7 +11,7 @@ from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.runners.host import RESUME_NOTE, HostSession
-from actorcritic.runs import configuration
+from actorcritic.runs import configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import interruptible
@@ -114,7 +114,7 @@ def _check_wandb(settings: TrainSettings) -> None:
             "out=…"
         )
     if importlib.util.find_spec("wandb") is None:
-        raise UserError('Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"')
+        raise UserError(trackers.NO_WANDB)
 
 
 def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:

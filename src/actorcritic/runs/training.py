@@ -150,7 +150,7 @@ class Training:
         for k, (run, part) in enumerate(zip(self.runs, self._split(state), strict=True)):
             run.trained, run.state = part.learner, (part, self._thinned[k])
             run.finished = self.session.finished or run.stopped is not None
-            run.steps = self._steps_of(k)
+            run.steps = run.least_steps(self.session.steps[self._rows[k]].tolist())
             self._note_few_episodes(run, display)
             if run.stopped is not None:
                 display.say(f"Stopped after {run.steps:,} steps: {run.stopped}.")
@@ -221,11 +221,9 @@ class Training:
 
     # Who looks into it: evaluations between, callbacks.
 
-    def _steps_of(self, k: int) -> int:
-        """Environment steps that each seed of a run has made, but those that failed."""
-        run, steps = self.runs[k], self.session.steps[self._rows[k]].tolist()
-        made = dict(zip(run.seeds, steps, strict=True))
-        return min((made[seed] for seed in run.trained_seeds), default=max(steps))
+    def _run_of(self, entry: int) -> int:
+        """Which of the runs an entry of the session belongs to."""
+        return next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
 
     def _all_stopped(self) -> bool:
         """A program goes on for the sake of the last run in it that was not stopped."""
@@ -247,7 +245,7 @@ class Training:
         found = evaluate(rows_of(actors, asked), [seeds[k] for k in asked])
         tables, steps, better = [], self.session.steps, list[Run]()
         for entry in entries:
-            k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
+            k = self._run_of(entry)
             run, row = self.runs[k], asked.index(entry)
             returns, lengths = found.returns[row], found.lengths[row]
             # A group of runs calls its entries by number, a run by their seeds.
@@ -322,7 +320,7 @@ class Training:
         UserError where nothing is left of a run that is trained alone.
         """
         for entry in entries:
-            k = next(k for k, rows in enumerate(self._rows) if entry < rows.stop)
+            k = self._run_of(entry)
             run, seed = self.runs[k], self.runs[k].seeds[entry - self._rows[k].start]
             if seed in run.failed:
                 continue
