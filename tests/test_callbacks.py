@@ -292,7 +292,19 @@ def test_the_best_policy_survives_a_resume(tmp_path):
     first.best.scores = [1e9] * 2  # what comes is worse
     first.best.save(out / "best")
     kept = ac.open_run(out).actors_of("best")
-    found = ac.resume(out, total_steps=2560, quiet=True, evaluation_episodes=0, **settings)
+    found = ac.resume(out, total_steps=2560, quiet=True, evaluation_episodes=0)
     assert found.best.scores == [1e9] * 2
     assert same(kept, found.best.actors)
     assert same(kept, ac.open_run(out).actors_of("best"))
+    # How it is evaluated on the way was not said again.
+    assert found.evaluations.step.max() == 2560
+
+
+def test_a_goal_is_kept_until_it_is_reached(tmp_path):
+    out = tmp_path / "run"
+    how = {"quiet": True, "evaluation_episodes": 0}
+    train(out=out, total_steps=512, stop_at=9.0)
+    assert json.loads((out / "run.json").read_text())["looks"] == {"stop_at": 9.0}
+    assert ac.resume(out, total_steps=100_000, **how).stopped is not None
+    further = ac.resume(out, total_steps=110_000, **how)
+    assert (further.stopped, further.steps) == (None, 110_080)

@@ -208,7 +208,8 @@ def test_what_resuming_keeps_on_the_host_is_said_when_a_run_goes_on(tmp_path, ca
     run = tmp_path / "run"
     words = ("--host", "--total-steps", 40, "--episodes", 0)
     _, err = call(capsys, "train", "a2c", "CartPole-v1", *words, "--out", run)
-    assert err.splitlines() == [
+    # On a slow machine a line says that it compiles, or evaluates.
+    assert [line for line in err.splitlines() if not line.endswith(" …")] == [
         f"a2c on CartPole-v1: 1 seed, 40 steps → {run}",
         "The tuned preset of a2c for CartPole-v1.",
     ]

@@ -76,6 +76,19 @@ def test_nothing_is_drawn_again_in_a_dumb_terminal(term, drawing, monkeypatch):
     assert "a note\n" in ESCAPES.sub("", text).replace("\r", "")
 
 
+def test_where_nothing_moves_a_line_says_what_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PATIENCE", 0.01)
+    with TrainingDisplay("ppo", 10) as display:
+        time.sleep(0.1)
+        display.advance(10, report(1.0))
+        display.say_what("evaluating …")
+        time.sleep(0.1)
+    assert capsys.readouterr().err.splitlines() == ["ppo: compiling …", "ppo: evaluating …"]
+    with TrainingDisplay("ppo", 10, quiet=True):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
 def test_what_is_done_at_once_is_not_announced(capsys):
     with working("Drawing"):
         pass

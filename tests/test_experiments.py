@@ -104,6 +104,13 @@ def test_without_a_budget_the_largest_of_the_presets(monkeypatch):
     assert {run.total_steps for run in seen.values()} == {200_000}
 
 
+def test_where_settings_come_from_is_said_before_anything_is_trained(capsys):
+    quick = {"total_steps": 512, "seeds": 1, "evaluation_episodes": 1}
+    ac.compare(["ppo", "ppo:num_steps=8,num_envs=8"], "GridWorld-v0", **quick)
+    said = capsys.readouterr().err
+    assert "ppo has no preset for GridWorld-v0; its defaults for " in said
+
+
 # ------------------------------------------------------------------------------------ folders
 
 
@@ -183,7 +190,9 @@ def test_killed_and_repeated(tmp_path):
 def test_one_at_a_time_and_grid(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        compare, "_compared", lambda kind, variants, *rest: seen.append(dict(variants))
+        compare,
+        "_compared",
+        lambda kind, found, *rest: seen.append({k: v.algorithm for k, v in found.items()}),
     )
     vary = {"gae_lambda": [0.0, 0.95], "num_steps": [16, 32]}
     ac.ablate(SMALL, "CartPole-v1", vary=vary)

@@ -127,7 +127,8 @@ def only_checked(kind: str, *given: Any, **options: Any) -> None:
     assert isinstance(settings, settings_of.get(kind, ExperimentSettings))
     world = configuration.resolve_environment(words[1], settings)
     named = words[0] if isinstance(words[0], list) else [words[0]]
-    for algorithm in variants_of(named, Task(world, (0,), ResumeSettings()))[0].values():
+    for one in variants_of(named, Task(world, (0,), ResumeSettings())).values():
+        algorithm = one.algorithm
         if kind == "train":
             algorithm = hyperparameters.replace(algorithm, **options)
         for name in [*options.get("vary", ()), *options.get("space", ())]:

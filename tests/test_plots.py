@@ -157,6 +157,22 @@ def count(figure, colour: str) -> int:
     return int((np.abs(image(figure) - wanted).sum(-1) < 12).sum())
 
 
+def test_evaluations_are_drawn_over_the_curve(tmp_path):
+    table = episodes(3, 40)
+    between = EpisodeTable(
+        np.repeat([0, 1, 2], 4),
+        np.tile([500, 500, 1000, 1000], 3),
+        np.tile([90.0, 110.0, 200.0, 200.0], 3),
+        np.full(12, 9),
+    )
+    found = plots.evaluated("evaluations", between, [0, 1, 2])
+    assert (found.x.tolist(), found.y.tolist()) == ([500, 1000], [100, 200])
+    assert plots.evaluated("evaluations", between, [0, 1, 2, 3]) is None  # of all seeds, or none
+    picture = svg(tmp_path, [("A2C", table)], evaluations=between)
+    assert any("circles: evaluations, deterministic" in note for note in notes(picture))
+    assert "evaluations" not in svg(tmp_path, [("A2C", table)], evaluations=EpisodeTable.join([]))
+
+
 def test_several_thresholds_and_no_title():
     figure = plots.returns_and_lengths([("A2C", episodes(3, 40))], thresholds=(1.0, 2.5))
     assert {"threshold 1", "threshold 2.5", "Return"} <= texts(figure)

@@ -121,6 +121,7 @@ def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.catalogue import ALGORITHMS, find
     from actorcritic.algorithms.presets import preset
     from actorcritic.cli.files import with_files
+    from actorcritic.envs.host.environment import HostEnvironment
     from actorcritic.runs import configuration
     from actorcritic.runs.run import prepare_jax
     from actorcritic.runs.settings import TrainSettings
@@ -160,7 +161,9 @@ def _train(rest: list[str]) -> int:
     options, changes = parsed(algorithm, given)
     out = options.out or _new_folder(f"{words[0]}-{words[1]}")
     settings = as_settings(TrainSettings, options, out=out)
-    return _conclude(train(words[0], words[1], settings, **changes))
+    # An environment on the host may take long to make: it is not made twice.
+    environment = world if isinstance(world, HostEnvironment) else words[1]
+    return _conclude(train(words[0], environment, settings, **changes))
 
 
 def _new_folder(stem: str) -> Path:

@@ -655,7 +655,7 @@ def _check(every: Sequence[_About]) -> None:
         raise UserError("There is nothing to compare. Name at least one finished run.")
     for run in runs:
         if not run.finished:
-            where = f" Finish it: actorcritic resume {run.out}" if run.out is not None else ""
+            where = f" Finish it: actorcritic resume {run.command}" if run.out is not None else ""
             raise UserError(
                 f"{run.name} is not finished, or still being trained; only finished runs can be "
                 f"compared.{where}"

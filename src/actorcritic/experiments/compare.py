@@ -15,6 +15,7 @@ from actorcritic.experiments.folder import REPORT, Experiment, Part, experiment_
 from actorcritic.experiments.together import train_all
 from actorcritic.experiments.variants import (
     Task,
+    Variant,
     one_variant,
     planned,
     variants_of,
@@ -43,9 +44,9 @@ def compare(
     """
     settings = ExperimentSettings.of(settings, options)
     task = Task.of(environment, settings)
-    found, largest = variants_of(variants, task)
+    found = variants_of(variants, task)
     title = f"{', '.join(found)} on {task.spec.id}"
-    return _compared("compare", found, task, settings, largest, title)
+    return _compared("compare", found, task, settings, title)
 
 
 def ablate(
@@ -77,7 +78,7 @@ def ablate(
                 f"`vary` needs a list of values for {name}, as {{'{name}': [{values!r}]}}; got "
                 f"{values!r}."
             )
-    label, algorithm, largest = one_variant(algorithm, task)
+    plain = one_variant(algorithm, task)
     names = [name for name in vary if len(vary[name])]
     if grid:
         changes = [
@@ -86,29 +87,31 @@ def ablate(
         ]
     else:
         changes = [{name: value} for name in names for value in vary[name]]
-    found = {label: algorithm}
+    found = {plain.label: plain}
     for change in changes:
-        other = hyperparameters.replace(algorithm, **change)
-        if other != algorithm:  # what the algorithm has already is the reference
-            found[" ".join(f"{name}={shown(value)}" for name, value in change.items())] = other
-    title = f"{label} on {task.spec.id}: {', '.join(names)}"
-    return _compared("ablate", found, task, settings, largest, title)
+        other = hyperparameters.replace(plain.algorithm, **change)
+        if other != plain.algorithm:  # what the algorithm has already is the reference
+            label = " ".join(f"{name}={shown(value)}" for name, value in change.items())
+            found[label] = Variant(label, other)
+    title = f"{plain.label} on {task.spec.id}: {', '.join(names)}"
+    return _compared("ablate", found, task, settings, title)
 
 
 def _compared(
     kind: str,
-    variants: Mapping[str, Any],
+    variants: Mapping[str, Variant],
     task: Task,
     settings: ExperimentSettings,
-    largest: int | None,
     title: str,
 ) -> Comparison:
     folder, title = settings.folder, settings.title or title
-    steps = settings.total_steps or largest or DEFAULT_STEPS
-    runs = planned(variants, task, steps, folder and folder / "variants")
+    budgets = [one.total_steps for one in variants.values() if one.total_steps is not None]
+    steps = settings.total_steps or max(budgets, default=DEFAULT_STEPS)
+    algorithms = {label: one.algorithm for label, one in variants.items()}
+    runs = planned(algorithms, task, steps, folder and folder / "variants")
     part = Part(title, runs, settings.thresholds)
     with experiment_folder(folder, Experiment(kind, title, settings.command, [part])):
-        train_all(runs, task, title)
+        train_all(runs, task, title, [one.why for one in variants.values() if one.why is not None])
         comparison = part.comparison(settings.command)
         if folder is not None:
             with working(f"Writing {folder / REPORT}", quiet=settings.quiet):

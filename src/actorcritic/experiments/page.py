@@ -15,7 +15,6 @@ from actorcritic.core.words import shown
 from actorcritic.experiments.analysis import Analysis
 from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Picture, Section, Table, write
-from actorcritic.runners.session import some_rows
 
 MOST_IN_A_PICTURE = len(
     plots.COLOURS
@@ -91,15 +90,8 @@ def _evaluations(comparison: Analysis, shown: Sequence[str], *, ordered: bool) -
     curves = []
     for label, colour in zip(shown, plots.colours(len(shown), ordered=ordered), strict=True):
         table, seeds = comparison.runs[label].evaluations, comparison.seeds[label]
-        found = []
-        for step in np.unique(table.step):
-            now = some_rows(table, table.step == step)
-            if np.isin(seeds, now.seed).all():
-                means = np.array([now.returns[now.seed == seed].mean() for seed in seeds])
-                found.append((step, *statistics.aggregate(means, rng=np.random.default_rng(0))))
-        if found:
-            x, y, low, high = np.array(found, float).T
-            curves.append(plots.Series(label, x, y, low, high, colour))
+        found = plots.evaluated(label, table, seeds, colour)
+        curves += [] if found is None else [found]
     if not curves:
         return []
     known = np.concatenate([[one.y, one.low, one.high] for one in curves], axis=1)

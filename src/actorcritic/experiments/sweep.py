@@ -190,7 +190,7 @@ def sweep(
     command = settings.command
     if not space:
         raise UserError(f"A sweep needs a space, as learning_rate=log:1e-4:1e-2 ({FORMS}).")
-    label, plain, largest = one_variant(algorithm, task)
+    label, plain, largest, why = one_variant(algorithm, task)
     space = as_space(type(plain), space)
     steps = settings.total_steps or largest or DEFAULT_STEPS
     for name, where in space.items():  # before anything is written: both ends must be allowed
@@ -214,7 +214,7 @@ def sweep(
         labels = [f"trial {len(runs) + k + 1:02d}" for k in range(len(new))]
         variants = dict(zip(labels, new, strict=True))
         batch = planned(variants, task, steps, folder and folder / "trials")
-        train_all(batch, task, title)
+        train_all(batch, task, title, [why] if why is not None and not runs else ())
         runs.update(batch)
         known |= {run.algorithm: label for label, run in batch.items()}
         found = Comparison.of(runs, thresholds=()).variants

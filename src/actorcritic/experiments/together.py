@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,8 +28,8 @@ class Stopped(KeyboardInterrupt):
     """An experiment was stopped before its end; the text says how to go on."""
 
 
-def train_all(runs: Mapping[str, Run], task: Task, title: str) -> None:
-    """Train what the runs' folders do not hold yet.
+def train_all(runs: Mapping[str, Run], task: Task, title: str, remarks: Iterable[str] = ()) -> None:
+    """Train what the runs' folders do not hold yet; remarks are said before.
 
     Runs that differ in floats only are one program, and different programs are compiled beside
     each other. Raises Stopped at Ctrl-C, when everything is saved.
@@ -48,8 +48,8 @@ def train_all(runs: Mapping[str, Run], task: Task, title: str) -> None:
             _pool() as pool,
         ):
             display.say(_opening(runs, missing, title))
-            for note in _notes(missing):
-                display.say(note)
+            for remark in dict.fromkeys([*remarks, *_notes(missing)]):
+                display.say(remark)
             with contextlib.suppress(KeyboardInterrupt):  # while compiling: nothing is lost
                 _train_groups(list(groups.values()), task, display, interruption, pool)
             if interruption.signal == signal.SIGTERM:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.algorithms.presets import preset
@@ -22,8 +22,17 @@ from actorcritic.runs.settings import EnvironmentSettings, ResumeSettings
 FORM = "NAME or NAME:SETTING=VALUE,…, as ppo:clip_range=0.1; one of your own is module:Class."
 
 
-def variant(text: str, task: Task) -> tuple[str, Any, int | None]:
-    """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names: label, algorithm, its preset's steps.
+class Variant(NamedTuple):
+    """An algorithm, what it is called; of its preset the steps, and where its settings come from"""
+
+    label: str
+    algorithm: Any
+    total_steps: int | None = None
+    why: str | None = None
+
+
+def variant(text: str, task: Task) -> Variant:
+    """What "ppo" or "ppo:clip_range=0.1,num_envs=4" names.
 
     The tuned preset of the environment or its defaults, with the settings named on top. An
     algorithm of the user's is module:Class, with settings module:Class:clip_range=0.1.
@@ -33,7 +42,8 @@ def variant(text: str, task: Task) -> tuple[str, Any, int | None]:
     changes = {key: hyperparameters.parse(cls, key, value) for key, value in pairs}
     chosen = preset(name, task.spec, task.settings.total_steps, changes)
     label = " ".join([label, *(f"{key}={shown(value)}" for key, value in changes.items())])
-    return label, hyperparameters.replace(chosen.algorithm, **changes), chosen.total_steps
+    algorithm = hyperparameters.replace(chosen.algorithm, **changes)
+    return Variant(label, algorithm, chosen.total_steps, chosen.why)
 
 
 def class_named(text: str) -> type:
@@ -59,7 +69,7 @@ def _is_list(given: Any) -> bool:
     return isinstance(given, Iterable) and not hasattr(given, "init")
 
 
-def one_variant(algorithm: Any, task: Task) -> tuple[str, Any, int | None]:
+def one_variant(algorithm: Any, task: Task) -> Variant:
     """The same of a name, or of an algorithm; UserError where several came."""
     if isinstance(algorithm, str):
         return variant(algorithm, task)
@@ -69,13 +79,11 @@ def one_variant(algorithm: Any, task: Task) -> tuple[str, Any, int | None]:
             "actorcritic.compare([…], environment)."
         )
     check_protocol(algorithm)
-    return algorithm.name, algorithm, None
+    return Variant(algorithm.name, algorithm)
 
 
-def variants_of(
-    given: Sequence[Any] | Mapping[str, Any], task: Task
-) -> tuple[dict[str, Any], int | None]:
-    """Labelled algorithms, and the largest number of steps that one of their presets takes."""
+def variants_of(given: Sequence[Any] | Mapping[str, Any], task: Task) -> dict[str, Variant]:
+    """The variants by their labels; at least one."""
     if not isinstance(given, Mapping) and (isinstance(given, str) or not _is_list(given)):
         raise UserError(
             f"Expected a list of variants, as ['ppo', 'a2c'], or a dict of names and algorithms; "
@@ -84,12 +92,10 @@ def variants_of(
     named: list[tuple[str, Any]] = (
         list(given.items()) if isinstance(given, Mapping) else [("", each) for each in given]
     )
-    found: dict[str, Any] = {}
-    steps: list[int] = []
+    found: dict[str, Variant] = {}
     for label, each in named:
-        own, algorithm, budget = one_variant(each, task)
-        steps += [] if budget is None else [budget]
-        label = label or own
+        one = one_variant(each, task)
+        label = label or one.label
         if label != printable(label) or "\n" in label:
             raise UserError(
                 f"A variant's name is one line of printable characters; got {label!r}. Give it "
@@ -100,10 +106,10 @@ def variants_of(
                 f"The variant '{label}' is named twice. Variants need different names: give them "
                 "as NAME:SETTING=VALUE, or from Python as a dict of name to algorithm."
             )
-        found[label] = algorithm
+        found[label] = one._replace(label=label)
     if not found:
         raise UserError("There is nothing to compare: name at least one algorithm.")
-    return found, max(steps, default=None)
+    return found
 
 
 @dataclass(frozen=True)

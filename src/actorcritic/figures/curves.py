@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actorcritic.figures.pictures import picture_kind, save
-from actorcritic.figures.statistics import WINDOW, Curve, iqm, rolling_mean, smoothed_curve
+from actorcritic.figures.statistics import (
+    WINDOW,
+    Curve,
+    aggregate,
+    iqm,
+    rolling_mean,
+    smoothed_curve,
+)
 from actorcritic.figures.style import (
     FAINT,
     INK,
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 MAX_DOTS = 5_000  # in a panel: more say no more, and take long to draw
 CROWDED = 5  # curves in a panel: of more, it has no dots and no curves of seeds
 MOST_SEEDS = 60  # in a panel that a page draws: of more, it has the curves of variants alone
+MOST_MARKS = 60  # on a line: of more, it has none
 CHOICE_POINTS = 100  # of a curve that is drawn only when it is asked for
 STEPS, EPISODES = "environment steps, per seed", "episodes, per seed"
 
@@ -93,12 +101,68 @@ def profile(curves: Sequence[Series], xlabel: str = "score τ") -> Figure:
 # ---------------------------------------------------------------------------- training
 
 
-def learning_curve(runs: Runs, path: Path, title: str, threshold: float | None = None) -> Path:
-    """Write the picture of `returns_and_lengths`. `path` ends in .png or .svg, and is returned."""
+def learning_curve(
+    runs: Runs,
+    path: Path,
+    title: str,
+    threshold: float | None = None,
+    *,
+    evaluations: EpisodeTable | None = None,
+) -> Path:
+    """Write the picture of `returns_and_lengths`. `path` ends in .png or .svg, and is returned.
+
+    `evaluations` are those of a single run while it trained; they are drawn over its curve.
+    """
     path = Path(path)
     picture_kind(path)  # before the work, not after it
     thresholds = () if threshold is None else (threshold,)
-    return save(returns_and_lengths(runs, title, thresholds), path)
+    figure = returns_and_lengths(runs, title, thresholds)
+    if evaluations is not None:
+        found = evaluated("evaluations", evaluations, np.unique(evaluations.seed).tolist(), INK)
+        if found is not None:
+            _mark_evaluations(figure, found)
+    return save(figure, path)
+
+
+def evaluated(
+    label: str, table: EpisodeTable, seeds: Sequence[int], colour: str | None = None
+) -> Series | None:
+    """The IQM over seeds of the mean return of each evaluation, where all of them were evaluated.
+
+    With 95 % bands. None where there was no evaluation.
+    """
+    found = []
+    for step in np.unique(table.step):
+        now = some_rows(table, table.step == step)
+        if np.isin(seeds, now.seed).all():
+            means = np.array([now.returns[now.seed == seed].mean() for seed in seeds])
+            found.append((step, *aggregate(means, rng=np.random.default_rng(0))))
+    if not found:
+        return None
+    x, y, low, high = np.array(found, float).T
+    return Series(label, x, y, low, high, colour)
+
+
+def _mark_evaluations(figure: Figure, found: Series) -> None:
+    """Evaluations over the panel of returns, and what they are below."""
+    axes = figure.axes[0]
+    many = len(found.x) > MOST_MARKS
+    axes.plot(
+        found.x,
+        found.y,
+        color=found.colour,
+        lw=1.1,
+        marker=None if many else "o",
+        ms=3.6,
+        mfc=PAPER,
+        zorder=7,
+    )
+    low, high = axes.get_ylim()
+    room = 0.06 * (high - low)
+    axes.set_ylim(min(low, found.y.min() - room), max(high, found.y.max() + room))
+    what = "dark line" if many else "circles"
+    key = figure.texts[-1]
+    key.set_text(f"{what}: evaluations, deterministic\n{key.get_text()}")
 
 
 def returns_and_lengths(

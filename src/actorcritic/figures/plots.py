@@ -8,6 +8,7 @@ every start.
 
 from actorcritic.figures.curves import (
     diagnostics,
+    evaluated,
     learning_curve,
     lines,
     profile,
@@ -66,6 +67,7 @@ __all__ = [
     "action_against_state",
     "colours",
     "diagnostics",
+    "evaluated",
     "learning_curve",
     "lines",
     "on_scale",

@@ -81,6 +81,7 @@ class TrainingDisplay:
         self._moves = moves(self.console) and not quiet
         self._notebook = None if quiet else _in_notebook()
         self._activity = "compiling …"
+        self._late: threading.Timer | None = None
         columns = [
             SpinnerColumn("line"),
             TextColumn(
@@ -106,7 +107,26 @@ class TrainingDisplay:
     def __enter__(self) -> TrainingDisplay:
         if self._moves:
             self._bar.start()
+        self._announce()
         return self
+
+    @property
+    def _shows_lines(self) -> bool:
+        return not self._moves and self._notebook is None and not self.console.quiet
+
+    def _announce(self) -> None:
+        """Where nothing moves, say in a second what goes on, if it still does."""
+
+        def say() -> None:
+            if self._activity:
+                self.say(f"{self._title}: {self._activity}")
+
+        if self._late is not None:
+            self._late.cancel()
+        if self._shows_lines:
+            self._late = threading.Timer(PATIENCE, say)
+            self._late.daemon = True
+            self._late.start()
 
     def __exit__(
         self,
@@ -114,8 +134,11 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._late is not None:
+            self._late.cancel()
         if error is None:
-            self.say_what("done")
+            self._activity = "done"
+            self._draw()
         if self._moves:  # elsewhere, stopping would print an empty line
             self._bar.stop()
 
@@ -130,7 +153,7 @@ class TrainingDisplay:
             self._returns = np.concatenate([self._returns, report.episodes.returns])[-100:]
         self._draw()
         late = time.monotonic() - self._last_line > LINES_EVERY
-        if report is not None and late and not self._moves and self._notebook is None:
+        if report is not None and late and self._shows_lines:
             self._last_line = time.monotonic()
             self.say(f"{self._title}: {self._done:,} of {self._total:,} steps, {self._numbers()}")
 
@@ -143,6 +166,7 @@ class TrainingDisplay:
         """What goes on beside training, shown in the place of its numbers."""
         self._activity = activity
         self._draw()
+        self._announce()
 
     def say(self, text: str) -> None:
         self.console.print(printable(text), markup=False, soft_wrap=True)

@@ -111,6 +111,7 @@ class Run:
     stopped: str | None = None  # why it ended before its steps were made, if it did
     phases: list[dict[str, Any]] = field(default_factory=list)  # what it was before, until when
     origin: dict[str, Any] | None = None  # the run whose learners it began with
+    looks: dict[str, Any] = field(default_factory=dict)  # how it is evaluated on the way
     best: Best | None = field(default=None, repr=False)
     finished: bool = False
     final_evaluation: Evaluated | None = None
@@ -218,7 +219,7 @@ class Run:
         found = configuration.describe(
             self.algorithm, self.environment, self.seeds, self.total_steps, self.spread
         )
-        more = {"phases": self.phases, "origin": self.origin}
+        more = {"phases": self.phases, "origin": self.origin, "looks": self.looks}
         return found | {name: value for name, value in more.items() if value}
 
     def begin_phase(self) -> list[str]:
@@ -353,7 +354,12 @@ class Run:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
         from actorcritic.figures import plots
 
-        return plots.learning_curve([(self.label, self.episodes)], Path(path), title=self.label)
+        if not isinstance(path, str | os.PathLike):
+            raise UserError(
+                f"plot writes a picture and needs a file's name, .png or .svg; got {path!r}."
+            )
+        curves = [(self.label, self.episodes)]
+        return plots.learning_curve(curves, Path(path), self.label, evaluations=self.evaluations)
 
 
 # ------------------------------------------------------------------------------------ opening
@@ -374,7 +380,8 @@ def open_run(
     environment = configuration.rebuild_environment(data, out, environment)
     run = Run(algorithm, environment, tuple(data["seeds"]), data["total_steps"], out)
     run.spread, run.phases = data.get("spread"), data.get("phases", [])
-    run.origin = data.get("origin")
+    run.origin, looks = data.get("origin"), data.get("looks")
+    run.looks = looks if isinstance(looks, dict) else {}
     if restore:
         restore_results(run)
     return run
@@ -583,14 +590,15 @@ def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
     """One picture with the learning curves of several run folders."""
     from actorcritic.figures import plots
 
+    if len(paths) == 1:
+        return read_run(paths[0]).plot(out)
     curves = []
     for path in map(Path, paths):
         data = configuration.read(path)
         label = f"{data['algorithm']['name']} on {data['environment']['id']}"
         episodes = trackers.read_episodes(path / "episodes.csv")
-        curves.append((label if len(paths) == 1 else f"{label} ({path.name})", episodes))
-    title = curves[0][0] if len(curves) == 1 else "Learning curves"
-    return plots.learning_curve(curves, Path(out), title=title)
+        curves.append((f"{label} ({path.name})", episodes))
+    return plots.learning_curve(curves, Path(out), title="Learning curves")
 
 
 def prepare_jax() -> None:

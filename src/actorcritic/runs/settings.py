@@ -21,6 +21,8 @@ from actorcritic.envs.host.environment import Autoreset
 Vectorization = Literal["sync", "async"]
 STEPS = "[1, 2000000000]"  # counted in 32 bits
 SEED = "[0, 2147473647]"  # and the 10,000 seeds after it; JAX's are of 32 bits
+# What a run that goes on does as before, and its values where nothing was said.
+LOOKS: dict[str, Any] = {"evaluate_every": None, "keep_best": False, "stop_at": None}
 STEPS_MEANING = "environment steps of each seed (default: the preset's)"
 
 
@@ -72,6 +74,17 @@ class ResumeSettings:
         settings = dataclasses.replace(given or cls(), **mine)
         settings.check()
         return settings, {n: value for n, value in options.items() if n not in known}
+
+    @property
+    def looks(self) -> dict[str, Any]:
+        """How a run is evaluated on the way, and when it stops: what it keeps when it goes on."""
+        values = {name: getattr(self, name) for name in LOOKS}
+        return {name: value for name, value in values.items() if value != LOOKS[name]}
+
+    def as_before(self, looks: Mapping[str, Any]) -> Self:
+        """The same, with what a run had (`looks`) where these settings say nothing of it."""
+        before = {name: looks[name] for name in LOOKS if name in looks}
+        return type(self).of(self, before | self.looks)
 
     def check(self) -> None:
         """UserError for the first setting of the wrong type or out of its range."""

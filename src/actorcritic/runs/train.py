@@ -11,11 +11,11 @@ from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.runners.host import RESUME_NOTE, HostSession
-from actorcritic.runs import configuration, trackers
+from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import interruptible
-from actorcritic.runs.run import Run, open_run, prepare_jax
+from actorcritic.runs.run import CHECKPOINTS, Run, open_run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
 from actorcritic.runs.training import Training
 
@@ -50,7 +50,9 @@ def train(
     if settings.wandb is not None:
         _check_wandb(settings)
 
-    run = Run(algorithm, world, settings.all_seeds, total_steps, settings.folder)
+    run = Run(
+        algorithm, world, settings.all_seeds, total_steps, settings.folder, looks=settings.looks
+    )
     with new_folder(run.out):
         return _alone(run, settings, why)
 
@@ -82,7 +84,11 @@ def resume(
         if settings.total_steps is not None:
             found.total_steps = settings.total_steps
         configuration.check(found.algorithm, found.environment, found.total_steps)
-        return _alone(found, settings)
+        if checkpoints.newest(path / CHECKPOINTS) is not None:
+            # What is wrong with it is told when it is read whole.
+            _, about = checkpoints.load(path / CHECKPOINTS, (), lambda text: None, partial=True)
+            found.stopped = about.get("stopped")
+        return _alone(found, _as_before(found, settings))
 
 
 def _go_on_in_memory(run: Run, settings: ResumeSettings, algorithm: Any) -> Run:
@@ -103,7 +109,17 @@ def _go_on_in_memory(run: Run, settings: ResumeSettings, algorithm: Any) -> Run:
                 f"{settings.total_steps:,} would not train. Name a larger total_steps."
             )
         run.total_steps = settings.total_steps
-    return _alone(run, settings)
+    return _alone(run, _as_before(run, settings))
+
+
+def _as_before(run: Run, settings: ResumeSettings) -> ResumeSettings:
+    """The settings with what the run had, where nothing is said of it now; the run keeps both."""
+    # A run that reached its goal goes on because more is wanted than that.
+    settings = settings.as_before(
+        {name: value for name, value in run.looks.items() if name != "stop_at" or not run.stopped}
+    )
+    run.looks = settings.looks
+    return settings
 
 
 def _check_wandb(settings: TrainSettings) -> None:

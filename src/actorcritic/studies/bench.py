@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,8 @@ class Bench:
     quick: bool
     folder: Path | None
     quiet: bool
+    # What is computed between trainings, and after them, shows that it goes on.
+    computing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -66,7 +69,9 @@ class Bench:
         how = ResumeSettings(evaluation_episodes=episodes, quiet=self.quiet)
         task = Task(environment, self.seeds, how)
         runs = planned(variants, task, total_steps, self.folder and self.folder / name)
+        self.computing.close()
         train_missing(runs, task, self.title)
+        self.computing.enter_context(working("Computing what was found", quiet=self.quiet))
         return runs
 
 
@@ -143,8 +148,10 @@ def study(
     about = {"study": name, "quick": quick}
     prepare_jax()
     with experiment_folder(folder, Experiment("study", title, command, [], about)):
-        found: Answer = asked.answer(Bench(title, quick, folder, quiet))
-        comparisons = tuple(part.comparison(command) for part in found.parts)
+        bench = Bench(title, quick, folder, quiet)
+        with bench.computing:
+            found: Answer = asked.answer(bench)
+            comparisons = tuple(part.comparison(command) for part in found.parts)
         result = Result(name, title, asked.QUESTION, quick, found, comparisons, command)
         if folder is not None:
             save_experiment(folder, Experiment("study", title, command, found.parts, about))
