@@ -13,7 +13,8 @@ from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments.comparison import Comparison
 from actorcritic.figures import plots
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
-from actorcritic.runs.run import Evaluated, Run, read_run
+from actorcritic.runs.evaluated import Evaluated
+from actorcritic.runs.run import Run, read_run
 
 CARTPOLE = ac.envs.CartPole()
 NO_METRICS = MetricTable.join([])

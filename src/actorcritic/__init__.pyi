@@ -31,7 +31,7 @@ from .maths.networks import CNN as CNN
 from .maths.networks import MLP as MLP
 from .maths.networks import Network as Network
 from .runners.evaluate import Policy as Policy
-from .runs.run import Evaluated as Evaluated
+from .runs.evaluated import Evaluated as Evaluated
 from .runs.run import Run as Run
 from .runs.run import load as load
 from .runs.run import open_run as open_run

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actorcritic.cli.options import NOT_OPTIONS
+from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import shown
 
@@ -43,9 +44,9 @@ def with_files(rest: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _of_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.text(path)
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}."
         ) from None

@@ -8,18 +8,23 @@ is deleted through one.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, get_args
 
 from actorcritic.core.errors import UserError
 
 _SAVING = ".saving"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+MOST = 2**28  # bytes of a file that is read as a whole, unless more is expected
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
@@ -48,6 +53,31 @@ def write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def regular(path: str | Path) -> Iterator[io.BufferedReader]:
+    """A file to read. Raises OSError, also where it is a pipe, a device or a folder."""
+    flags = os.O_RDONLY | _AT_ONCE | _BINARY  # a pipe without a writer would be waited for
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        yield file
+
+
+def read(path: str | Path, most: int = MOST) -> bytes:
+    """What a regular file of at most `most` bytes holds. Raises OSError."""
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            what = f"it has {size:,} bytes, and at most {most:,} are read"
+            raise OSError(errno.EFBIG, what, str(path))
+        return file.read(most)
+
+
+def text(path: str | Path, most: int = MOST) -> str:
+    """The same as text. Raises OSError, and UnicodeDecodeError (a ValueError)."""
+    return read(path, most).decode()
 
 
 @contextlib.contextmanager
@@ -91,6 +121,22 @@ def remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def fits(data: Any, form: Any) -> bool:
+    """Whether data that were read from a file have a form.
+
+    A form is a type (or a union of some), a list with the form of each entry, or a dict with the
+    forms of entries that have to be there. A number is no truth value here.
+    """
+    if isinstance(form, dict):
+        return isinstance(data, dict) and all(
+            n in data and fits(data[n], f) for n, f in form.items()
+        )
+    if isinstance(form, list):
+        return isinstance(data, list) and all(fits(entry, form[0]) for entry in data)
+    kinds = get_args(form) or (form,)
+    return bool in kinds if isinstance(data, bool) else isinstance(data, kinds)
 
 
 def is_left_over(name: str) -> bool:

@@ -25,7 +25,8 @@ from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.runners.session import EpisodeTable, Report, some_rows
 from actorcritic.runs.diagnosis import solved_from
-from actorcritic.runs.run import Evaluated, Run
+from actorcritic.runs.evaluated import Evaluated
+from actorcritic.runs.run import Run
 
 LAST_EPISODES = 100  # of the training, where nothing was evaluated
 ENOUGH_SEEDS = 8  # with fewer, bootstrap intervals are too narrow (see `statistics.interval`)

@@ -79,8 +79,9 @@ def read_experiment(folder: str | Path) -> Experiment:
         )
     data = configuration.read_json(path)
     form = {"title": str, "runs": dict, "thresholds": list | None}
-    if not configuration.fits(data, _FORM) or not all(
-        configuration.fits(part, form) for part in data["parts"]
+    if not files.fits(data, _FORM) or not all(
+        files.fits(part, form) and files.fits([*part["runs"].values()], [str])
+        for part in data["parts"]
     ):
         raise UserError(f"{path} is not what an experiment writes. Restore it from a copy.")
     parts = []

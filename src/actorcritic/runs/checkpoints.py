@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ _NAME = re.compile(r"(\d{12,})(?:\.(\d+))?")  # update, and a count where an upd
 _SEGMENT_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 _TEMPORARY = ".saving-"
 
+
+# What a manifest holds.
+_FORM = {
+    "format": int,
+    "about": dict,
+    "leaves": [{"path": str, "shape": [int], "dtype": str}],
+    "state": {"sha256": str, "bytes": int},
+}
+_RING = {
+    "path": str,
+    "leaves": [str],
+    "count": int | list,
+    "segments": [{"at": [int], "rows": [int], "sha256": str, "bytes": int}],
+}
 
 # What comes of bytes that are something else than was expected.
 _UNFIT = (safetensors.SafetensorError, KeyError, IndexError, TypeError, ValueError)
@@ -196,70 +211,88 @@ def _read(checkpoint: Path, like: PyTree, partial: bool) -> tuple[PyTree, dict[s
                 "new run in another folder."
             )
     file = checkpoint / STATE
-    data = _bytes(file)
-    size = body["state"]["bytes"]
-    if len(data) != size:
-        raise _Damaged(f"{file} has {len(data):,} bytes where {size:,} were written")
-    if _sha256(data) != body["state"]["sha256"]:
-        raise _Damaged(f"{file} does not have the checksum it was written with")
+    _verify(file, body["state"])
     filled: dict[str, np.ndarray] = {}
     for ring in body.get("rings", []):
         filled |= _read_ring(checkpoint, ring, leaves)
     try:
-        views = dict(safetensors.deserialize(data))
-        restored = [
-            _like(filled[name], leaf)
-            if name in filled
-            else _restored(views[name], leaf, there.get("key"))
-            for (name, leaf), there in zip(leaves.items(), saved, strict=True)
-        ]
+        with safetensors.safe_open(file, framework="numpy") as tensors:
+            restored = [
+                _like(filled[name], leaf)
+                if name in filled
+                else _restored(tensors.get_tensor(name), leaf, there.get("key"))
+                for (name, leaf), there in zip(leaves.items(), saved, strict=True)
+            ]
     except _UNFIT as error:
         raise _Damaged(f"{file} is no safetensors file of this state ({error})") from error
     return jax.tree.unflatten(jax.tree.structure(like), restored), body["about"]
 
 
 def _manifest(file: Path) -> dict[str, Any]:
+    with _opened(file) as (opened, size):
+        if size > files.MOST:
+            raise _Damaged(f"{file} has {size:,} bytes, more than a manifest")
+        data = opened.read(size)
     try:
-        manifest = json.loads(_bytes(file))
+        manifest = json.loads(data)
         body = manifest["body"]
         intact = _sha256(_canonical(body)) == manifest["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Damaged(f"{file} is not a manifest ({type(error).__name__}: {error})") from error
     if not intact:
         raise _Damaged(f"{file} does not have the checksum it was written with")
+    if not files.fits(body, {"format": int}):
+        raise _Damaged(f"{file} is not a manifest")
     if body["format"] not in (1, FORMAT):
         raise UserError(
             f"{file} has format {body['format']}; this version of actorcritic reads format "
             f"{FORMAT}. Upgrade actorcritic (pip install --upgrade actorcritic), then try again."
         )
+    if not files.fits(body, _FORM) or not files.fits(body.get("rings", []), [_RING]):
+        raise _Damaged(f"{file} is not a manifest of this format")
     return body
 
 
-def _bytes(file: Path) -> bytes:
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[io.BufferedReader, int]]:
+    """A file of a checkpoint, and how many bytes it has."""
     try:
-        data = file.read_bytes()
+        with files.regular(file) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if not size:
+                raise _Damaged(f"{file} is empty")
+            yield opened, size
     except FileNotFoundError as error:
         raise _Damaged(f"{file} is missing") from error
     except OSError as error:
         raise _Damaged(f"{file} cannot be read ({files.reason(error)})") from error
-    if not data:
-        raise _Damaged(f"{file} is empty")
-    return data
 
 
-def _restored(view: dict[str, Any], like: Any, key: str | None) -> Any:
+def _verify(file: Path, written: dict[str, Any]) -> None:
+    """_Damaged where a file is not as it was written; it may be larger than the memory."""
+    with _opened(file) as (opened, size):
+        if size != written["bytes"]:
+            raise _Damaged(f"{file} has {size:,} bytes where {written['bytes']:,} were written")
+        if hashlib.file_digest(opened, "sha256").hexdigest() != written["sha256"]:
+            raise _Damaged(f"{file} does not have the checksum it was written with")
+
+
+def _restored(tensor: np.ndarray, like: Any, key: str | None) -> Any:
     """The leaf that a tensor of the file stands for; ValueError where it does not fit `like`."""
-    if key is not None:
-        data = np.frombuffer(view["data"], np.uint32).reshape(view["shape"])
-        leaf = jax.random.wrap_key_data(jnp.array(data), impl=key)
-    else:
-        dtype = np.asarray(like).dtype if isinstance(like, bool | int | float) else like.dtype
-        leaf = np.frombuffer(view["data"], dtype).reshape(view["shape"])
+    dtype = like.dtype if hasattr(like, "dtype") else np.asarray(like).dtype
+    _check_dtype(tensor, np.dtype(np.uint32) if key is not None else dtype)
+    leaf = tensor if key is None else jax.random.wrap_key_data(jnp.array(tensor), impl=key)
     if leaf.shape != np.shape(like):
         raise ValueError(f"a tensor of shape {leaf.shape}, not {np.shape(like)}")
     if isinstance(like, bool | int | float | np.generic):
         return type(like)(leaf[()])
     return leaf if key is not None else _like(leaf, like)
+
+
+def _check_dtype(tensor: np.ndarray, dtype: Any) -> None:
+    """ValueError where numbers are of another kind, though of the same size perhaps."""
+    if tensor.dtype != dtype:
+        raise ValueError(f"numbers of {tensor.dtype}, not {np.dtype(dtype)}")
 
 
 def _like(leaf: np.ndarray, like: Any) -> Any:
@@ -402,21 +435,16 @@ def _read_ring(
         room = {name: np.zeros(leaves[name].shape, leaves[name].dtype) for name in wanted}
         for entry in ring["segments"] if wanted else []:
             file = checkpoint.parent / RINGS / _file(entry)
-            data = _bytes(file)
-            if len(data) != entry["bytes"]:
-                raise _Damaged(
-                    f"{file} has {len(data):,} bytes where {entry['bytes']:,} were written"
-                )
-            if _sha256(data) != entry["sha256"]:
-                raise _Damaged(f"{file} does not have the checksum it was written with")
-            views, (start, stop) = dict(safetensors.deserialize(data)), entry["rows"]
-            for name, x in room.items():
-                place = x[tuple(entry["at"])][start:stop]
-                view = views[name]
-                rows = np.frombuffer(view["data"], x.dtype).reshape(view["shape"])
-                if rows.shape != place.shape:
-                    raise ValueError(f"a tensor of shape {rows.shape}, not {place.shape}")
-                place[...] = rows
+            _verify(file, entry)
+            start, stop = entry["rows"]
+            with safetensors.safe_open(file, framework="numpy") as tensors:
+                for name, x in room.items():
+                    place = x[tuple(entry["at"])][start:stop]
+                    rows = tensors.get_tensor(name)
+                    _check_dtype(rows, x.dtype)
+                    if rows.shape != place.shape:
+                        raise ValueError(f"a tensor of shape {rows.shape}, not {place.shape}")
+                    place[...] = rows
     except _UNFIT as error:
         raise _Damaged(f"{file} does not fit this state ({error})") from error
     return room

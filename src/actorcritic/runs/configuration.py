@@ -14,12 +14,12 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
-from actorcritic.core import hyperparameters, importing, words
+from actorcritic.core import files, hyperparameters, importing, words
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec, check_protocol
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
@@ -30,6 +30,10 @@ from actorcritic.runners.promises import check_algorithm
 from actorcritic.runs.settings import EnvironmentSettings
 
 FORMAT = 1
+# What comes of values that are something else than was expected.
+_UNFIT: tuple[type[Exception], ...] = (LookupError, TypeError, ValueError, AttributeError)
+_UNFIT += (OverflowError, AssertionError)
+MOST_SEEDS = 10_000
 
 
 def describe(
@@ -146,6 +150,13 @@ def rebuild_algorithm(run: dict[str, Any], out: Path, given: Any = None) -> Any:
         given = ALGORITHMS.known(data["name"])
     plain = find(given) if isinstance(given, str) else hyperparameters.made(given)
     check_protocol(plain)
+    kinds = get_type_hints(type(plain))
+    for name, value in values.items():
+        if value is not None and not hyperparameters.is_plain(kinds.get(name, int)):
+            raise UserError(
+                f"{out / 'run.json'} has {name} = {value!r}, which no training writes there. "
+                "Restore the file from a copy."
+            )
     algorithm = hyperparameters.replace(plain, **values)
     hyperparameters.check(algorithm)
     return algorithm
@@ -191,12 +202,17 @@ def _options_of(world: Any) -> dict[str, Any]:
 
 
 def spec_from_json(data: dict[str, Any]) -> EnvSpec:
-    return EnvSpec(
-        data["id"],
-        spaces.from_json(data["observation_space"]),
-        spaces.from_json(data["action_space"]),
-        data["max_episode_steps"],
-    )
+    """What run.json says of an environment; UserError where it says it in no way of ours."""
+    found = {}
+    for name in ("observation_space", "action_space"):
+        try:
+            found[name] = spaces.from_json(data[name])
+        except _UNFIT as error:
+            raise UserError(
+                f"The {name} in run.json is not what a training writes ({error}). Restore the "
+                "file from a copy."
+            ) from None
+    return EnvSpec(data["id"], **found, max_episode_steps=data["max_episode_steps"])
 
 
 def rebuild_environment(
@@ -239,9 +255,16 @@ def read_json(path: Path) -> dict[str, Any]:
         return words.printable(value) if isinstance(value, str) else value
 
     try:
-        return cleaned(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        data = cleaned(json.loads(files.read(path)))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
+    except RecursionError:
+        raise UserError(f"{path} cannot be read: it is nested too deeply.") from None
+    except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}; expected a JSON object.")
+    return data
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -254,13 +277,13 @@ def read(out: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{out} is not a run folder: it has no run.json.")
     data = read_json(path)
-    number = data.get("format") if isinstance(data, dict) else None
+    number = data.get("format")
     if isinstance(number, int) and number > FORMAT:
         raise UserError(
             f"{path} has format {number}, written by a later version of actorcritic; this "
             f"one reads up to {FORMAT}. Upgrade actorcritic to open it."
         )
-    if number != FORMAT or not fits(data, _FORM):
+    if number != FORMAT or not files.fits(data, _FORM) or not _are_seeds(data["seeds"]):
         raise UserError(
             f"{path} is not what a training of actorcritic writes. Restore it from a copy, or "
             "start a new run in another folder."
@@ -268,9 +291,14 @@ def read(out: Path) -> dict[str, Any]:
     return data
 
 
+def _are_seeds(seeds: list[int]) -> bool:
+    few = 0 < len(seeds) <= MOST_SEEDS
+    return few and len(set(seeds)) == len(seeds) and all(0 <= seed < 2**31 for seed in seeds)
+
+
 # What of run.json is read again; a type for every value that has to be there.
 _FORM: dict[str, Any] = {
-    "algorithm": {"name": str, "hyperparameters": dict, "own": list},
+    "algorithm": {"name": str, "hyperparameters": dict, "own": [str]},
     "environment": {
         "id": str,
         "observation_space": dict,
@@ -280,17 +308,9 @@ _FORM: dict[str, Any] = {
         "make": str | None,
         "options": dict,
     },
-    "seeds": list,
+    "seeds": [int],
     "total_steps": int,
 }
-
-
-def fits(data: Any, form: Any) -> bool:
-    if not isinstance(form, dict):
-        return isinstance(data, form)
-    return isinstance(data, dict) and all(
-        name in data and fits(data[name], part) for name, part in form.items()
-    )
 
 
 def resolve_environment(

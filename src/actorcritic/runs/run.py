@@ -29,67 +29,21 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec
 from actorcritic.core.words import listed, printable
 from actorcritic.envs.host.environment import HostEnvironment
-from actorcritic.figures import statistics
-from actorcritic.runners.evaluate import (
-    MAX_STEPS,
-    Policy,
-)
+from actorcritic.runners.evaluate import Policy
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
 from actorcritic.runs import checkpoints, configuration, notebook, trackers
 from actorcritic.runs.console import warn
+from actorcritic.runs.evaluated import Evaluated, read_evaluation, save_evaluation
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Returns and lengths of the evaluation episodes of each seed, and their summary."""
-
-    seeds: tuple[int, ...]
-    returns: Float[np.ndarray, "S E"]
-    lengths: Int[np.ndarray, "S E"]
-    deterministic: bool
-    cut: Bool[np.ndarray, "S E"] | None = None  # left before they ended, if any were
-
-    @property
-    def summary(self) -> statistics.Summary:
-        return statistics.summary(self.returns)
-
-    mean = property(lambda self: self.summary.mean)
-    iqm = property(lambda self: self.summary.iqm)
-    interval = property(lambda self: (self.summary.low, self.summary.high))
-
-    @property
-    def best_seed(self) -> int:
-        return self.seeds[int(np.argmax(self.returns.mean(axis=1)))]
-
-    def __str__(self) -> str:
-        return f"{self.summary}{self.remark}"
-
-    def __repr__(self) -> str:
-        return f"Evaluated({self})"
-
-    def _repr_html_(self) -> str:
-        return notebook.card_of_evaluation(self)
-
-    @property
-    def remark(self) -> str:
-        """What has to be said of episodes that were cut; "" where none was."""
-        number = 0 if self.cut is None else int(self.cut.sum())
-        which = "1 episode was" if number == 1 else f"{number:,} episodes were"
-        if number == self.returns.size:
-            which = "every episode was"
-        return f"; {which} cut after {MAX_STEPS:,} steps" if number else ""
-
 
 WARNINGS, CHECKPOINTS, BEST = "warnings.txt", "checkpoints", "best"
 Which = Literal["last", "best"]  # of the policies of a run
@@ -334,7 +288,7 @@ class Run:
                 files.write(out / WARNINGS, "".join(f"{text}\n" for text in self.warnings))
             if self.best is not None:
                 self.best.save(out / BEST)
-            save_evaluation(kept)
+            save_evaluation(out, self.final_evaluation)
             state, thinned = self.state
             save_checkpoint(kept, state, thinned, None)
             kept.plot(out / "curve.png")
@@ -400,7 +354,12 @@ def restore_results(run: Run) -> None:
 
 def _read_warnings(out: Path) -> list[str]:
     path = out / WARNINGS
-    return printable(path.read_text(encoding="utf-8")).splitlines() if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return printable(files.read(path).decode(errors="replace")).splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
 
 
 def load(
@@ -529,7 +488,15 @@ def _learner_shapes(run: Run) -> Any:
 
 def restore_progress(run: Run, about: dict[str, Any]) -> None:
     """How far a run is, and which of its seeds failed, as a checkpoint says it."""
-    run.failed = {int(seed): why for seed, why in about.get("failed", {}).items()}
+    failed = about.get("failed", {})
+    fits = files.fits(about, {"steps": [int], "updates": [int]}) and isinstance(failed, dict)
+    named = fits and set(failed) <= set(map(str, run.seeds))
+    if not named or not len(about["steps"]) == len(about["updates"]) == len(run.seeds):
+        raise UserError(
+            f"{run.name} has checkpoints that are not of the {len(run.seeds)} seeds that its "
+            "run.json names. Restore run.json from a copy."
+        )
+    run.failed = {int(seed): str(why) for seed, why in failed.items()}
     run.steps, run.stopped = run.least_steps(about["steps"]), about.get("stopped")
     made = not run.trained_seeds or run.steps >= run.total_steps
     run.finished = made or run.stopped is not None
@@ -552,38 +519,6 @@ def save_checkpoint(run: Run, state: Any, thinned: Thinned, since: Path | None) 
         "tables": thinned.state,
     }
     return checkpoints.save(run.out / "checkpoints", state, about, since=since)
-
-
-def save_evaluation(run: Run) -> None:
-    if run.out is None or run.final_evaluation is None:
-        return
-    result = run.final_evaluation
-    text = json.dumps(
-        {
-            "seeds": list(result.seeds),
-            "deterministic": result.deterministic,
-            "returns": result.returns.tolist(),
-            "lengths": result.lengths.tolist(),
-            "cut": None if result.cut is None else result.cut.tolist(),
-        }
-    )
-    files.write(run.out / "evaluation.json", text)
-
-
-def read_evaluation(out: Path) -> Evaluated | None:
-    """The final evaluation in a run folder, if there is one."""
-    path = out / "evaluation.json"
-    if not path.exists():
-        return None
-    data = configuration.read_json(path)
-    if not configuration.fits(data, {"seeds": list, "returns": list, "lengths": list}):
-        raise UserError(
-            f"{path} is not what a training writes. Restore it from a copy, or remove it."
-        )
-    returns, lengths = np.asarray(data["returns"]), np.asarray(data["lengths"])
-    cut = np.asarray(data["cut"]) if data.get("cut") is not None else None
-    kind = bool(data.get("deterministic", True))
-    return Evaluated(tuple(data["seeds"]), returns, lengths, kind, cut)
 
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:

@@ -5,8 +5,10 @@ Each sink has `write(report)`, called after every stretch of training, and `clos
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from itertools import compress
@@ -24,6 +26,7 @@ METRICS, EPISODES = "metrics.csv", "episodes.csv"
 EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is something for them
 NO_WANDB = 'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
 TABLES = (METRICS, EPISODES, EVALUATIONS, LOGGED)
+LARGEST = 2**30  # bytes of a table that is read; those of the longest trainings are far smaller
 
 
 class Sink(Protocol):
@@ -78,6 +81,19 @@ class CsvWriter:
 
     def close(self) -> None:
         """Nothing is open between writes."""
+
+
+def sync(folder: Path) -> None:
+    """Force the tables to disk: a checkpoint that is written next stands for all their rows."""
+    for name in TABLES:
+        with contextlib.suppress(FileNotFoundError), files.regular(folder / name) as file:
+            os.fsync(file.fileno())
+
+
+def has_a_line(path: Path) -> bool:
+    """Whether a table has a whole line, and not only a piece of its first one."""
+    with files.regular(path) as file:
+        return b"\n" in file.readline(2**20)
 
 
 def read_metrics(path: Path) -> MetricTable:
@@ -187,12 +203,14 @@ def _drop_partial_line(file: Any) -> None:
 def _text(path: Path) -> tuple[str, str]:
     """Header and complete rows of a CSV file."""
     try:
-        text = path.read_bytes().decode()
+        text = files.text(path, LARGEST)
     except FileNotFoundError as error:
         raise UserError(
             f"Expected {path}, which a training writes; it is missing. Name the folder of a run."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"Could not read {path}: {files.reason(error)}.") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"Could not read {path}: {error}.") from error
     header, _, body = text[: text.rfind("\n") + 1].partition("\n")
     return header, body

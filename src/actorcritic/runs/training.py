@@ -27,6 +27,7 @@ from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.callbacks import Callback, Moment, StopAt
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.diagnosis import Diagnosis
+from actorcritic.runs.evaluated import Evaluated, save_evaluation
 from actorcritic.runs.folder import is_begun
 from actorcritic.runs.interruption import Interruption
 from actorcritic.runs.policies import Best, Evaluator, actors_of, evaluator, finite, rows_of
@@ -34,13 +35,11 @@ from actorcritic.runs.run import (
     BEST,
     EVALUATION_SEED,
     WARNINGS,
-    Evaluated,
     Run,
     learners_from,
     restore_progress,
     save_checkpoint,
     save_configuration,
-    save_evaluation,
 )
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
 
@@ -394,6 +393,7 @@ class Training:
         states = self._split(self.session.state)
         for k, (run, state) in enumerate(zip(self.runs, states, strict=True)):
             if run.out is not None:
+                trackers.sync(run.out)
                 self._saved[k] = save_checkpoint(run, state, self._thinned[k], self._saved[k])
 
     def _restore(self, display: TrainingDisplay) -> bool:
@@ -445,7 +445,7 @@ class Training:
                     True,
                     result.cut[mine],
                 )
-                save_evaluation(run)
+                save_evaluation(run.out, run.final_evaluation)
 
 
 def _part(table: Table, rows: slice, seeds: Sequence[int]) -> Table:
@@ -499,7 +499,7 @@ def _restore(run: Run, like: Any) -> tuple[Any, Thinned]:
         )
     for name in trackers.TABLES:
         path = run.out / name
-        if path.exists() and b"\n" not in path.read_bytes():
+        if path.exists() and not trackers.has_a_line(path):
             path.unlink()  # cut short by a crash before its first line was whole
     trackers.truncate_after(run.out, run.seeds, about["updates"], about["steps"])
     restore_progress(run, about)
