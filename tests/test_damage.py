@@ -220,3 +220,34 @@ def test_tables_are_on_disk_before_the_checkpoint_that_stands_for_them(tmp_path,
 )
 def test_forms(data, form, fits):
     assert files.fits(data, form) == fits
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hidden_sizes": (10**9,)}, "take .* GiB, and there are .* GiB of memory"),
+        ({"out": "a" * 300}, "cannot be used: File name too long"),
+        ({"env_options": {"gravity": float("nan")}}, "gravity must be finite, not nan"),
+        ({"env_options": {"max_episode_steps": -5}}, "max_episode_steps = -5; expected 1 or more"),
+    ],
+)
+def test_what_cannot_be_is_said_before_it_is_tried(options, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        ac.train("ppo", "CartPole-v1", quiet=True, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_of_numpys_is_a_number(trained):
+    run = ac.Run(
+        ac.A2C(learning_rate=np.float32(0.5)), ac.open_run(trained).environment, (0,), 5, None
+    )
+    kept = run.configuration()["algorithm"]
+    assert (kept["own"], kept["hyperparameters"]["learning_rate"]) == ([], 0.5)
+
+
+def test_many_seeds_keep_few_files_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("actorcritic.runs.trackers.MOST_WRITERS", 2)
+    how = {"total_steps": 200, "seeds": 4, "evaluation_episodes": 0, "quiet": True}
+    ac.train("a2c", "CartPole-v1", out=tmp_path / "run", **how)
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -86,6 +87,8 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
         return float(value)
     if kind in KINDS and (isinstance(value, bool) or not isinstance(value, kind)):
         raise UserError(f"{name} must be {KINDS[kind]}, not {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be finite, not {value!r}.")
     return _as_tuple(value)
 
 

@@ -20,6 +20,11 @@ MASK = "action_mask"
 
 def check(spec: EnvSpec) -> None:
     """Raise UserError where the observation or action space is not one that can be handled."""
+    limit = spec.max_episode_steps
+    if limit is not None and limit < 1:
+        raise UserError(
+            f"{spec.id} has max_episode_steps = {limit}; expected 1 or more, or None for no limit."
+        )
     action = spec.action_space
     if not isinstance(action, ACTION_SPACES):
         raise UserError(

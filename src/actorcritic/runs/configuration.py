@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import jax
+import numpy as np
 
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.core import files, hyperparameters, importing, words
@@ -59,7 +60,7 @@ def describe(
 
 
 def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
-    values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
+    values = {f.name: _plain(getattr(algorithm, f.name)) for f in dataclasses.fields(algorithm)}
     known = ALGORITHMS.get(algorithm.name) is type(algorithm)
     own = [] if known else [f"the class {type(algorithm).__name__}"]
     for name, value in list(values.items()):
@@ -68,6 +69,11 @@ def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
             del values[name]
     kind = None if known else importing.address(type(algorithm))
     return {"name": algorithm.name, "hyperparameters": values, "own": own, "class": kind}
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_plain(value: Any) -> bool:

@@ -34,7 +34,11 @@ def new_folder(out: Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    if (out / "run.json").exists():
+    try:
+        there_is_one = (out / "run.json").exists()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"The run folder {out} cannot be used: {files.reason(error)}.") from None
+    if there_is_one:
         configuration.read(out)  # UserError where it is not ours
         if is_begun(out):
             raise UserError(

@@ -26,6 +26,7 @@ METRICS, EPISODES = "metrics.csv", "episodes.csv"
 EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is something for them
 NO_WANDB = 'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
 TABLES = (METRICS, EPISODES, EVALUATIONS, LOGGED)
+MOST_WRITERS = 64  # of TensorBoard
 LARGEST = 2**30  # bytes of a table that is read; those of the longest trainings are far smaller
 
 
@@ -290,6 +291,8 @@ def _others(report: Report) -> list[Logged]:
 class TensorBoard:
     """Scalars "train/return", "train/policy_loss" and so on, each seed in a subfolder `seed-0`.
 
+    Of many seeds, only the first `MOST_WRITERS` are shown: each keeps a file open.
+
     `resume_from` gives the steps of each seed at the checkpoint that a training resumes from:
     TensorBoard then leaves out what had been written beyond it.
     """
@@ -301,12 +304,14 @@ class TensorBoard:
 
     def write(self, report: Report) -> None:
         for seed, (step, point) in _averages(report).items():
-            writer = self._writer(seed)
+            if (writer := self._writer(seed)) is None:
+                continue
             for name, value in point.items():
                 if np.isfinite(value):  # a picture has no place for others; metrics.csv does
                     writer.add_scalar(f"train/{name}", value, step)
         for one in _others(report):
-            self._writer(one.seed).add_scalar(one.name, one.value, one.step)
+            if (writer := self._writer(one.seed)) is not None:
+                writer.add_scalar(one.name, one.value, one.step)
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -314,6 +319,8 @@ class TensorBoard:
         self._writers.clear()
 
     def _writer(self, seed: int) -> Any:
+        if seed not in self._writers and len(self._writers) >= MOST_WRITERS:
+            return None
         if seed not in self._writers:
             from tensorboardX import SummaryWriter
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,6 +86,7 @@ class Training:
             self.session = HostSession(
                 first.algorithm, first.environment, first.seeds, first.total_steps
             )
+        _check_room(self.session.shapes, len(seeds))
         for run in self.runs:
             run.spread = self._checked_spread(run)
         self._between: Future[Evaluator] | None = None
@@ -446,6 +449,34 @@ class Training:
                     result.cut[mine],
                 )
                 save_evaluation(run.out, run.final_evaluation)
+
+
+def _check_room(shapes: Any, seeds: int) -> None:
+    """UserError where a training does not fit into the memory: before any of it is made."""
+    keys = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(shapes)]
+    needed = sum(
+        math.prod(x.shape) * (8 if key else x.dtype.itemsize)
+        for x, key in zip(jax.tree.leaves(shapes), keys, strict=True)
+    )
+    room = memory()
+    if room is not None and needed > room:
+        raise UserError(
+            f"Parameters, optimiser, buffers and environments of {seeds:,} "
+            f"seed{'s' * (seeds > 1)} take {needed / 2**30:,.1f} GiB, and there are "
+            f"{room / 2**30:,.1f} GiB of memory. Take a smaller network (hidden_sizes), fewer "
+            "environments, a smaller buffer or fewer seeds."
+        )
+
+
+def memory() -> int | None:
+    """Bytes of the memory that arrays are kept in; None where nobody says."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # as on Windows
+        return None
 
 
 def _part(table: Table, rows: slice, seeds: Sequence[int]) -> Table:
