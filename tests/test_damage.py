@@ -234,7 +234,7 @@ def test_forms(data, form, fits):
 def test_what_cannot_be_is_said_before_it_is_tried(options, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
-        ac.train("ppo", "CartPole-v1", quiet=True, **options)
+        ac.train("ppo", "Pendulum-v1", quiet=True, **options)
     assert not list(tmp_path.iterdir())
 
 
