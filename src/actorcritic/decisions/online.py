@@ -1,8 +1,8 @@
 """From the log to the policy: outcomes are learned one after another, in their order.
 
-What is learned is a function of the log alone. After outcome n a gradient step is made where n is
-a multiple of `stride(n)`; its batch is the newest outcomes and others drawn from the last `MEMORY`
-ones by a generator that starts from (seed, n). So every process that learns from a log comes to the
+What is learned is a function of the log alone. After outcome n, where n is a multiple of
+`stride(n)`, `steps(n)` gradient steps are made; the batch of each is the newest outcomes and others
+drawn from the last `MEMORY` ones by a generator that starts from (seed, n, step). So every process that learns from a log comes to the
 same numbers, bit for bit (on one machine, with the same versions), and a snapshot of them is a
 cache: nothing is in it that the log does not tell.
 """
@@ -39,8 +39,13 @@ PRIOR = 2.0  # rewards, that their scale is shrunk by
 
 
 def stride(n: int) -> int:
-    """Outcomes for each gradient step: 1 for the first 4,096, then more, up to 8."""
-    return min(8, 1 + n // 4096)
+    """Outcomes for each time that is learned: after 16,384 of them, every fourth."""
+    return 1 if n <= 16_384 else 4
+
+
+def steps(n: int) -> int:
+    """Gradient steps each time: more of them while there is little to learn from."""
+    return 4 if n <= 2048 else 2 if n <= 8192 else 1
 
 
 @dataclasses.dataclass
@@ -176,7 +181,8 @@ class OnlineLearner:
         if self._memory.given[place]:
             self._scale.add(self._memory.features[place])
         if self.learned % stride(self.learned) == 0:
-            self._gradient_step()
+            for turn in range(steps(self.learned)):
+                self._gradient_step(turn)
 
     def _recall(self) -> None:
         """Fill the memory with what was learned before."""
@@ -186,7 +192,7 @@ class OnlineLearner:
             for number, outcome in enumerate(self.log.outcomes(first, last), first + 1):
                 self._memory.put(number, outcome)
 
-    def _gradient_step(self) -> None:
+    def _gradient_step(self, turn: int) -> None:
         from actorcritic.decisions.learning import Decisions
 
         self._make_learner()
@@ -194,7 +200,7 @@ class OnlineLearner:
         assert memory is not None
         assert self._algorithm is not None
         assert self._step is not None
-        rng, rows = np.random.default_rng([self._seed, n]), self._algorithm.batch_size
+        rng, rows = np.random.default_rng([self._seed, n, turn]), self._algorithm.batch_size
         back = rng.integers(min(n, MEMORY), size=rows)
         newest = min(stride(n), rows, n)
         back[:newest] = np.arange(newest)
