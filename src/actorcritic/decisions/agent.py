@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -391,7 +390,7 @@ def reward_of(success: Any, reward: Any) -> float:
             raise UserError(f"success is True or False, not {success!r}.")
         return SUCCESS if success else FAILURE
     number = isinstance(reward, int | float | np.number) and not isinstance(reward, bool)
-    if not number or not math.isfinite(reward) or abs(reward) > LARGEST_REWARD:
+    if not number or not abs(reward) <= LARGEST_REWARD:  # NaN is not
         raise UserError(f"reward is a finite number, at most {LARGEST_REWARD:g}; got {reward!r}.")
     return float(reward)
 

@@ -72,7 +72,7 @@ def _checked_dict(context: Mapping[str, Any]) -> str:
     if not context or len(context) > MOST_KEYS:
         raise UserError(f"A dict of features has 1 to {MOST_KEYS:,} keys, not {len(context):,}.")
     for key, value in context.items():
-        number = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e300
+        number = isinstance(value, int | float) and abs(value) < 1e300  # which NaN is not
         if not isinstance(key, str) or not (number or isinstance(value, str) or value is None):
             raise UserError(
                 "A dict of features has texts as keys, and texts, finite numbers, booleans or None "

@@ -263,7 +263,7 @@ class Log:
     def _number(self, id: str) -> int | None:
         """The number of a decision, if there is one of this id."""
         number, _, token = id.partition("-")
-        if not (number.isascii() and number.isdigit()) or len(number) > 18:
+        if not (id.isascii() and number.isdigit()) or len(number) > 18:
             return None
         query = "SELECT token FROM decisions WHERE number = ?"
         known = self._connection.execute(query, (int(number),)).fetchone()
