@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -140,19 +141,41 @@ def solve(pomdp: POMDP) -> Solution:
     return Solution(value, values)
 
 
-def value_of(pomdp: POMDP, policy: Policy) -> float:
-    """The expected return of a policy of what was seen, by enumeration of all histories."""
+class Visited(NamedTuple):
+    """A history that a policy comes to."""
 
-    def value(weight: Float[np.ndarray, " S"], history: History) -> float:
-        found = 0.0
+    reach: float  # the probability of it
+    value: float  # V: the expected return from there on
+
+
+def values_of(pomdp: POMDP, policy: Policy) -> dict[History, Visited]:
+    """Every history that a policy of what was seen comes to, by enumeration."""
+    found: dict[History, Visited] = {}
+
+    def value(weight: Float[np.ndarray, " S"], reach: float, history: History) -> float:
+        """Of the measure `weight`; the policy comes here with `reach` times its sum."""
+        total = 0.0
         for action, probability in enumerate(policy(history)):
             if probability > 0:
                 reward, follows = pomdp.after(weight, action)
-                rest = sum(value(joint, (*history, action, o)) for o, joint in follows)
-                found += float(probability) * (reward + pomdp.gamma * rest)
-        return found
+                rest = sum(
+                    value(joint, reach * float(probability), (*history, action, o))
+                    for o, joint in follows
+                )
+                total += float(probability) * (reward + pomdp.gamma * rest)
+        mass = float(weight.sum())
+        found[history] = Visited(reach * mass, total / mass)
+        return total
 
-    return sum(value(joint, (o,)) for o, joint in pomdp.beginnings())
+    for o, joint in pomdp.beginnings():
+        value(joint, 1.0, (o,))
+    return found
+
+
+def value_of(pomdp: POMDP, policy: Policy) -> float:
+    """The expected return of a policy of what was seen."""
+    found = values_of(pomdp, policy)
+    return sum(each.reach * each.value for history, each in found.items() if len(history) == 1)
 
 
 def belief_after(pomdp: POMDP, history: History) -> Float[np.ndarray, " S"]:
