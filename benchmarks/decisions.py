@@ -27,7 +27,25 @@ from actorcritic.decisions import evaluation, simulated, simulation
 from actorcritic.decisions.agent import Decider
 
 RESULTS = Path(__file__).parent / "results" / "decisions.json"
-WORDS = "what is the price of a flight to lisbon on friday morning convert miles plan my week".split()
+WORDS = [
+    "what",
+    "is",
+    "the",
+    "price",
+    "of",
+    "a",
+    "flight",
+    "to",
+    "lisbon",
+    "on",
+    "friday",
+    "morning",
+    "convert",
+    "miles",
+    "plan",
+    "my",
+    "week",
+]
 
 
 def text(rng: random.Random) -> str:
@@ -299,7 +317,8 @@ MALFORMED: list[bytes] = [
     b'{"id": "1-x", "reward": true}', b'{"id": "1-x", "success": 1}', b'{"context": "\\ud800"}',
     b'{"id": "1-x", "success": true, "reward": 1}', b'{"id": "1-\\ud800", "reward": 1}',
     b'{"context": {"\\ud800": 1}}', b'{"context": "' + b"x" * 40_000 + b'"}',
-    b"x" * 1_100_000, b'{"context": ' + b"9" * 5000 + b"}", b'{"context": {"a": ' + b"9" * 400 + b"}}",
+    b"x" * 1_100_000, b'{"context": ' + b"9" * 5000 + b"}", 
+    b'{"context": {"a": ' + b"9" * 400 + b"}}",
     b'{"id": "99999999999999999999-a", "reward": 1}', b'{"id": "-1-a", "reward": 1}',
 ]  # fmt: skip
 

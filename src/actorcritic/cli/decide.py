@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from actorcritic.cli.options import asks_for_help, read
 from actorcritic.cli.terminal import say
@@ -74,7 +74,7 @@ class ExportOptions:
 
 def every_option() -> type:
     """The options of all of them, for completion."""
-    fields: dict[str, tuple[str, object, dataclasses.Field]] = {}
+    fields: dict[str, tuple[str, Any, Any]] = {}
     for _, options in SUBCOMMANDS.values():
         for field in dataclasses.fields(options):
             default = dataclasses.field(default=field.default)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -140,7 +139,9 @@ class Decider:
     @staticmethod
     def _check_count(count: int) -> None:
         if count > MOST_ACTIONS:
-            raise UserError(f"A log has at most {MOST_ACTIONS:,} actions; these would be {count:,}.")
+            raise UserError(
+                f"A log has at most {MOST_ACTIONS:,} actions; these would be {count:,}."
+            )
 
     # ------------------------------------------------------------------ deciding
 
@@ -164,9 +165,7 @@ class Decider:
             allowed = np.stack([self._allowed(request.allowed) for request in requests])
             x = policy.scaled(x, given)
             fallback = None if self.fallback is None else self._numbers[self.fallback]
-            pi = policy.probabilities(
-                x, allowed, self.exploration, fallback, self.fallback_until
-            )
+            pi = policy.probabilities(x, allowed, self.exploration, fallback, self.fallback_until)
             with self._drawing:
                 drawn = draw(pi, self._rng)
             every = np.arange(rows)
@@ -441,5 +440,3 @@ def _settings(
         settings.check(settings.replace(DecisionActorCritic(), **hyperparameters))
         found["hyperparameters"] = dict(hyperparameters)
     return found
-
-

@@ -72,7 +72,7 @@ class Evaluation(NamedTuple):
         if self.rows and self.mean_weight.high < LEAST_WEIGHT:
             return (
                 "cannot be answered: about "
-                f"{1 - self.mean_weight.value:.0%} of what it would do was never tried in such cases"
+                f"{1 - self.mean_weight.value:.0%} of what it would do was never tried there"
             )
         if self.effective < FEWEST_EFFECTIVE:
             return (

@@ -13,6 +13,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -99,7 +100,7 @@ def hashed(context: str | Mapping[str, Any], size: int) -> Float[np.ndarray, " s
         words = ["^", *words_of(context)]
         for word in words[1:]:
             weights[word] = weights.get(word, 0.0) + 1
-        for pair in zip(words, words[1:], strict=False):
+        for pair in pairwise(words):
             name = " ".join(pair)
             weights[name] = weights.get(name, 0.0) + 1
         weights = {name: math.sqrt(count) for name, count in weights.items()}

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.core.types import Algorithm, Decision, EnvSpec, Extras, Metrics
 from actorcritic.maths import losses, optimizers, spaces
@@ -93,6 +94,10 @@ class DecisionActorCritic(Algorithm[Learner, Head, Decisions]):
     batch_size: int = hyperparameter(64, "decisions of a gradient step", "[1, 1e5]")
     ratio_clip: float = hyperparameter(10.0, "largest π / μ of an old decision", "[1, 1e9]")
     max_grad_norm: float = hyperparameter(10.0, "largest norm of the gradient", "(0, 1e9]")
+
+    def check(self, spec: EnvSpec) -> None:
+        if not isinstance(spec.action_space, gymnasium.spaces.Discrete):
+            raise UserError(f"{self.name} chooses one of several actions, not {spec.action_space}.")
 
     def init(self, key: Key[Array, ""], spec: EnvSpec) -> Learner:
         d = spaces.feature_count(spec.observation_space)

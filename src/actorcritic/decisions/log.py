@@ -53,7 +53,7 @@ CREATE TABLE decisions (
     action      INTEGER NOT NULL REFERENCES actions,
     probability REAL NOT NULL,        -- of that action, by the policy that acted
     predicted   REAL,                 -- the critic's reward of it, before it was known
-    learned     INTEGER NOT NULL      -- outcomes the policy had learned from; -1: recorded elsewhere
+    learned     INTEGER NOT NULL      -- outcomes the policy had learned from; -1: imported
 );
 CREATE TABLE feedback (
     number   INTEGER PRIMARY KEY AUTOINCREMENT,   -- the order in which is learned
@@ -336,7 +336,9 @@ def floats(blob: bytes) -> Float[np.ndarray, " n"]:
 
 
 def _as_json(row: tuple[Any, ...], names: Sequence[str]) -> dict[str, Any]:
-    number, token, when, context, vector, allowed, action, probability, predicted, learned = row[:10]
+    number, token, when, context, vector, allowed, action, probability, predicted, learned = row[
+        :10
+    ]
     found = {
         "id": f"{number}-{token}",
         "time": when,
@@ -347,8 +349,8 @@ def _as_json(row: tuple[Any, ...], names: Sequence[str]) -> dict[str, Any]:
         "probability": probability,
         "predicted": predicted,
         "learned": learned,
-        "reward": row[10],
-        "feedback_time": row[11],
+        "reward": reward,
+        "feedback_time": told,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -2,9 +2,9 @@
 
 What is learned is a function of the log alone. After outcome n, where n is a multiple of
 `stride(n)`, `steps(n)` gradient steps are made; the batch of each is the newest outcomes and others
-drawn from the last `MEMORY` ones by a generator that starts from (seed, n, step). So every process that learns from a log comes to the
-same numbers, bit for bit (on one machine, with the same versions), and a snapshot of them is a
-cache: nothing is in it that the log does not tell.
+drawn from the last `MEMORY` ones by a generator that starts from (seed, n, step). So
+every process that learns from a log comes to the same numbers, bit for bit (on one machine, with
+the same versions), and a snapshot of them is a cache: nothing is in it that the log does not tell.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class _Memory:
 class OnlineLearner:
     """Learns from one log. It has a connection of its own, so that reading keeps nobody waiting."""
 
-    def __init__(
-        self, path: Path, settings: dict[str, Any], synchronous: Any = "normal"
-    ) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], synchronous: Any = "normal") -> None:
         self.log = Log(path, synchronous=synchronous)
         self._size, self._seed = int(settings["features"]), int(settings["seed"])
         self._hyperparameters = dict(settings["hyperparameters"])
@@ -302,24 +300,24 @@ class OnlineLearner:
 
     def policy(self) -> Policy:
         """What acts by all that is learned so far."""
-        networks: list[Arrays | None] = [None, None]
+        actor: Arrays | None = None
+        critic: Arrays | None = None
         if self._learner is not None:
             params = self._learner.params
-            networks = [
+            actor, critic = (
                 Arrays(*(np.array(x) for x in (*head.hidden, *head.output)))
                 for head in (params.actor, params.critic)
-            ]
+            )
         elif self._stored is not None:
             actor, critic = (
                 Arrays(*(self._stored[name.replace("actor", network)] for name in _NAMES))
                 for network in ("actor", "critic")
             )
-            networks = [actor, critic]
-        actor, critic = networks
         if critic is not None:
             mean, deviation = (np.float32(x) for x in self._rewards.mean_and_deviation)
             critic = critic._replace(
-                out_weight=critic.out_weight * deviation, out_bias=critic.out_bias * deviation + mean
+                out_weight=critic.out_weight * deviation,
+                out_bias=critic.out_bias * deviation + mean,
             )
         return Policy(actor, critic, self._scale.fixed(), self._outcomes.copy(), self.learned)
 

@@ -135,7 +135,9 @@ def _record(row: Any) -> Record:
 def write(log: Log, records: list[Record], size: int) -> None:
     """Put records into a log. Those without `actions` were free to choose any that occurs."""
     every = list(
-        dict.fromkeys(name for record in records for name in (*(record.actions or ()), record.action))
+        dict.fromkeys(
+            name for record in records for name in (*(record.actions or ()), record.action)
+        )
     )
     if len(every) > MOST_ACTIONS:
         raise UserError(f"The records name {len(every):,} actions; a log has {MOST_ACTIONS:,}.")

@@ -1,11 +1,11 @@
-"""The page on a log: what was decided, what became of it, and how far the critic can be believed."""
+"""The page on a log: what was decided, what became of it, how far to believe the critic."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -61,7 +61,9 @@ def report(log: Log, path: str | Path, policy: Policy) -> Path:
         sections.append(_others(rows, names))
     summary = []
     if decisions > len(rows.reward):
-        summary.append(f"Apart from the counts, all is of the latest {len(rows.reward):,} decisions.")
+        summary.append(
+            f"Apart from the counts, all is of the latest {len(rows.reward):,} decisions."
+        )
     title = f"Decisions of {printable(log.path.name)}"
     return write(Path(path), title, sections, command=None, versions={}, summary=summary)
 
@@ -116,9 +118,7 @@ def _mean(x: Float[np.ndarray, " n"]) -> str:
 # ------------------------------------------------------------------------------------ overview
 
 
-def _overview(
-    log: Log, rows: _Rows, names: list[str], decisions: int, outcomes: int
-) -> Section:
+def _overview(log: Log, rows: _Rows, names: list[str], decisions: int, outcomes: int) -> Section:
     known, reward = rows.known, rows.reward
     if not decisions:
         return Section("Overview", "Nothing was decided yet.")
@@ -220,7 +220,9 @@ def _clusters(rows: _Rows, names: list[str]) -> Section:
             )
         )
     columns = ("tasks with", "decisions", "share, first half → second", "mean reward", "mostly")
-    note = "k-means of the features; words that are frequent here and rare elsewhere name a cluster."
+    note = (
+        "k-means of the features; words that are frequent here and rare elsewhere name a cluster."
+    )
     drift, changed = _drift(rows, label, half)
     table = Table("clusters", "By kind of task", columns, tuple(table_rows), note)
     return Section("Kinds of tasks, and drift", drift, changed, tables=(table,))
@@ -282,9 +284,17 @@ def _drift(
     remarks = []
     if min(len(early), len(late)) >= FEWEST_IN_BLOCK:
         change = late.mean() - early.mean()
-        width = evaluation.NORMAL * np.sqrt(early.var(ddof=1) / len(early) + late.var(ddof=1) / len(late))
+        width = evaluation.NORMAL * np.sqrt(
+            early.var(ddof=1) / len(early) + late.var(ddof=1) / len(late)
+        )
         moved_to = Interval(float(change), float(change - width), float(change + width))
-        word = "rose" if moved_to.low > 0 else "fell" if moved_to.high < 0 else "is not known to differ"
+        word = (
+            "rose"
+            if moved_to.low > 0
+            else "fell"
+            if moved_to.high < 0
+            else "is not known to differ"
+        )
         remarks.append(f"The mean reward {word} between the halves: {moved_to}.")
     return verdict, tuple(remarks)
 
@@ -308,12 +318,16 @@ def _critic(rows: _Rows) -> Section:
     error = sum(n * abs(at - each.value) for at, each, n in found) / len(predicted)
     said = []
     if bias.low > 0 or bias.high < 0:
-        said.append(f"{'too low' if bias.value > 0 else 'too high'} on average by {abs(bias.value):.3f}")
+        said.append(
+            f"{'too low' if bias.value > 0 else 'too high'} on average by {abs(bias.value):.3f}"
+        )
     if slope.high < 1:
         said.append(f"too extreme (slope {slope})")
     elif slope.low > 1:
         said.append(f"too timid (slope {slope})")
-    verdict = f"Its predictions are {' and '.join(said)}." if said else "Nothing is known to be wrong."
+    verdict = (
+        f"Its predictions are {' and '.join(said)}." if said else "Nothing is known to be wrong."
+    )
     x = np.array([at for at, _, _ in found])
     curve = plots.Series(
         "what came",
@@ -325,7 +339,10 @@ def _critic(rows: _Rows) -> Section:
     )
     ideal = plots.Series("as predicted", x, x, look="dashed")
     figure = plots.lines([curve, ideal], "predicted reward", "mean reward")
-    note = f"{len(parts)} parts of equal size; bands are 95 % intervals. Distance on average {error:.3f}."
+    note = (
+        f"{len(parts)} parts of equal size; bands are 95 % intervals. Distance on average "
+        f"{error:.3f}."
+    )
     return Section(
         title,
         verdict,
@@ -346,7 +363,7 @@ def _slope(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Interval:
     return Interval(value, value - half, value + half)
 
 
-# ------------------------------------------------------------------------------------ unsure, others
+# ------------------------------------------------------------------------------------ unsure
 
 
 def _unsure(rows: _Rows, names: list[str], policy: Policy) -> Section:

@@ -176,7 +176,7 @@ def _request_of(body: dict[str, Any]) -> Request:
     _only(body, "context", "vector", "allowed")
     if ("context" in body) == ("vector" in body):
         raise Refused(422, "Send a context (a text or an object) or a vector (numbers).")
-    context = body.get("context", body.get("vector"))
+    context: Any = body.get("context", body.get("vector"))
     if "context" in body and not isinstance(context, str | dict):
         raise Refused(422, "context is a text or an object; numbers are sent as vector.")
     if "vector" in body and not isinstance(context, list):
@@ -331,8 +331,8 @@ def read_token(path: Path) -> str:
         raise UserError(f"The token could not be read from {path}: {error}.") from error
     if len(token) < LEAST_TOKEN or any(c.isspace() for c in token):
         raise UserError(
-            f"The token in {path} must have {LEAST_TOKEN} characters or more and no spaces; make one "
-            "with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+            f"The token in {path} must have {LEAST_TOKEN} characters or more and no spaces; make "
+            "one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     return token
 
@@ -425,6 +425,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(1024)  # whoever comes before all is ready waits
     except OSError as error:
         raise UserError(
-            f"Could not listen on {host}, port {port}: {files.reason(error)}. Choose another --port."
+            f"Could not listen on {host}, port {port}: {files.reason(error)}. Choose another "
+            "--port."
         ) from error
     return listening

@@ -32,6 +32,10 @@ def mean_estimate(x: Float[np.ndarray, " S"]) -> Estimate:
     return Estimate(float(x.mean()), float(low), float(high))
 
 
+def signed(x: float) -> str:
+    return f"{x:+.3f}"
+
+
 def two(x: float) -> str:
     return f"{x:.3f}"
 
@@ -54,9 +58,7 @@ def sentences(found: Simulated) -> list[str]:
     if AGENT in shares and LINUCB in shares and seeds >= statistics.FEWEST_SEEDS:
         gap = mean_estimate(shares[AGENT] - shares[LINUCB])
         word = "higher" if gap.low > 0 else "lower" if gap.high < 0 else "not told apart"
-        said.append(
-            f"{AGENT} beside {LINUCB} on the same tasks: {gap.text(lambda x: f'{x:+.3f}')} ({word})."
-        )
+        said.append(f"{AGENT} beside {LINUCB} on the same tasks: {gap.text(signed)} ({word}).")
     return said
 
 
@@ -65,9 +67,7 @@ def table(found: Simulated) -> Table:
     rows = []
     rewards = {**found.earned, "the best possible": found.best}
     for name, earned in rewards.items():
-        share = (
-            mean_estimate(found.shares(name, last)).text(two) if name in found.earned else "1"
-        )
+        share = mean_estimate(found.shares(name, last)).text(two) if name in found.earned else "1"
         regret = mean_estimate((found.best - earned).sum(1))
         rows.append(
             (
@@ -78,8 +78,8 @@ def table(found: Simulated) -> Table:
             )
         )
     note = (
-        f"Means over {found.best.shape[0]} seeds, with 95 % bootstrap intervals where there are 3 or "
-        f"more. Reward and share: of the last {last:,} decisions; the share of the way from random "
+        f"Means over {found.best.shape[0]} seeds, with 95 % bootstrap intervals where there are 3 "
+        f"or more. Reward and share: of the last {last:,} decisions; the share of the way from random "
         "(0) to the best possible (1). Regret: what the best possible earns more, in all decisions."
     )
     return Table(
@@ -137,9 +137,7 @@ def publish(found: Simulated, world: ToolWorld, path: Path, command: str | None)
         f"{world.features} features. Each kind has one tool that succeeds in 80 to 98 % of cases; "
         "the others in 20 % on average. Success earns 1, failure −0.1."
     )
-    section = Section(
-        "Simulated tools", first, (*rest, about), curves(found), (table(found),)
-    )
+    section = Section("Simulated tools", first, (*rest, about), curves(found), (table(found),))
     write(path, "Simulated tools", [section], command=command, versions={})
     files.write(path.with_suffix(".json"), json.dumps(data(found), indent=1))
     return path

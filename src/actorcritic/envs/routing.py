@@ -1,4 +1,4 @@
-"""Customer service: answer, ask, or hand over to a person, when it is not certain what is wanted."""
+"""Customer service: answer, ask, or escalate, when it is not certain what is wanted."""
 
 from __future__ import annotations
 

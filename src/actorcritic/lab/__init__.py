@@ -8,7 +8,15 @@ the truth. Everything is NumPy, except for the estimators of `maths.estimators` 
 S states, A actions. A policy is a table of probabilities [S, A]. docs/lab.md derives the formulas.
 """
 
-from actorcritic.lab.beliefs import POMDP, Solution, Visited, belief_after, solve, value_of, values_of
+from actorcritic.lab.beliefs import (
+    POMDP,
+    Solution,
+    Visited,
+    belief_after,
+    solve,
+    value_of,
+    values_of,
+)
 from actorcritic.lab.closed_forms import GradientMoments, Moments, gradient_moments, moments
 from actorcritic.lab.critics import Critic, constant_critic, exact_critic
 from actorcritic.lab.estimators import (

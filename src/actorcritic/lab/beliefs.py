@@ -98,7 +98,7 @@ class Solution:
     values: dict[tuple[float, ...], Float[np.ndarray, " A"]]  # of every action in a belief
 
     def action_values(self, belief: Float[np.ndarray, " S"]) -> Float[np.ndarray, " A"]:
-        """Q(b, a) where the best is done afterwards. KeyError where nothing leads to this belief."""
+        """Q(b, a), with the best afterwards. KeyError where nothing leads to this belief."""
         return self.values[_key(belief)]
 
 

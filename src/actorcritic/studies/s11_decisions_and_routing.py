@@ -18,7 +18,7 @@ from actorcritic.decisions import simulated, simulation
 from actorcritic.envs import Routing
 from actorcritic.experiments.folder import Part
 from actorcritic.figures import statistics
-from actorcritic.figures.html import Picture, Table
+from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import Estimate
 from actorcritic.runs.console import working
 from actorcritic.runs.run import Run
@@ -174,7 +174,9 @@ def _versus(label: str, found: list[Routed], plain: list[Routed]) -> str:
     said = [
         text
         for text in (
-            change("share", "a larger share of the best return", "a smaller share of the best return"),
+            change(
+                "share", "a larger share of the best return", "a smaller share of the best return"
+            ),
             change("questions", "more questions", "fewer questions"),
             change("escalated", "more to a person", "less to a person"),
         )
