@@ -336,9 +336,8 @@ def floats(blob: bytes) -> Float[np.ndarray, " n"]:
 
 
 def _as_json(row: tuple[Any, ...], names: Sequence[str]) -> dict[str, Any]:
-    number, token, when, context, vector, allowed, action, probability, predicted, learned = row[
-        :10
-    ]
+    number, token, when, context, vector, allowed, action, probability = row[:8]
+    predicted, learned, reward, told = row[8:]
     found = {
         "id": f"{number}-{token}",
         "time": when,

@@ -78,9 +78,9 @@ def table(found: Simulated) -> Table:
             )
         )
     note = (
-        f"Means over {found.best.shape[0]} seeds, with 95 % bootstrap intervals where there are 3 "
-        f"or more. Reward and share: of the last {last:,} decisions; the share of the way from random "
-        "(0) to the best possible (1). Regret: what the best possible earns more, in all decisions."
+        f"Means over {found.best.shape[0]} seeds, with 95 % bootstrap intervals where there are "
+        f"3 or more. Reward and share: of the last {last:,} decisions; the share of the way from "
+        "random (0) to the best possible (1). Regret: what the best possible earns more, in all."
     )
     return Table(
         "contenders", "Who earned what", ("who", "reward", "share", "regret"), tuple(rows), note
