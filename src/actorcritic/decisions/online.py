@@ -154,16 +154,22 @@ class OnlineLearner:
             self._restore(until)
         while self.learned < until and not stopped():
             after = self.learned
-            for outcome in self.log.outcomes(after, min(until, after + AT_ONCE)):
+            found = self.log.outcomes(after, min(until, after + AT_ONCE))
+            for number, outcome in enumerate(found, after + 1):
+                if outcome.number != number:
+                    raise self._lacks(number)
                 self._learn_one(outcome)
-            if self.learned == after:
-                raise UserError(
-                    f"The log {self.log.path} lacks its outcome number {after + 1}: rows were "
-                    "removed from it. Restore it from a copy."
-                )
+            if not found:
+                raise self._lacks(after + 1)
             if self.learned - self._saved >= SNAPSHOT_EVERY:
                 self.save()
         return self.learned
+
+    def _lacks(self, number: int) -> UserError:
+        return UserError(
+            f"The log {self.log.path} lacks its outcome number {number}: rows were removed from "
+            "it. Restore it from a copy."
+        )
 
     def _learn_one(self, outcome: Outcome) -> None:
         if self._memory is None:

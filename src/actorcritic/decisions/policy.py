@@ -36,8 +36,8 @@ class Scale:
     """Sums over the vectors that were learned from, by which vectors are standardised.
 
     Each number loses its mean and is divided by its deviation and by √d, so that a vector has a
-    length of about 1, as a hashed text has. Both are shrunk at first, as if 10 rows of no
-    particular direction had come before.
+    length of about 1, as a hashed text has. Means are shrunk to 0, as if 10 rows of zeros had come
+    before, so that one row is not its own mean.
     """
 
     count: float
@@ -64,8 +64,9 @@ class Scale:
         n, d = self.count, len(self.total)
         overall = max(float(self.squares.sum() / max(n * d, 1)), TINY) if n else 1.0
         mean = self.total / (n + PRIOR)
-        variance = (self.squares + PRIOR * overall) / (n + PRIOR) - mean**2
-        deviation = np.sqrt(np.maximum(variance, 1e-4 * overall + TINY))
+        square = self.squares / max(n, 1)
+        variance = np.where(square > 0, np.maximum(square - mean**2, 1e-6 * square), overall)
+        deviation = np.sqrt(np.maximum(variance, TINY))
         return Standard(mean.astype(np.float32), (1 / deviation).astype(np.float32))
 
 

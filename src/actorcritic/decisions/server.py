@@ -40,6 +40,7 @@ MOST_WAITING = 10_000  # requests; of more, the server says that it is busy
 AT_ONCE = 256  # requests of one transaction
 LEAST_TOKEN = 16  # characters
 REPORT_SECONDS = 10.0  # that a report is given again before it is made anew
+LOOK_EVERY = 0.1  # seconds between two looks at whether to stop
 STOPPING = 10.0  # seconds for requests under way
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -389,16 +390,30 @@ def serve(
     # uvicorn's own handlers would raise the signal again after an orderly end.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
 
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
-        await server.serve(sockets=[listening])
+    asked = threading.Event()
 
+    async def stop_when_asked() -> None:
+        while not (asked.is_set() and server.started):  # a start is gone through with
+            await asyncio.sleep(LOOK_EVERY)
+        server.should_exit = True
+
+    async def run() -> None:
+        watching = asyncio.create_task(stop_when_asked())
+        await server.serve(sockets=[listening])
+        watching.cancel()
+
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     shown = f"[{host}]" if ":" in host else host
     say(f"Serving {path} on http://{shown}:{listening.getsockname()[1]} (Ctrl-C ends it)")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(run())
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     say("Stopped; everything that was acknowledged is in the log.")
     return 0
 
