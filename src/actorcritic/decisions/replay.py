@@ -19,8 +19,9 @@ from actorcritic.decisions.agent import FEATURES
 from actorcritic.decisions.evaluation import Evaluation, Interval, Logged
 from actorcritic.decisions.log import Log
 from actorcritic.decisions.online import OnlineLearner
+from actorcritic.decisions.pages import write
 from actorcritic.decisions.policy import Policy
-from actorcritic.figures.html import Section, Table, write
+from actorcritic.figures.html import Section, Table
 
 DATABASE, PAGE, NUMBERS = "agent.db", "report.html", "evaluation.json"
 FEWEST = 20  # outcomes, of which some are learned from and some are held out
@@ -170,8 +171,7 @@ def tables(found: dict[str, Evaluation]) -> tuple[Table, ...]:
         "Mean reward of a decision with 95 % intervals. Effective: as how many decisions the rows "
         "count for this policy. Weight: the mean of π / μ; far below 1, the log lacks what the "
         "policy would do. Better and worse: the interval of the difference to what acted, on the "
-        "same rows, excludes 0; where several policies are compared, some of 20 will seem so by "
-        "chance."
+        "same rows, excludes 0. Of 20 policies that are alike, one will seem so by chance."
     )
     columns = ("policy", "doubly robust", "SNIPS", "IPS", "effective", "weight", "verdict")
     return (Table("policies", "What each policy would have earned", columns, rows, note),)
@@ -210,7 +210,7 @@ def _write(result: Replayed, source: Path, command: str | None) -> None:
         tables=tables(result.found),
     )
     shown = command or shlex.join(["actorcritic", "decide", "replay", str(source)])
-    write(result.out / PAGE, f"Replay of {source.name}", [section], command=shown, versions={})
+    write(result.out / PAGE, f"Replay of {source.name}", [section], shown)
     data = {
         "decisions": result.decisions,
         "outcomes": result.outcomes,

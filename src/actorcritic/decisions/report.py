@@ -14,10 +14,11 @@ from actorcritic.core.words import printable
 from actorcritic.decisions import evaluation, features
 from actorcritic.decisions.evaluation import Interval, Logged, mean_interval
 from actorcritic.decisions.log import Log, numbers_of
+from actorcritic.decisions.pages import write
 from actorcritic.decisions.policy import Policy
 from actorcritic.decisions.replay import tables
 from actorcritic.figures import plots
-from actorcritic.figures.html import Picture, Section, Table, write
+from actorcritic.figures.html import Picture, Section, Table
 
 MOST_ROWS = 20_000  # the latest decisions, that are looked at one by one
 MOST_CURVES = 6  # actions with a curve of their own
@@ -65,7 +66,7 @@ def report(log: Log, path: str | Path, policy: Policy) -> Path:
             f"Apart from the counts, all is of the latest {len(rows.reward):,} decisions."
         )
     title = f"Decisions of {printable(log.path.name)}"
-    return write(Path(path), title, sections, command=None, versions={}, summary=summary)
+    return write(Path(path), title, sections, summary=summary)
 
 
 def _read(log: Log, policy: Policy, actions: int) -> _Rows:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from actorcritic.core import files
+from actorcritic.decisions.pages import write
 from actorcritic.decisions.simulation import AGENT, LAST, LINUCB, Simulated, ToolWorld
 from actorcritic.figures import plots, statistics
-from actorcritic.figures.html import Picture, Section, Table, write
+from actorcritic.figures.html import Picture, Section, Table
 from actorcritic.figures.statistics import Estimate
 
 WINDOW = 200  # decisions, of a mean that is drawn
@@ -138,6 +139,6 @@ def publish(found: Simulated, world: ToolWorld, path: Path, command: str | None)
         "the others in 20 % on average. Success earns 1, failure −0.1."
     )
     section = Section("Simulated tools", first, (*rest, about), curves(found), (table(found),))
-    write(path, "Simulated tools", [section], command=command, versions={})
+    write(path, "Simulated tools", [section], command)
     files.write(path.with_suffix(".json"), json.dumps(data(found), indent=1))
     return path
