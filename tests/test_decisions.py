@@ -687,3 +687,28 @@ def test_nothing_of_jax_is_needed_to_open_an_agent_and_to_choose(path):
 
 def test_the_root_offers_it():
     assert ac.Decider is Decider
+
+
+def test_learning_that_fails_is_told_and_tried_again(path, monkeypatch):
+    monkeypatch.setattr("actorcritic.decisions.agent.TRY_AGAIN", 0.1)
+    works = online.OnlineLearner.learn
+
+    def fails(*_, **__):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(online.OnlineLearner, "learn", fails)
+    with Decider(path, ACTIONS) as decider:
+        decider.feedback(decider.choose("a").id, success=True)
+        for _ in range(100):
+            if decider.failure is not None:
+                break
+            threading.Event().wait(0.05)
+        assert "the disk is full" in str(decider.failure)
+        assert decider.choose("a").action in ACTIONS
+        monkeypatch.setattr(online.OnlineLearner, "learn", works)
+        for _ in range(600):
+            if decider.learned:
+                break
+            threading.Event().wait(0.1)
+        assert decider.learned == 1
+        assert decider.failure is None

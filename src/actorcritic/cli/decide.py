@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from actorcritic.cli.options import asks_for_help, read
-from actorcritic.cli.terminal import say
+from actorcritic.cli.terminal import loading, say
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
 
@@ -108,8 +108,10 @@ def _simulate(rest: list[str]) -> int:
 
     from actorcritic.cli.commands import new_folder
     from actorcritic.core import files
-    from actorcritic.decisions import simulated, simulation
-    from actorcritic.runs.console import duration, working
+
+    with loading(options.quiet):
+        from actorcritic.decisions import simulated, simulation
+        from actorcritic.runs.console import duration, working
 
     out = options.out or new_folder("simulate-tools")
     world = simulation.ToolWorld(options.tools, options.features)
@@ -142,8 +144,10 @@ def _replay(rest: list[str]) -> int:
     (source,), options = read(usage, ReplayOptions, rest, 1)
 
     from actorcritic.cli.commands import new_folder
-    from actorcritic.decisions.replay import DATABASE, numbers, replay
-    from actorcritic.runs.console import working
+
+    with loading(options.quiet):
+        from actorcritic.decisions.replay import DATABASE, numbers, replay
+        from actorcritic.runs.console import working
 
     out = options.out or new_folder(f"replay-{Path(source).stem}")
     command = shlex.join(["actorcritic", "decide", "replay", *rest])
@@ -179,10 +183,11 @@ def _serve(rest: list[str]) -> int:
 
 def _report(rest: list[str]) -> int:
     (path,), options = read("decide report LOG.db [--out PAGE.html]", ReportOptions, rest, 1)
-    from actorcritic.decisions.agent import Decider
-    from actorcritic.runs.console import working
-
     _must_exist(path)
+    with loading(False):
+        from actorcritic.decisions.agent import Decider
+        from actorcritic.runs.console import working
+
     with working(f"Writing {options.out}"), Decider(path, learning="on call") as agent:
         page = agent.report(options.out)
     say(f"Wrote {page}")
@@ -191,11 +196,12 @@ def _report(rest: list[str]) -> int:
 
 def _export(rest: list[str]) -> int:
     (path,), options = read("decide export LOG.db [--out FILE.jsonl]", ExportOptions, rest, 1)
-    from actorcritic.decisions.log import Log
-    from actorcritic.decisions.records import export
-    from actorcritic.runs.console import working
-
     _must_exist(path)
+    with loading(False):
+        from actorcritic.decisions.log import Log
+        from actorcritic.decisions.records import export
+        from actorcritic.runs.console import working
+
     log = Log(path)
     with working(f"Writing {options.out}"):
         export(log, options.out)

@@ -24,8 +24,10 @@ FEATURES = 512
 MOST_ACTIONS, LONGEST_NAME = 1_000, 200
 LARGEST_REWARD = 1e9
 LOOK_EVERY = 1.0  # seconds between two looks for feedback from other processes
+TRY_AGAIN = 5.0  # seconds after a failure of learning
+AT_ONCE = 64  # outcomes, before the policy that acts is replaced
 CLOSING = 30.0  # seconds that a thread is waited for
-RATIONED = 0.5  # of the time, at most, is spent on learning in the background
+RATIONED = 0.3  # of the time, at most, is spent on learning in the background
 
 
 class Choice(NamedTuple):
@@ -108,7 +110,7 @@ class Decider:
         self._policy: Policy = self._learner.policy()
         self._learning = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         if learning == "background":
             self._thread = threading.Thread(target=self._follow, name="decider", daemon=True)
@@ -313,25 +315,28 @@ class Decider:
         import time
 
         assert self._learner is not None
-        try:
-            while not self._stop.is_set():
-                self._wake.clear()
-                begun = time.monotonic()
+        while not self._stop.is_set():
+            self._wake.clear()
+            begun = time.monotonic()
+            try:
                 with self._learning:
                     before = self._learner.learned
-                    after = self._learner.learn(before + 64, stopped=self._stop.is_set)
+                    after = self._learner.learn(before + AT_ONCE, stopped=self._stop.is_set)
                     if after > before:
                         self._policy = self._learner.policy()
-                if after > before:  # decisions come first
-                    self._stop.wait((time.monotonic() - begun) * (1 / RATIONED - 1))
-                else:
-                    self._wake.wait(LOOK_EVERY)
-        except BaseException as error:  # told to the next who asks
-            self._failure = error
+            except Exception as error:  # told to whoever asks; decisions go on, and it tries again
+                self._failure = error
+                self._stop.wait(TRY_AGAIN)
+                continue
+            self._failure = None
+            if after > before:  # decisions come first
+                self._stop.wait((time.monotonic() - begun) * (1 / RATIONED - 1))
+            else:
+                self._wake.wait(LOOK_EVERY)
 
     @property
-    def failure(self) -> BaseException | None:
-        """What ended learning in the background, if anything did. Decisions go on without it."""
+    def failure(self) -> Exception | None:
+        """Why learning in the background fails at the moment, if it does. Decisions go on."""
         return self._failure
 
     # ------------------------------------------------------------------ reading

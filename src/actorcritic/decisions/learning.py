@@ -89,7 +89,7 @@ class DecisionActorCritic(Algorithm[Learner, Head, Decisions]):
     action_spaces: ClassVar[tuple[type, ...]] = (gymnasium.spaces.Discrete,)
 
     learning_rate: float = hyperparameter(2e-3, "step size of Adam", "(0, 10]")
-    entropy_coefficient: float = hyperparameter(0.12, "weight of the entropy bonus", "[0, 1e3]")
+    entropy_coefficient: float = hyperparameter(0.15, "weight of the entropy bonus", "[0, 1e3]")
     hidden_size: int = hyperparameter(256, "width of the hidden layer of each network", "[1, 4096]")
     batch_size: int = hyperparameter(64, "decisions of a gradient step", "[1, 1e5]")
     ratio_clip: float = hyperparameter(10.0, "largest π / μ of an old decision", "[1, 1e9]")

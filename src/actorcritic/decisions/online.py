@@ -45,7 +45,7 @@ def stride(n: int) -> int:
 
 def steps(n: int) -> int:
     """Gradient steps each time: more of them while there is little to learn from."""
-    return 4 if n <= 2048 else 2 if n <= 8192 else 1
+    return 4 if n <= 2048 else 1
 
 
 @dataclasses.dataclass
