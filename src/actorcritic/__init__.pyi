@@ -19,6 +19,7 @@ from .core.types import EnvSpec as EnvSpec
 from .core.types import Extras as Extras
 from .core.types import Step as Step
 from .core.types import Transition as Transition
+from .decisions.agent import Decider as Decider
 from .experiments.compare import ablate as ablate
 from .experiments.compare import compare as compare
 from .experiments.comparison import Comparison as Comparison

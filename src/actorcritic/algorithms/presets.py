@@ -235,6 +235,17 @@ TUNED = {
         normalize_observation=True,
         normalize_reward=True,
     ),
+    ("ppo", "routing"): tuned(
+        200_000,
+        num_envs=64,
+        num_steps=32,
+        num_epochs=4,
+        num_minibatches=8,
+        gamma=1.0,
+        learning_rate=0.003,
+        learning_rate_schedule="linear",
+        entropy_coefficient=0.02,
+    ),
     ("sac", "Pendulum-v1"): tuned(
         20_000,
         hidden_sizes=(64, 64),

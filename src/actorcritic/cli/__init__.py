@@ -25,6 +25,7 @@ actorcritic: actor-critic reinforcement learning
   actorcritic report RUN_OR_EXPERIMENT… [--out report.html]
   actorcritic audit FILE.py:FUNCTION [--kind KIND] [--map THEIR_NAME=OUR_NAME …] [--json]
   actorcritic audit-env ENV              does an environment keep its promises?
+  actorcritic decide simulate|replay|serve|report|export …   decisions in a live application
   actorcritic list [algorithms|environments|presets]
   actorcritic completion bash|zsh|fish   a script that completes these words in your shell
 

@@ -111,6 +111,10 @@ def options_of(command: str) -> type:
             return with_settings(ExperimentSettings, *ABLATION)
         case "sweep":
             return with_settings(SweepSettings, SPACE)
+        case "decide":
+            from actorcritic.cli.decide import every_option
+
+            return every_option()
     return OPTIONS[command]
 
 
@@ -159,14 +163,14 @@ def _train(rest: list[str]) -> int:
         world = configuration.resolve_environment(words[1], settings)
         algorithm = preset(words[0], world.spec, settings.total_steps, changes).algorithm
     options, changes = parsed(algorithm, given)
-    out = options.out or _new_folder(f"{words[0]}-{words[1]}")
+    out = options.out or new_folder(f"{words[0]}-{words[1]}")
     settings = as_settings(TrainSettings, options, out=out)
     # An environment on the host may take long to make: it is not made twice.
     environment = world if isinstance(world, HostEnvironment) else words[1]
     return _conclude(train(words[0], environment, settings, **changes))
 
 
-def _new_folder(stem: str) -> Path:
+def new_folder(stem: str) -> Path:
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem)
     number = 1
     while (Path("runs") / f"{stem}-{number}").exists():
@@ -262,7 +266,7 @@ def _plot(rest: list[str]) -> int:
 
 def _experiment(settings: type, options: Any, stem: str, words: list[str]) -> Any:
     """The settings of an experiment."""
-    out = options.out or _new_folder(stem)
+    out = options.out or new_folder(stem)
     command = ["actorcritic", *words]
     if options.out is None:  # so that the command, repeated, goes on in this folder
         command += ["--out", str(out)]
@@ -365,7 +369,7 @@ def _study(rest: list[str]) -> int:
         return 0
     usage = "study NAME [--quick] [--out DIR]"
     (name,), options = read(usage, options_of("study"), rest, 1)
-    out = options.out or _new_folder(f"study-{name}")
+    out = options.out or new_folder(f"study-{name}")
     quick = " --quick" * options.quick
     command = shlex.join(["actorcritic", "study", name]) + f"{quick} --out {shlex.quote(str(out))}"
     result = _going_on(
@@ -402,6 +406,12 @@ def _audit_env(rest: list[str]) -> int:
     from actorcritic.audit.command import audit_env_command
 
     return audit_env_command(rest)
+
+
+def _decide(rest: list[str]) -> int:
+    from actorcritic.cli.decide import decide
+
+    return decide(rest)
 
 
 def _completion(rest: list[str]) -> int:
@@ -476,6 +486,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "audit": _audit,
     "audit-env": _audit_env,
+    "decide": _decide,
     "list": _list,
     "completion": _completion,
 }

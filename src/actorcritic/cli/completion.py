@@ -28,6 +28,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "report": ("run",),
     "audit": ("file", "none"),
     "audit-env": ("environment", "none"),
+    "decide": ("decision", "file"),
     "list": ("list",),
     "completion": ("shell", "none"),
 }
@@ -46,6 +47,7 @@ def _names() -> dict[str, list[str]]:
     from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.algorithms.presets import PRESETS
     from actorcritic.cli.commands import LISTS
+    from actorcritic.cli.decide import SUBCOMMANDS
     from actorcritic.envs.catalogue import COMPILED
     from actorcritic.studies.catalogue import STUDIES
 
@@ -57,6 +59,7 @@ def _names() -> dict[str, list[str]]:
         "environment": environments,
         "variant": [*ALGORITHMS, *environments],
         "study": list(STUDIES),
+        "decision": list(SUBCOMMANDS),
         "list": list(LISTS),
         "shell": list(SHELLS),
     }

@@ -28,6 +28,7 @@ COMPILED = Catalogue(
         ),
         "Pendulum-v1": Entry(f"{HERE}.classic.pendulum:Pendulum", "swing a pendulum up by torque"),
         "GridWorld-v0": Entry(f"{HERE}.grid_world:GridWorld", "walk to a goal, around walls"),
+        "routing": Entry(f"{HERE}.routing:Routing", "customers' requests: answer, ask or escalate"),
     },
 )
 

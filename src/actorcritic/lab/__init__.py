@@ -8,6 +8,15 @@ the truth. Everything is NumPy, except for the estimators of `maths.estimators` 
 S states, A actions. A policy is a table of probabilities [S, A]. docs/lab.md derives the formulas.
 """
 
+from actorcritic.lab.beliefs import (
+    POMDP,
+    Solution,
+    Visited,
+    belief_after,
+    solve,
+    value_of,
+    values_of,
+)
 from actorcritic.lab.closed_forms import GradientMoments, Moments, gradient_moments, moments
 from actorcritic.lab.critics import Critic, constant_critic, exact_critic
 from actorcritic.lab.estimators import (
@@ -47,10 +56,12 @@ from actorcritic.lab.measurements import (
 from actorcritic.lab.process import MDP
 from actorcritic.lab.return_moments import PairMoments
 from actorcritic.lab.sampling import Trajectories, horizon, sample
+from actorcritic.lab.service import from_routing, routing_observation
 from actorcritic.lab.worlds import chain, cliff, from_grid_world, layers, random_mdp
 
 __all__ = [
     "MDP",
+    "POMDP",
     "Batch",
     "Critic",
     "Estimator",
@@ -61,9 +72,12 @@ __all__ = [
     "Moments",
     "PairMoments",
     "Quality",
+    "Solution",
     "Trajectories",
+    "Visited",
     "action_values",
     "advantages",
+    "belief_after",
     "chain",
     "cliff",
     "clipped_policy",
@@ -73,6 +87,7 @@ __all__ = [
     "exact_critic",
     "exact_estimator",
     "from_grid_world",
+    "from_routing",
     "gae",
     "gradient_moments",
     "horizon",
@@ -89,10 +104,14 @@ __all__ = [
     "optimal_values",
     "policy_gradient",
     "random_mdp",
+    "routing_observation",
     "sample",
     "softmax",
+    "solve",
     "td",
     "td_error",
+    "value_of",
     "values",
+    "values_of",
     "vtrace",
 ]

@@ -34,5 +34,9 @@ STUDIES = Catalogue(
             f"{HERE}.s7_log_density_of_squashed_actions",
             "The correction of squashed actions",
         ),
+        "S11": Entry(
+            f"{HERE}.s11_decisions_and_routing",
+            "Which tool to call, and routing with a badly calibrated critic",
+        ),
     },
 )

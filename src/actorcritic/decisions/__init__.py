@@ -1,0 +1,1 @@
+"""Decisions in a live application: one at a time, with feedback that comes later."""
