@@ -86,7 +86,7 @@ class HostSession:
         keys = jax.vmap(jax.random.key)(np.asarray(self.seeds))
         init = jax.jit(lambda a, keys: jax.lax.map(partial(begin, a, self._spec), keys))
         self.state = compiled(init.lower(self._settings, keys))(self._settings, keys)
-        actor = jax.eval_shape(algorithm.actor, self._states[0].learner)
+        actor = jax.eval_shape(algorithm.behaviour, self._states[0].learner)
         self._collector = Collector(algorithm, environment, actor)
         self._names: tuple[str, ...] = ()  # of the metrics, known once `_update` was traced
         self.failures: dict[int, str] = {}
@@ -232,7 +232,7 @@ class HostSession:
             self._collector.start(again, anew=self._last not in (None, s))
             self._under_way = self._last = s
         try:
-            actor = self._settings.actor(state.learner)
+            actor = self._settings.behaviour(state.learner)
             name = f"update {int(state.updates) + 1} (seed {self.seeds[s]})"
             batch, ended = self._collector.collect(actor, act_keys, interrupted, name)
         except (Abandoned, UserError):
