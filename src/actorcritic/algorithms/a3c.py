@@ -99,10 +99,12 @@ class A3C(JointGradient):
         if observations is not None:
             counts = counts & (observations.count >= FEWEST_OBSERVATIONS)
             raw = self._raw(snapshot, batch)
-            observations = self._merge(estimators.RunningStatistics.start(observations.mean.shape), raw, batch.valid)
+            nothing = estimators.RunningStatistics.start(observations.mean.shape)
+            observations = self._merge(nothing, raw, batch.valid)
         returns = snapshot.returns
         if returns is not None and batch.reward_sum is not None:
-            returns = self._merge(estimators.RunningStatistics.start(), batch.reward_sum, batch.valid)
+            nothing = estimators.RunningStatistics.start()
+            returns = self._merge(nothing, batch.reward_sum, batch.valid)
         return Gradient(gradient, counts, metrics, observations, returns)
 
     def absorb(

@@ -10,6 +10,7 @@ from typing import Any
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
+from actorcritic.core.types import Asynchronous
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runs import configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
@@ -45,6 +46,8 @@ def train(
     if overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
     total_steps = DEFAULT_STEPS if total_steps is None else total_steps
+    if settings.cluster is not None and isinstance(algorithm, Asynchronous):
+        algorithm = algorithm.worker()  # as many workers, as far behind, as the cluster has them
     configuration.check(algorithm, world, total_steps)
 
     if settings.wandb is not None:
