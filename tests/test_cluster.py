@@ -54,7 +54,7 @@ def test_what_is_collected_together_is_what_the_host_runner_collects(kind):
 
     Of whole episodes one batch: what an environment drew while others went on, it draws only there.
     """
-    algorithm, steps = TOGETHER[kind], 4 if kind == "whole episodes" else 512
+    algorithm, steps = TOGETHER[kind], {"whole episodes": 4, "sac": 900}.get(kind, 512)
     name = "Pendulum-v1" if kind == "sac" else "CartPole-v1"
     of = [
         trained(HostSession(algorithm, HostEnvironment(name), [3, 4], steps)),
@@ -88,8 +88,9 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("kind", ASYNCHRONOUS)
+@pytest.mark.parametrize(
+    ("kind", "world"), [*(("impala", world) for world in WORLDS), ("a3c", "gymnasium")]
+)
 def test_workers_that_do_not_wait_train_any_environment(kind, world):
     session = ClusterSession(ASYNCHRONOUS[kind].worker(), WORLDS[world](), [0], 400, "local", 2)
     state, reports = trained(session)
@@ -98,7 +99,7 @@ def test_workers_that_do_not_wait_train_any_environment(kind, world):
     assert not np.allclose(before, state.learner.params["policy_head"].weight[0])
     staleness = np.concatenate([report.metrics.column("staleness") for report in reports])
     assert staleness.min() >= 0
-    assert 0 < staleness.max() < 20
+    assert 0 < np.median(staleness) < 4  # one batch of each worker is under way, and no more
     lengths = np.concatenate([report.episodes.length for report in reports])
     assert 0 < lengths.sum() <= 400 + 40
 

@@ -102,6 +102,19 @@ class Gathered(NamedTuple):
     staleness: int  # updates that were made since its snapshot
 
 
+def is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def numbers(x: Any) -> np.ndarray:
+    """As NumPy has it, in which messages are written."""
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
+
+
+def keys(x: np.ndarray) -> Array:
+    return jax.random.wrap_key_data(jnp.asarray(x))
+
+
 class CompiledCollector:
     """What `Collector` is for Gymnasium's environments, for compiled ones."""
 
@@ -145,22 +158,23 @@ class Worker:
             if isinstance(environment, Environment)
             else Collector(who, environment, snapshot)
         )
-        self._structure = jax.tree.structure(snapshot)
+        self._shapes, self._structure = jax.tree.flatten(snapshot)
         self._settings = jax.tree.map(jnp.asarray, algorithm)
         self._prepare = jax.jit(lambda a, *given: a.prepare(*given)) if share is None else None
         self._started = False
 
     def collect(self, leaves: list[np.ndarray], order: Order) -> Answer:
-        snapshot = jax.tree.unflatten(self._structure, leaves)
+        parts = [keys(x) if is_key(s) else x for x, s in zip(leaves, self._shapes, strict=True)]
+        snapshot = jax.tree.unflatten(self._structure, parts)
         if order.begin is not None:
             self._collector.start(order.begin, anew=self._started)
             self._started = True
-        keys, key = (jax.random.wrap_key_data(jnp.asarray(x)) for x in (order.act_keys, order.key))
-        batch, ended = self._collector.collect(snapshot, keys, name=order.name)
+        batch, ended = self._collector.collect(snapshot, keys(order.act_keys), name=order.name)
         gained = batch.reward.size if batch.valid is None else int(np.sum(batch.valid))
         sent: Any = batch
         if self._prepare is not None:
-            sent = self._prepare(self._settings, snapshot, batch, key, order.progress)
+            given = snapshot, batch, keys(order.key), order.progress
+            sent = self._prepare(self._settings, *given)
         return Answer(jax.tree.map(np.asarray, sent), ended, gained)
 
 
@@ -259,7 +273,7 @@ class ClusterSession(HostSession):
         post.worker = self._cluster.worker(post.make, reserve=False)
         post.call, post.begun, post.proven = None, -1, False
 
-    def _ask(self, post: Post, s: int, keys: tuple[Array, Array]) -> None:
+    def _ask(self, post: Post, s: int, given: tuple[Array, Array]) -> None:
         """Ask a worker for a batch, with the newest snapshot."""
         state = self._states[s]
         made, steps = int(state.updates), int(state.steps)
@@ -269,7 +283,7 @@ class ClusterSession(HostSession):
                 begin = environment_seed(self.seeds[s], made, 1 + post.number, post.replaced)
             else:  # as the host runner begins them
                 begin = environment_seed(self.seeds[s], made) + post.share[0]
-        act_keys, key = (np.asarray(jax.random.key_data(k)) for k in keys)
+        act_keys, key = (numbers(k) for k in given)
         progress = np.float32(steps) / np.float32(self.total_steps)
         name = f"update {made + 1} (seed {self.seeds[s]}, worker {post.number})"
         order = Order(act_keys, key, progress, begin, name)
@@ -282,7 +296,7 @@ class ClusterSession(HostSession):
         of = self._round, int(self._states[s].updates)
         if self._shared[0] != of:
             leaves = jax.tree.leaves(self._take(self._settings, self._states[s].learner))
-            self._shared = of, self._cluster.put([np.asarray(x) for x in leaves])
+            self._shared = of, self._cluster.put([numbers(x) for x in leaves])
         return self._shared[1]
 
     def _arrived(self) -> tuple[Post, Answer] | None:
@@ -378,12 +392,12 @@ class ClusterSession(HostSession):
 
     def _all(self, s: int, interrupted: Callable[[], bool]) -> Gathered:
         """The shares of all workers, side by side."""
-        keys = self._keys(s)
+        given = self._keys(s)
         answers: dict[int, Answer] = {}
         while not interrupted():
             for post in self._posts:
                 if post.call is None and post.number not in answers:
-                    self._ask(post, s, keys)
+                    self._ask(post, s, given)
             arrived = self._arrived()
             if arrived is not None:
                 answers[arrived[0].number] = arrived[1]
@@ -393,22 +407,20 @@ class ClusterSession(HostSession):
                     lambda *x: np.concatenate(x, axis=1), *(part.sent for part in parts)
                 )
                 gained = sum(part.gained for part in parts)
-                return Gathered(batch, self._ended(parts, gained), gained, keys[1], 0)
+                return Gathered(batch, self._ended(parts, gained), gained, given[1], 0)
         raise Abandoned
 
     def _ended(self, parts: Sequence[Answer], gained: int) -> list[Ended]:
-        """The episodes of all shares, each at its step of the whole batch."""
-        every, found = len(self._posts), []
+        """The episodes of all shares in the order they ended, each at its step of the batch."""
+        whole, found = self._algorithm.collects.whole_episodes, []
         for post, part in zip(self._posts, parts, strict=True):
             assert post.share is not None
             first, count = post.share
             for one in part.ended:
                 t, b = divmod(one.step - 1, count)
-                step = min(t * count * every + first + b + 1, gained)
-                if self._algorithm.collects.whole_episodes:
-                    step = gained
-                found.append(one._replace(step=step))
-        return sorted(found, key=lambda one: one.step)
+                step = min(t * count * len(parts) + first + b + 1, gained)
+                found.append(one._replace(step=gained if whole else step))
+        return sorted(found, key=lambda one: one.length if whole else one.step)
 
     def close(self) -> None:
         """End the workers, and the cluster where it was started for this."""
