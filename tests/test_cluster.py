@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 
 import actorcritic as ac
+from actorcritic.core import files
+from actorcritic.core.errors import UserError
 from actorcritic.envs import CartPole
 from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.experiments import tasks, together
 from actorcritic.runners.distributed import ClusterSession
 from actorcritic.runners.host import HostSession
 
@@ -25,7 +30,7 @@ def a_cluster():
     """One for all tests here: to start it takes seconds."""
     from actorcritic.runners.cluster import Cluster
 
-    cluster = Cluster("local", cpus=4)
+    cluster = Cluster("local", cpus=max(2, jax.device_count()))
     yield cluster
     cluster.close()
     ray.shutdown()
@@ -108,3 +113,48 @@ def trained_not(algorithm: Any) -> Any:
     from actorcritic.runners.host import begin
 
     return begin(algorithm, CartPole().spec, jax.random.key(0)).learner.params["policy_head"].weight
+
+
+# ------------------------------------------------------------------------------- experiments
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Every file of an experiment's runs; of the tables all but the speed, whose rows of several
+    seeds come in the order in which the stretches of a training happened to end."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".csv":
+            rows = list(csv.DictReader(path.open(newline="")))
+            for row in rows:
+                row.pop("steps_per_second", None)
+            found[name] = sorted(tuple(row.items()) for row in rows)
+        elif path.is_file() and path.name != "run.lock":
+            found[name] = path.read_bytes()
+    return found
+
+
+def test_an_experiments_folders_come_back_as_they_would_be_here(tmp_path, monkeypatch):
+    variants = ["a2c", "a2c:learning_rate=1e-3", "impala:lag=2"]
+    options: dict[str, Any] = {"seeds": 2, "total_steps": 600, "quiet": True}
+    ac.compare(variants, "CartPole-v1", out=tmp_path / "here", **options)
+    there = tmp_path / "there"
+    ac.compare(variants, "CartPole-v1", out=there, cluster="local", workers=2, **options)
+    assert content(there / "variants") == content(tmp_path / "here" / "variants")
+
+    # What is finished is kept; what was begun goes on. No task is needed for either.
+    asked = []
+    train = tasks.train_on_cluster
+    monkeypatch.setattr(tasks, "train_on_cluster", lambda *given: asked.append(given))
+    monkeypatch.setattr(together, "train_on_cluster", tasks.train_on_cluster)
+    ac.compare(variants, "CartPole-v1", out=there, cluster="local", **options)
+    assert not asked
+    monkeypatch.setattr(together, "train_on_cluster", train)
+    files.remove(there / "variants" / "02-impala-lag=2")
+    ac.compare(variants, "CartPole-v1", out=there, cluster="local", **options)
+    assert content(there / "variants") == content(tmp_path / "here" / "variants")
+
+
+def test_an_experiment_on_a_cluster_needs_a_folder():
+    with pytest.raises(UserError, match="needs a folder"):
+        ac.compare(["a2c"], "CartPole-v1", cluster="local", total_steps=100, quiet=True)

@@ -81,6 +81,8 @@ class _StudyOptions:
     quick: Annotated[bool, "a small version that shows that it works, and proves nothing"] = False
     out: Annotated[Path | None, "folder of the experiment (default: a new one below runs/)"] = None
     quiet: Annotated[bool, "show no progress"] = False
+    cluster: Annotated[str | None, "local, or the address of a Ray cluster (extra: ray)"] = None
+    workers: Annotated[int | None, "tasks at a time there (default: all that fit)"] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,12 +365,22 @@ def _study(rest: list[str]) -> int:
     usage = "study NAME [--quick] [--out DIR]"
     (name,), options = read(usage, options_of("study"), rest, 1)
     out = options.out or _new_folder(f"study-{name}")
-    quick = " --quick" * options.quick
-    command = shlex.join(["actorcritic", "study", name]) + f"{quick} --out {shlex.quote(str(out))}"
+    given = " --quick" * options.quick
+    if options.cluster is not None:
+        given += f" --cluster {shlex.quote(options.cluster)}"
+    if options.workers is not None:
+        given += f" --workers {options.workers}"
+    command = shlex.join(["actorcritic", "study", name]) + f"{given} --out {shlex.quote(str(out))}"
     result = _going_on(
         command,
         lambda: studies.study(
-            name, quick=options.quick, out=out, quiet=options.quiet, command=command
+            name,
+            quick=options.quick,
+            out=out,
+            quiet=options.quiet,
+            cluster=options.cluster,
+            workers=options.workers,
+            command=command,
         ),
     )
     return _tell(result, out)

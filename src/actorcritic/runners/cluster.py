@@ -18,6 +18,7 @@ from actorcritic.core.words import told
 
 NO_RAY = 'A cluster needs Ray, which is not installed. Run: pip install "actorcritic[ray]"'
 LOCAL = "local"
+TRIES = 5  # of a task whose machine was lost
 STORE_BYTES = 256 * 2**20  # of a cluster that is started here, for messages on their way
 # A node that says nothing is given up after about 6 seconds, where Ray would wait for 15 and more.
 HEALTH = {
@@ -122,7 +123,9 @@ class Cluster:
 
     def task(self, function: Callable[..., Any], *arguments: Any, cpus: int = 1) -> Any:
         """Call a function once, on some machine that has as many cores; again where one is lost."""
-        remote = self._ray.remote(_task).options(num_cpus=cpus, max_retries=-1, max_calls=1)
+        remote = self._ray.remote(_task).options(
+            num_cpus=cpus, max_retries=TRIES, scheduling_strategy="SPREAD"
+        )
         return remote.remote(self.pickled(function), *arguments)
 
     def put(self, value: Any) -> Any:
@@ -177,6 +180,11 @@ class Cluster:
             self.end(worker)
         if self._mine:
             self._ray.shutdown()
+
+
+def tell(worker: Any, method: str, *arguments: Any) -> None:
+    """Call a method of a worker, from wherever a task is, and wait for nothing."""
+    worker.call.remote(method, *arguments)
 
 
 def cores() -> int:

@@ -49,6 +49,8 @@ class Bench:
     quick: bool
     folder: Path | None
     quiet: bool
+    cluster: str | None = None  # where to train, if not here
+    workers: int | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -63,7 +65,12 @@ class Bench:
     ) -> dict[str, Run]:
         """Finished runs of all variants; what the folder has already is not trained again."""
         episodes = 10 if self.quick else 100
-        how = ResumeSettings(evaluation_episodes=episodes, quiet=self.quiet)
+        how = ResumeSettings(
+            evaluation_episodes=episodes,
+            quiet=self.quiet,
+            cluster=self.cluster,
+            workers=self.workers,
+        )
         task = Task(environment, self.seeds, how)
         runs = planned(variants, task, total_steps, self.folder and self.folder / name)
         train_missing(runs, task, self.title)
@@ -129,6 +136,8 @@ def study(
     quick: bool = False,
     out: str | Path | None = None,
     quiet: bool = False,
+    cluster: str | None = None,
+    workers: int | None = None,
     command: str | None = None,
 ) -> Result:
     """Carry out one of `STUDIES`; `quick` is a small version that proves nothing.
@@ -141,9 +150,12 @@ def study(
     title = f"{name}: {STUDIES.entries[name].meaning}" + f" ({QUICK})" * quick
     folder = None if out is None else Path(out)
     about = {"study": name, "quick": quick}
+    # What is wrong with these is said before anything is written.
+    bench = Bench(title, quick, folder, quiet, cluster, workers)
+    ResumeSettings(cluster=cluster, workers=workers).check()
     prepare_jax()
     with experiment_folder(folder, Experiment("study", title, command, [], about)):
-        found: Answer = asked.answer(Bench(title, quick, folder, quiet))
+        found: Answer = asked.answer(bench)
         comparisons = tuple(part.comparison(command) for part in found.parts)
         result = Result(name, title, asked.QUESTION, quick, found, comparisons, command)
         if folder is not None:
