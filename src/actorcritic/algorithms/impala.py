@@ -61,9 +61,9 @@ class IMPALA(JointGradient):
         mean = partial(mean_of, valid=rows.valid)
         log_ratio = jax.lax.stop_gradient(log_prob) - rows.old_log_prob
         ratio = jnp.exp(log_ratio)
-        # KL(μ‖π), as in PPO; and where ρ̄ took something away.
         clipped = (ratio > self.rho_clip).astype(ratio.dtype)
-        return {"approx_kl": mean(ratio - 1 - log_ratio), "clip_fraction": mean(clipped)}
+        # E[(ρ - 1) - log ρ] is the KL divergence, never negative (Schulman 2020, estimator k3).
+        return {"behaviour_kl": mean(ratio - 1 - log_ratio), "rho_clipped": mean(clipped)}
 
     # ------------------------------------------------------------------ actors that are behind
 
