@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic.algorithms.family import (
@@ -45,7 +46,7 @@ class Gradient(NamedTuple):
     """What a worker sends: the gradient of its batch at its snapshot, and what it saw."""
 
     gradient: PyTree
-    counts: Bool[Array, ""]  # whether it is one: of rows that are experience, scales being known
+    counts: Bool[Array, ""] | None  # False: no row was experience, or no scale was known
     metrics: Metrics
     observations: estimators.RunningStatistics | None  # of this batch alone
     returns: estimators.RunningStatistics | None
@@ -94,10 +95,11 @@ class A3C(JointGradient):
         )
         if rows.target.size > 1:
             metrics["explained_variance"] = self._explained_variance(rows)
-        counts = jnp.asarray(True) if rows.valid is None else jnp.any(rows.valid)
+        counts = None if rows.valid is None else jnp.any(rows.valid)
         observations = snapshot.observations
         if observations is not None:
-            counts = counts & (observations.count >= FEWEST_OBSERVATIONS)
+            known = observations.count >= FEWEST_OBSERVATIONS
+            counts = known if counts is None else counts & known
             raw = self._raw(snapshot, batch)
             nothing = estimators.RunningStatistics.start(observations.mean.shape)
             observations = self._merge(nothing, raw, batch.valid)
@@ -110,9 +112,15 @@ class A3C(JointGradient):
     def absorb(
         self, learner: Learner, sent: Gradient, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
+        return self._turn(learner, sent, self._rates(learner.params, progress), progress)
+
+    def _turn(
+        self, learner: Learner, sent: Gradient, rates: Any, progress: Float[Array, ""]
+    ) -> tuple[Learner, Metrics]:
+        """One step of the shared parameters. They may be one vector, as the gradient then is."""
         before = learner.params, learner.optimizer
-        after, norm = self._down(before, sent.gradient, progress)
-        params, optimizer = where(sent.counts, after, before)
+        after, norm = self._down(before, sent.gradient, rates)
+        params, optimizer = after if sent.counts is None else where(sent.counts, after, before)
         joined = [
             known if known is None or seen is None else known.joined(seen)
             for known, seen in (
@@ -173,9 +181,19 @@ class A3C(JointGradient):
         prepare = partial(self.prepare, progress=progress)
         sent = jax.vmap(prepare)(learner.past, jax.tree.map(share, batch), keys)
 
-        def turn(learner: Learner, mine: tuple[Gradient, Array]) -> tuple[Learner, Any]:
-            learner, metrics = self.absorb(learner, *mine, progress)
+        # As vectors, so that a turn is a few loops and not some for every matrix.
+        params, shaped = ravel_pytree(learner.params)
+        rates = self._rates(learner.params, progress)
+        if isinstance(rates, dict):
+            rates = ravel_pytree(rates)[0]
+        sent = sent._replace(gradient=jax.vmap(lambda g: ravel_pytree(g)[0])(sent.gradient))
+
+        def turn(learner: Learner, sent: Gradient) -> tuple[Learner, Any]:
+            learner, metrics = self._turn(learner, sent, rates, progress)
             return learner, (self.snapshot(learner), metrics)
 
-        shared, (past, metrics) = jax.lax.scan(turn, replace(learner, past=None), (sent, keys))
-        return replace(shared, past=past), jax.tree.map(jnp.mean, metrics)
+        shared = replace(learner, params=params, past=None)
+        shared, (past, metrics) = jax.lax.scan(turn, shared, sent)
+        past = replace(past, params=jax.vmap(shaped)(past.params))
+        learner = replace(shared, params=shaped(shared.params), past=past)
+        return learner, jax.tree.map(jnp.mean, metrics)

@@ -346,17 +346,14 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         """One step down the loss of some rows; none where none of them is valid."""
         params = carry[0]
         gradient, metrics = jax.grad(self.loss, has_aux=True)(params, learner.spec, rows, progress)
-        after, norm = self._down(carry, gradient, progress)
+        after, norm = self._down(carry, gradient, self._rates(params, progress))
         if rows.valid is not None:
             after = where(jnp.any(rows.valid), after, carry)
         return after, metrics | {"gradient_norm": norm}
 
-    def _down(
-        self, carry: Carry, gradient: PyTree, progress: Float[Array, ""]
-    ) -> tuple[Carry, Float[Array, ""]]:
+    def _down(self, carry: Carry, gradient: PyTree, rates: Any) -> tuple[Carry, Float[Array, ""]]:
         """One step of the optimiser, and the norm of the gradient before it was clipped."""
         params, state = carry
-        rates = self._rates(params, progress)
         after, after_state, norm = optimizers.step(
             self.optimizer, params, gradient, state, rates, self.max_grad_norm, self.axis
         )

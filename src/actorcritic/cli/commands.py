@@ -183,11 +183,25 @@ def _conclude(run: Any) -> int:
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
     say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
+    if run.workers is not None:
+        say(_of_the_cluster(run))
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     say(f"Next:        actorcritic play {run.command}")
     say(f"             actorcritic plot {run.out} --out curve.svg")
     say(f"             actorcritic evaluate {run.command} --episodes 1000")
     return 0
+
+
+def _of_the_cluster(run: Any) -> str:
+    """How old the snapshots were that the workers acted with."""
+    import numpy as np
+
+    metrics = run.metrics
+    staleness, lost = metrics.column("staleness"), int(metrics.column("workers_lost").max())
+    return (
+        f"Cluster:     {run.workers} workers, {lost} of them replaced; what they acted with was "
+        f"{np.median(staleness):g} updates old (median; at most {staleness.max():g})"
+    )
 
 
 def _resume(rest: list[str]) -> int:

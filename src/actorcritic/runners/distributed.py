@@ -235,6 +235,10 @@ class ClusterSession(HostSession):
             self._cluster.close()
             raise
 
+    @property
+    def workers(self) -> int:
+        return len(self._posts)
+
     def _snapshot(self, algorithm: Any, learner: Any) -> Any:
         return algorithm.snapshot(learner) if self._alone else algorithm.behaviour(learner)
 

@@ -79,13 +79,29 @@ def resume(
         return _go_on_in_memory(run, settings, algorithm)
     path = run.out if isinstance(run, Run) else configuration.folder(run)
     assert path is not None
-    configuration.read(path)  # before a lock is left in a folder that is no run's
+    stored = configuration.read(path)  # before a lock is left in a folder that is no run's
+    if stored.get("cluster") and settings.cluster is None:
+        _check_without_cluster(path, stored)
     with folder_of_its_own(path):
         found = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if settings.total_steps is not None:
             found.total_steps = settings.total_steps
         configuration.check(found.algorithm, found.environment, found.total_steps)
         return _alone(found, settings)
+
+
+def _check_without_cluster(path: Path, stored: dict[str, Any]) -> None:
+    """A run that was trained on a cluster is to go on without: a word, or UserError."""
+    if stored["environment"]["host"]:
+        warn(
+            f"{path} was trained on a cluster, and goes on in this process, with one actor that "
+            "is never behind. To go on there: --cluster local, or an address."
+        )
+        return
+    raise UserError(
+        f"{path} was trained on a cluster, which keeps no states of compiled environments. Go on "
+        "there: --cluster local, or an address."
+    )
 
 
 def _go_on_in_memory(run: Run, settings: ResumeSettings, algorithm: Any) -> Run:

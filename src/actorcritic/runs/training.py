@@ -72,7 +72,7 @@ class Training:
         self._rows = [slice(end - len(r.seeds), end) for r, end in zip(runs, ends, strict=True)]
         self.session: Session
         if settings.cluster is not None:
-            self.session = ClusterSession(
+            self.session = session = ClusterSession(
                 first.algorithm,
                 first.environment,
                 first.seeds,
@@ -80,6 +80,7 @@ class Training:
                 settings.cluster,
                 settings.workers,
             )
+            first.workers = session.workers
         elif isinstance(first.environment, Environment):
             rows = range(len(seeds)) if len(self.runs) > 1 else None
             self.session = CompiledSession(
