@@ -54,6 +54,8 @@ BARS = {
     ("q-actor-critic", "CartPole-v1"): Bar(400),
     ("td-actor-critic", "CartPole-v1"): Bar(400),
     ("a2c", "CartPole-v1"): Bar(490, ZOO.format("500.0", "500k")),
+    ("a3c", "CartPole-v1"): Bar(475),
+    ("impala", "CartPole-v1"): Bar(475),
     ("ppo", "CartPole-v1"): Bar(490, ZOO.format("500.0", "100k")),
     ("trpo", "CartPole-v1"): Bar(490, ZOO.format("500.0", "100k")),
     ("reinforce", "Acrobot-v1"): Bar(),

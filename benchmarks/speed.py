@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ A2C = {
     "value_coefficient": 0.5,
     "max_grad_norm": 0.5,
 }
+A3C = A2C | {"num_envs": 1, "num_workers": 8}
 PPO_HOPPER = A2C | {
     "num_envs": 1,
     "num_steps": 2048,
@@ -98,7 +99,8 @@ class Row:
 
     algorithm: str
     hyperparameters: dict[str, Any]
-    peer: str  # "sb3", "sbx", "purejaxrl", or "ours": four seeds against one
+    # "sb3", "sbx", "purejaxrl"; "ours": four seeds against one; "a2c": against our A2C
+    peer: str
     target: float
     steps: int
     peer_steps: int
@@ -106,11 +108,17 @@ class Row:
     cli: str = ""  # "cold" or "warm": the wall time of a whole process, by this compile cache
     host: bool = False  # our own compiled environments left aside, Gymnasium's taken
     flops: bool = False  # also report the share of the machine's sgemm peak
+    a2c_envs: int = 8  # of the A2C that a row is held against
 
 
 ROWS = {
     "a2c": Row("A2C", A2C, "sb3", 40, 2_000_000, 80_000),
     "a2c-host": Row("A2C", A2C, "sb3", 2, 60_000, 60_000, host=True),  # collecting, above all
+    "impala": Row("IMPALA", A2C, "a2c", 0.8, 2_000_000, 2_000_000),
+    "impala-lag-16": Row("IMPALA", A2C | {"lag": 16}, "a2c", 0.8, 2_000_000, 2_000_000),
+    # Held against one gradient step for 5 rows, as each of its workers takes, and for all 40.
+    "a3c": Row("A3C", A3C, "a2c", 0.8, 1_000_000, 1_000_000, a2c_envs=1),
+    "a3c-all-rows": Row("A3C", A3C, "a2c", 0.0, 1_000_000, 2_000_000),
     "ppo-preset": Row("PPO", PPO_PRESET, "sb3", 16, 500_000, 40_000, flops=True),
     "ppo-4x128": Row("PPO", PPO_4X128, "purejaxrl", 1.3, 1_000_000, 1_000_000, flops=True),
     "ppo-64x128": Row("PPO", PPO_64X128, "purejaxrl", 1.7, 2_000_000, 2_000_000, flops=True),
@@ -227,6 +235,10 @@ class Bench:
             return self.before(row)
         if row.peer == "ours":
             config = self.config(row, row.peer_steps, seeds=1)
+            return self.rate("ours", sys.executable, HERE / "ours_train.py", config)
+        if row.peer == "a2c":
+            plain = replace(row, algorithm="A2C", hyperparameters=A2C | {"num_envs": row.a2c_envs})
+            config = self.config(plain, row.peer_steps, seeds=1)
             return self.rate("ours", sys.executable, HERE / "ours_train.py", config)
         if row.peer == "purejaxrl":
             script = HERE / "peers" / "purejaxrl_train.py"

@@ -28,6 +28,8 @@ from actorcritic.runs import checkpoints
 ENVIRONMENTS = (CartPole(), Pendulum())
 SMALL = {
     "num_envs": 4,
+    "num_workers": 2,
+    "lag": 3,
     "num_steps": 8,
     "num_minibatches": 4,
     "hidden_sizes": (8,),
@@ -112,11 +114,13 @@ class Parts:
         self.actor = self.algorithm.actor(self.learner)
 
         @jax.jit
-        def collect(algorithm: Any, actor: Any) -> Any:
-            now = compiled.reset(environment, jax.random.split(jax.random.key(1), 4))
+        def collect(algorithm: Any, learner: Any) -> Any:
+            count = algorithm.collects.num_envs
+            now = compiled.reset(environment, jax.random.split(jax.random.key(1), count))
+            actor = algorithm.behaviour(learner)
             return compiled.collect(algorithm, environment, actor, now, jax.random.key(2))[1]
 
-        self.batch = collect(self.algorithm, self.actor)
+        self.batch = collect(self.algorithm, self.learner)
 
     def observations(self, count: int, value: float = 0.0) -> Any:
         return jnp.full((count, *self.batch.observation.shape[2:]), value)

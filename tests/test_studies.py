@@ -206,3 +206,21 @@ def test_watching_a_training_does_not_change_it(done):
     uniform = (np.array(grid.GRID.cells) != grid.GRID.goal).any(1)
     last = watched.values[-1] - watched.exact[-1]
     np.testing.assert_allclose(errors[-1], np.sqrt((last[:, uniform] ** 2).mean(-1)), rtol=1e-5)
+
+
+def test_what_is_said_of_stale_actors_follows_from_the_numbers(done):
+    result, _ = done("S9")
+    lags = {lag: found["score"] for lag, found in result.answer.numbers["repaired"].items()}
+    assert list(lags) == [4, 64]
+    said = "\n".join(result.answer.sentences)
+    for lag, score in lags.items():
+        known = "higher" if score["low"] > 0 else "lower" if score["high"] < 0 else "told apart"
+        line = next(line for line in said.splitlines() if line.startswith(f"At lag {lag} "))
+        assert known in line
+    comparison = result.comparisons[0]
+    assert set(comparison.runs) == {
+        "lag 0",
+        *(f"lag {lag}, {how}" for lag in lags for how in ("V-trace", "uncorrected")),
+    }
+    assert comparison.runs["lag 64, uncorrected"].algorithm.lag == 64
+    assert not comparison.runs["lag 64, uncorrected"].algorithm.vtrace

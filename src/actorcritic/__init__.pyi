@@ -2,6 +2,8 @@ from . import audit as audit
 from . import envs as envs
 from . import lab as lab
 from .algorithms import A2C as A2C
+from .algorithms import A3C as A3C
+from .algorithms import IMPALA as IMPALA
 from .algorithms import PPO as PPO
 from .algorithms import SAC as SAC
 from .algorithms import TRPO as TRPO

@@ -19,6 +19,8 @@ ALGORITHMS = Catalogue(
         ),
         "td-actor-critic": Entry(f"{HERE}.one_step:TDActorCritic", "the TD error, step by step"),
         "a2c": Entry(f"{HERE}.a2c:A2C", "advantage actor-critic: n steps, GAE(λ)"),
+        "a3c": Entry(f"{HERE}.a3c:A3C", "asynchronous workers, each with a snapshot of its own"),
+        "impala": Entry(f"{HERE}.impala:IMPALA", "actors that are behind, and V-trace"),
         "ppo": Entry(f"{HERE}.ppo:PPO", "proximal policy optimisation: a clipped ratio, epochs"),
         "trpo": Entry(f"{HERE}.trpo:TRPO", "natural gradient steps of bounded KL divergence"),
         "sac": Entry(f"{HERE}.sac:SAC", "soft actor-critic: off-policy, for continuous actions"),

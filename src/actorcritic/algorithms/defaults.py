@@ -120,6 +120,11 @@ def a2c(task: Task) -> dict[str, Any]:
     return task.normalization | {"num_envs": 2, "entropy_coefficient": task.entropy_coefficient}
 
 
+def a3c(task: Task) -> dict[str, Any]:
+    """As A2C: two workers have as many environments as it has."""
+    return task.normalization | {"num_workers": 2, "entropy_coefficient": task.entropy_coefficient}
+
+
 def one_step(task: Task) -> dict[str, Any]:
     return task.normalization
 
@@ -138,6 +143,8 @@ RULES: dict[str, Callable[[Task], dict[str, Any]]] = {
     "ppo": ppo,
     "trpo": trpo,
     "a2c": a2c,
+    "a3c": a3c,
+    "impala": a2c,
     "q-actor-critic": one_step,
     "td-actor-critic": one_step,
     "reinforce": reinforce,

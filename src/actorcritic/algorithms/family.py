@@ -7,6 +7,8 @@ and in how often a batch is used:
   REINFORCE   G_t, or G_t - V(s_t)              whole episodes          one
   one-step    TD error, or Q(s_t, a_t)          num_steps × num_envs    one
   A2C         n-step or GAE(λ) advantage        num_steps × num_envs    one
+  A3C         the same, at each one's snapshot  the same, a worker      one a worker
+  IMPALA      V-trace advantage                 num_steps × num_envs    one
   PPO         GAE(λ), inside a clipped ratio    num_steps × num_envs    epochs × minibatches
   TRPO        GAE(λ)                            num_steps × num_envs    one, of bounded KL
 """
@@ -66,7 +68,7 @@ LEAST_ROWS_ON_A_DEVICE = 128
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "optimizer", "observations", "returns"],
+    data_fields=["params", "optimizer", "observations", "returns", "past"],
     meta_fields=["spec"],
 )
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Learner:
     observations: estimators.RunningStatistics | None  # of the encoded observations
     returns: estimators.RunningStatistics | None  # of the discounted sums of rewards
     spec: EnvSpec
+    past: Any = None  # what stale actors act with, where there are any
 
 
 @partial(
@@ -102,7 +105,7 @@ class Rows(NamedTuple):
     action: Array  # as the policy drew it
     advantage: Float[Array, " N"]  # Ψ_t
     target: Float[Array, " N"]  # what V(s_t) is regressed on
-    old_log_prob: Float[Array, " N"]
+    old_log_prob: Float[Array, " N"]  # by the policy that acted
     old_value: Float[Array, " N"]
     valid: Bool[Array, " N"] | None
 
@@ -116,6 +119,7 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
 
     name: ClassVar[str]
     spreads_rows: ClassVar[bool] = False  # set by each class for itself, see `spread`
+    records_log_prob: ClassVar[bool] = False  # where another policy may have acted
 
     num_envs: int = hyperparameter(8, "environments stepped side by side", "[1, 1e6]")
     num_steps: int = hyperparameter(5, "steps of each environment before an update", "[1, 1e6]")
@@ -166,6 +170,12 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
         """Ψ_t, and the target of V(s_t)."""
         raise NotImplementedError
+
+    def corrected(
+        self, batch: Transition, reward: Array, value: Array, next_value: Array, ratio: Array
+    ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+        """The same, where `ratio` π/μ [T, B] says that another policy acted: here it counts not."""
+        return self.advantages(batch, reward, value, next_value)
 
     def policy_loss(
         self, log_prob: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
@@ -282,9 +292,10 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     ) -> Decision:
         policy = self.policy(actor, observation)
         drawn = policy.sample(key) if explore else policy.mode()
+        extras = Extras(log_prob=policy.log_prob(drawn) if self.records_log_prob else None)
         if isinstance(policy, TanhGaussian):  # the draw cannot be told from the squashed action
-            return Decision(policy.action(drawn), Extras(draw=drawn))
-        return Decision(drawn)
+            return Decision(policy.action(drawn), extras._replace(draw=drawn))
+        return Decision(drawn, extras)
 
     def update(
         self, learner: Learner, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
@@ -303,14 +314,10 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         if observations is not None:
             # Before the statistics know anything, there is nothing to learn from.
             known = observations.count >= FEWEST_OBSERVATIONS
-            params, optimizer = jax.tree.map(
-                lambda new, old: jnp.where(known, new, old),
-                (params, optimizer),
-                (learner.params, learner.optimizer),
-            )
+            before = learner.params, learner.optimizer
+            params, optimizer = where(known, (params, optimizer), before)
             # Only now, so that the whole update saw what acted.
-            raw = spaces.encode(learner.spec.observation_space, batch.observation)
-            observations = self._merge(observations, raw, batch.valid)
+            observations = self._merge(observations, self._raw(learner, batch), batch.valid)
         learner = replace(
             learner, params=params, optimizer=optimizer, observations=observations, returns=returns
         )
@@ -337,18 +344,20 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         self, carry: Carry, learner: Learner, rows: Rows, progress: Float[Array, ""]
     ) -> tuple[Carry, Metrics]:
         """One step down the loss of some rows; none where none of them is valid."""
-        params, state = carry
+        params = carry[0]
         gradient, metrics = jax.grad(self.loss, has_aux=True)(params, learner.spec, rows, progress)
-        rates = self._rates(params, progress)
+        after, norm = self._down(carry, gradient, self._rates(params, progress))
+        if rows.valid is not None:
+            after = where(jnp.any(rows.valid), after, carry)
+        return after, metrics | {"gradient_norm": norm}
+
+    def _down(self, carry: Carry, gradient: PyTree, rates: Any) -> tuple[Carry, Float[Array, ""]]:
+        """One step of the optimiser, and the norm of the gradient before it was clipped."""
+        params, state = carry
         after, after_state, norm = optimizers.step(
             self.optimizer, params, gradient, state, rates, self.max_grad_norm, self.axis
         )
-        if rows.valid is not None:
-            some = jnp.any(rows.valid)
-            after, after_state = jax.tree.map(
-                lambda new, old: jnp.where(some, new, old), (after, after_state), (params, state)
-            )
-        return (after, after_state), metrics | {"gradient_norm": norm}
+        return (after, after_state), norm
 
     def _rate(self, progress: Array) -> Float[Array, ""]:
         return optimizers.scheduled(self.learning_rate, self.learning_rate_schedule, progress)
@@ -416,8 +425,10 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
                 "that: return Decision(action, Extras(draw=…)), as PolicyGradient.act does."
             )
         log_prob = policy.log_prob(action)
-        advantage, target = self.advantages(batch, reward, value, next_value)
-        rows = Rows(observation, allowed, action, advantage, target, log_prob, value, batch.valid)
+        acted = log_prob if batch.extras.log_prob is None else batch.extras.log_prob
+        ratio = jnp.exp(log_prob - acted)
+        advantage, target = self.corrected(batch, reward, value, next_value, ratio)
+        rows = Rows(observation, allowed, action, advantage, target, acted, value, batch.valid)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
     def _values(
@@ -469,6 +480,9 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         scale = jax.lax.rsqrt(returns.variance + 1e-8)
         return jnp.clip(batch.reward * scale, -10.0, 10.0), returns
 
+    def _raw(self, learner: Learner, batch: Transition) -> Float[Array, "T B features"]:
+        return spaces.encode(learner.spec.observation_space, batch.observation)
+
     def _merge(
         self, known: estimators.RunningStatistics, x: Array, valid: Array | None
     ) -> estimators.RunningStatistics:
@@ -502,6 +516,11 @@ class JointGradient(PolicyGradient):
             loss = loss + self.value_coefficient * value_loss
             metrics["value_loss"] = value_loss
         return loss, metrics | self.diagnostics(log_prob, rows, progress)
+
+
+def where(condition: Bool[Array, ""], new: Carry, old: Carry) -> Carry:
+    """The new parameters and state of the optimiser where the condition holds, else the old."""
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
 
 
 def mean_of(x: Float[Array, " N"], valid: Bool[Array, " N"] | None) -> Float[Array, ""]:

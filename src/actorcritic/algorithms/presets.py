@@ -91,6 +91,12 @@ TUNED = {
     ("a2c", "CartPole-v1"): tuned(
         500_000,
     ),
+    ("a3c", "CartPole-v1"): tuned(
+        500_000,
+    ),
+    ("impala", "CartPole-v1"): tuned(
+        500_000,
+    ),
     ("reinforce", "CartPole-v1"): tuned(
         200_000,
         num_envs=8,

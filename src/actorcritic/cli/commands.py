@@ -81,6 +81,8 @@ class _StudyOptions:
     quick: Annotated[bool, "a small version that shows that it works, and proves nothing"] = False
     out: Annotated[Path | None, "folder of the experiment (default: a new one below runs/)"] = None
     quiet: Annotated[bool, "show no progress"] = False
+    cluster: Annotated[str | None, "local, or the address of a Ray cluster (extra: ray)"] = None
+    workers: Annotated[int | None, "tasks at a time there (default: all that fit)"] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +190,25 @@ def _conclude(run: Any) -> int:
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
     say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
+    if run.workers is not None:
+        say(_of_the_cluster(run))
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     say(f"Next:        actorcritic play {run.command}")
     say(f"             actorcritic plot {run.out} --out curve.svg")
     say(f"             actorcritic evaluate {run.command} --episodes 1000")
     return 0
+
+
+def _of_the_cluster(run: Any) -> str:
+    """How old the snapshots were that the workers acted with."""
+    import numpy as np
+
+    metrics = run.metrics
+    staleness, lost = metrics.column("staleness"), int(metrics.column("workers_lost").max())
+    return (
+        f"Cluster:     {run.workers} workers, {lost} of them replaced; what they acted with was "
+        f"{np.median(staleness):g} updates old (median; at most {staleness.max():g})"
+    )
 
 
 def _resume(rest: list[str]) -> int:
@@ -370,12 +386,22 @@ def _study(rest: list[str]) -> int:
     usage = "study NAME [--quick] [--out DIR]"
     (name,), options = read(usage, options_of("study"), rest, 1)
     out = options.out or new_folder(f"study-{name}")
-    quick = " --quick" * options.quick
-    command = shlex.join(["actorcritic", "study", name]) + f"{quick} --out {shlex.quote(str(out))}"
+    given = " --quick" * options.quick
+    if options.cluster is not None:
+        given += f" --cluster {shlex.quote(options.cluster)}"
+    if options.workers is not None:
+        given += f" --workers {options.workers}"
+    command = shlex.join(["actorcritic", "study", name]) + f"{given} --out {shlex.quote(str(out))}"
     result = _going_on(
         command,
         lambda: studies.study(
-            name, quick=options.quick, out=out, quiet=options.quiet, command=command
+            name,
+            quick=options.quick,
+            out=out,
+            quiet=options.quiet,
+            cluster=options.cluster,
+            workers=options.workers,
+            command=command,
         ),
     )
     return _tell(result, out)

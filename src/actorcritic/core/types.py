@@ -224,6 +224,14 @@ class Algorithm(Protocol[Learner, Actor, Batch]):
         """What acting needs, and no more: it travels to other processes and is what is loaded."""
         ...
 
+    def behaviour(self, learner: Learner) -> Any:
+        """What acts to collect the next batch, and is given to `act` in the place of an actor.
+
+        It is the actor of now, but where staleness is part of the algorithm: then an older one, or
+        one for each of several workers, among whom the columns of the batch are divided in order.
+        """
+        return self.actor(learner)
+
     def act(
         self, actor: Actor, observation: Observation, key: Key[Array, ""], *, explore: bool = True
     ) -> Decision:
@@ -252,7 +260,39 @@ class Algorithm(Protocol[Learner, Actor, Batch]):
         return None
 
 
-WITH_DEFAULT = ("action_spaces", "collects", "check", "notes", "spread")
+@runtime_checkable
+class Asynchronous(Protocol):
+    """What an algorithm has beside `Algorithm` if workers need not wait for each other.
+
+    A worker acts with a snapshot, prepares what it collected with it, and sends that. The learner,
+    who may have learned from others in between, absorbs it.
+    """
+
+    def worker(self) -> Any:
+        """The algorithm as one of the workers runs it, and as the learner keeps it for them.
+
+        Staleness is then no part of it: it happens.
+        """
+        ...
+
+    def snapshot(self, learner: Any) -> Any:
+        """What a worker takes with it: it acts with this, and `prepare` has it again."""
+        ...
+
+    def prepare(
+        self, snapshot: Any, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
+    ) -> Any:
+        """What a worker sends of a batch [T, B] that it collected with a snapshot."""
+        ...
+
+    def absorb(
+        self, learner: Any, sent: Any, key: Key[Array, ""], progress: Float[Array, ""]
+    ) -> tuple[Any, Metrics]:
+        """Learn from what a worker sent."""
+        ...
+
+
+WITH_DEFAULT = ("action_spaces", "collects", "behaviour", "check", "notes", "spread")
 
 
 def check_protocol(algorithm: Any) -> None:

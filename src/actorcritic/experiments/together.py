@@ -16,6 +16,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.waiting import wait_for
 from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.experiments.tasks import train_on_cluster
 from actorcritic.experiments.variants import Task
 from actorcritic.runs import checkpoints, configuration
 from actorcritic.runs.console import TrainingDisplay
@@ -51,7 +52,11 @@ def train_all(runs: Mapping[str, Run], task: Task, title: str, remarks: Iterable
             for remark in dict.fromkeys([*remarks, *_notes(missing)]):
                 display.say(remark)
             with contextlib.suppress(KeyboardInterrupt):  # while compiling: nothing is lost
-                _train_groups(list(groups.values()), task, display, interruption, pool)
+                if task.settings.cluster is None:
+                    _train_groups(list(groups.values()), task, display, interruption, pool)
+                else:
+                    train_on_cluster(list(groups.values()), task, display, interruption)
+                    missing = [run for run in missing if not _is_finished(run, task)]
             if interruption.signal == signal.SIGTERM:
                 display.say("SIGTERM came. What was trained is saved; repeat the call to go on.")
     if not all(run.finished for run in runs.values()):

@@ -451,6 +451,9 @@ def _key(runs: Runs, window: int, *, dots: bool = True) -> str:
 # Of what updates report, first what says most about how the training went.
 _DIAGNOSTICS = (
     "approx_kl",
+    "staleness",
+    "behaviour_kl",
+    "rho_clipped",
     "entropy",
     "explained_variance",
     "clip_fraction",

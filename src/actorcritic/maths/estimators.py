@@ -120,8 +120,8 @@ class RunningStatistics(NamedTuple):
     ) -> RunningStatistics:
         """Exactly the statistics of the old data and the rows of `x` together.
 
-        Pairwise merging (Chan, Golub & LeVeque 1979). `weight` 0 leaves a row out; with `axis`,
-        the rows of all devices along that mesh axis count.
+        `weight` 0 leaves a row out; with `axis`, the rows of all devices along that mesh axis
+        count.
         """
 
         def total(y: Array) -> Array:
@@ -131,7 +131,11 @@ class RunningStatistics(NamedTuple):
         count = total(jnp.ones(x.shape[:1], x.dtype))
         mean = total(x) / jnp.maximum(count, 1)
         variance = total((x - mean[None]) ** 2) / jnp.maximum(count, 1)
+        return self.joined(RunningStatistics(count, mean, variance))
 
+    def joined(self, other: RunningStatistics) -> RunningStatistics:
+        """Exactly the statistics of both data together (Chan, Golub & LeVeque 1979)."""
+        count, mean, variance = other
         share = count / jnp.maximum(self.count + count, 1)
         gap = mean - self.mean
         return RunningStatistics(

@@ -209,7 +209,7 @@ def train_once(
     if axis is not None:  # each device draws its own noise and its own minibatches
         here = jax.lax.axis_index(axis)
         act_key, update_key = (jax.random.fold_in(k, here) for k in (act_key, update_key))
-    actor = algorithm.actor(state.learner)
+    actor = algorithm.behaviour(state.learner)
     running, batch, episodes = collect(algorithm, environment, actor, state.environments, act_key)
     progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)

@@ -73,24 +73,30 @@ class HostSession:
     spread = 1  # over how many devices the rows of a seed are spread
 
     def __init__(
-        self, algorithm: Any, environment: HostEnvironment, seeds: Sequence[int], total_steps: int
+        self, algorithm: Any, environment: Any, seeds: Sequence[int], total_steps: int
     ) -> None:
         call_inline()
-        environment.check()
+        if isinstance(environment, HostEnvironment):
+            environment.check()
         self.seeds, self.total_steps = tuple(seeds), total_steps
         self._algorithm, self._spec = algorithm, environment.spec
-        self._info_metrics = environment.info_metrics
+        self._info_metrics = getattr(environment, "info_metrics", ())
         # On the device once, not at every call.
         self._settings = jax.tree.map(jnp.asarray, algorithm)
 
         keys = jax.vmap(jax.random.key)(np.asarray(self.seeds))
         init = jax.jit(lambda a, keys: jax.lax.map(partial(begin, a, self._spec), keys))
         self.state = compiled(init.lower(self._settings, keys))(self._settings, keys)
-        actor = jax.eval_shape(algorithm.actor, self._states[0].learner)
-        self._collector = Collector(algorithm, environment, actor)
         self._names: tuple[str, ...] = ()  # of the metrics, known once `_update` was traced
         self.failures: dict[int, str] = {}
+        self.notes: list[str] = []  # what happened on the way, until somebody says it
         self._programs: tuple[Any, Any] | None = None
+        self._open(environment)
+
+    def _open(self, environment: Any) -> None:
+        """Open the environments."""
+        actor = jax.eval_shape(self._algorithm.behaviour, self._states[0].learner)
+        self._collector = Collector(self._algorithm, environment, actor)
 
     # The two programs; a third is the collector's.
 
@@ -232,7 +238,7 @@ class HostSession:
             self._collector.start(again, anew=self._last not in (None, s))
             self._under_way = self._last = s
         try:
-            actor = self._settings.actor(state.learner)
+            actor = self._settings.behaviour(state.learner)
             name = f"update {int(state.updates) + 1} (seed {self.seeds[s]})"
             batch, ended = self._collector.collect(actor, act_keys, interrupted, name)
         except (Abandoned, UserError):

@@ -30,7 +30,8 @@ def check_algorithm(algorithm: Any, spec: EnvSpec) -> None:
     actor = _called(algorithm, "actor", learner)
     steps, count = algorithm.collects.longest(spec), algorithm.collects.num_envs
     observation = zeros(spec.observation_space, count)
-    decision = _called(algorithm, "act", actor, observation, key)
+    behaviour = _called(algorithm, "behaviour", learner)
+    decision = _called(algorithm, "act", behaviour, observation, key)
     _check_decision(algorithm, decision, spec, count)
     _called(algorithm, "act", actor, observation, key, explore=False)
 

@@ -61,6 +61,7 @@ class Run:
     out: Path | None
     steps_per_second: float = float("nan")  # of all seeds together, without compilation
     spread: int | None = None  # over how many devices the rows of a seed are spread
+    workers: int | None = None  # of a cluster, that collected for it
     steps: int = 0  # that each seed has made, but those that failed
     stopped: str | None = None  # why it ended before its steps were made, if it did
     phases: list[dict[str, Any]] = field(default_factory=list)  # what it was before, until when
@@ -173,7 +174,9 @@ class Run:
         found = configuration.describe(
             self.algorithm, self.environment, self.seeds, self.total_steps, self.spread
         )
-        more = {"phases": self.phases, "origin": self.origin, "looks": self.looks}
+        cluster = {"workers": self.workers} if self.workers else None
+        more: dict[str, Any] = {"phases": self.phases, "origin": self.origin, "looks": self.looks}
+        more["cluster"] = cluster
         return found | {name: value for name, value in more.items() if value}
 
     def begin_phase(self) -> list[str]:

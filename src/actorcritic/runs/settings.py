@@ -47,6 +47,12 @@ class ResumeSettings:
         "stop when every seed has this mean return: of its evaluations, or of its last 20 training "
         "episodes where there are none",
     )
+    cluster: str | None = setting(
+        None, "local, or the address of a Ray cluster, to spread the work over (extra: ray)"
+    )
+    workers: int | None = setting(
+        None, "processes of the cluster that work at a time (default: one a core)", "[1, 100000]"
+    )
     callbacks: Sequence[Any] = setting(
         (), "functions of a `Moment`, called after each stretch of training"
     )
@@ -93,6 +99,11 @@ class ResumeSettings:
             raise UserError(
                 "keep_best needs evaluations to know what is best: name evaluate_every as well, "
                 "such as evaluate_every=10000 (--evaluate-every 10000)."
+            )
+        if self.workers is not None and self.cluster is None:
+            raise UserError(
+                "workers are processes of a cluster: name it as well, such as cluster='local' "
+                "(--cluster local). Environments in processes without one: vectorization='async'."
             )
         _check_list("callbacks", self.callbacks, "a function of one argument", callable)
         _check_list(

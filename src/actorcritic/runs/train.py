@@ -10,6 +10,7 @@ from typing import Any
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
+from actorcritic.core.types import Asynchronous
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
@@ -45,6 +46,8 @@ def train(
     if overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
     total_steps = DEFAULT_STEPS if total_steps is None else total_steps
+    if settings.cluster is not None and isinstance(algorithm, Asynchronous):
+        algorithm = algorithm.worker()  # as many workers, as far behind, as the cluster has them
     configuration.check(algorithm, world, total_steps)
 
     if settings.wandb is not None:
@@ -78,7 +81,9 @@ def resume(
         return _go_on_in_memory(run, settings, algorithm)
     path = run.out if isinstance(run, Run) else configuration.folder(run)
     assert path is not None
-    configuration.read(path)  # before a lock is left in a folder that is no run's
+    stored = configuration.read(path)  # before a lock is left in a folder that is no run's
+    if stored.get("cluster") and settings.cluster is None:
+        _check_without_cluster(path, stored)
     with folder_of_its_own(path):
         found = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if settings.total_steps is not None:
@@ -89,6 +94,20 @@ def resume(
             _, about = checkpoints.load(path / CHECKPOINTS, (), lambda text: None, partial=True)
             found.stopped = about.get("stopped")
         return _alone(found, _as_before(found, settings))
+
+
+def _check_without_cluster(path: Path, stored: dict[str, Any]) -> None:
+    """A run that was trained on a cluster is to go on without: a word, or UserError."""
+    if stored["environment"]["host"]:
+        warn(
+            f"{path} was trained on a cluster, and goes on in this process, with one actor that "
+            "is never behind. To go on there: --cluster local, or an address."
+        )
+        return
+    raise UserError(
+        f"{path} was trained on a cluster, which keeps no states of compiled environments. Go on "
+        "there: --cluster local, or an address."
+    )
 
 
 def _go_on_in_memory(run: Run, settings: ResumeSettings, algorithm: Any) -> Run:

@@ -21,6 +21,7 @@ from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.waiting import beside, wait_for
+from actorcritic.runners.distributed import ClusterSession
 from actorcritic.runners.evaluate import CompiledEvaluation, Policy
 from actorcritic.runners.host import HostSession
 from actorcritic.runners.seeds import CompiledSession
@@ -71,7 +72,17 @@ class Training:
         ends = np.cumsum([len(run.seeds) for run in runs]).tolist()
         self._rows = [slice(end - len(r.seeds), end) for r, end in zip(runs, ends, strict=True)]
         self.session: Session
-        if isinstance(first.environment, Environment):
+        if settings.cluster is not None:
+            self.session = session = ClusterSession(
+                first.algorithm,
+                first.environment,
+                first.seeds,
+                first.total_steps,
+                settings.cluster,
+                settings.workers,
+            )
+            first.workers = session.workers
+        elif isinstance(first.environment, Environment):
             rows = range(len(seeds)) if len(self.runs) > 1 else None
             self.session = CompiledSession(
                 self._algorithms,
@@ -96,6 +107,13 @@ class Training:
         self._newest: list[dict[int, float]] = [{} for _ in self.runs]  # evaluations between
         self._sinks: list[list[trackers.Sink]] = []
         self._saved: list[Path | None] = [None] * len(self.runs)  # the latest checkpoints
+
+    def _notes(self) -> list[str]:
+        """What happened to a session since it was last asked."""
+        if not isinstance(self.session, HostSession):
+            return []
+        found, self.session.notes = self.session.notes, []
+        return found
 
     def _checked_spread(self, run: Run) -> int:
         """Over how many devices the rows of a seed are spread now; a word where that changed."""
@@ -190,6 +208,8 @@ class Training:
             else:
                 first = whole.seconds, gained
             display.advance(gained, whole)
+            for note in self._notes():
+                display.say(f"Note: {note}")
             if due is not None and every is not None:
                 made, end = self.session.steps, self.session.total_steps
                 there = (made >= due) | ((made >= end) & (due < NEVER))

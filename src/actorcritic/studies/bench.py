@@ -50,6 +50,8 @@ class Bench:
     quick: bool
     folder: Path | None
     quiet: bool
+    cluster: str | None = None  # where to train, if not here
+    workers: int | None = None
     # What is computed between trainings, and after them, shows that it goes on.
     computing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -66,7 +68,12 @@ class Bench:
     ) -> dict[str, Run]:
         """Finished runs of all variants; what the folder has already is not trained again."""
         episodes = 10 if self.quick else 100
-        how = ResumeSettings(evaluation_episodes=episodes, quiet=self.quiet)
+        how = ResumeSettings(
+            evaluation_episodes=episodes,
+            quiet=self.quiet,
+            cluster=self.cluster,
+            workers=self.workers,
+        )
         task = Task(environment, self.seeds, how)
         runs = planned(variants, task, total_steps, self.folder and self.folder / name)
         self.computing.close()
@@ -134,6 +141,8 @@ def study(
     quick: bool = False,
     out: str | Path | None = None,
     quiet: bool = False,
+    cluster: str | None = None,
+    workers: int | None = None,
     command: str | None = None,
 ) -> Result:
     """Carry out one of `STUDIES`; `quick` is a small version that proves nothing.
@@ -146,9 +155,11 @@ def study(
     title = f"{name}: {STUDIES.entries[name].meaning}" + f" ({QUICK})" * quick
     folder = None if out is None else Path(out)
     about = {"study": name, "quick": quick}
+    # What is wrong with these is said before anything is written.
+    bench = Bench(title, quick, folder, quiet, cluster, workers)
+    ResumeSettings(cluster=cluster, workers=workers).check()
     prepare_jax()
     with experiment_folder(folder, Experiment("study", title, command, [], about)):
-        bench = Bench(title, quick, folder, quiet)
         with bench.computing:
             found: Answer = asked.answer(bench)
             comparisons = tuple(part.comparison(command) for part in found.parts)

@@ -34,6 +34,10 @@ STUDIES = Catalogue(
             f"{HERE}.s7_log_density_of_squashed_actions",
             "The correction of squashed actions",
         ),
+        "S9": Entry(
+            f"{HERE}.s9_stale_actors",
+            "Actors that are behind, with V-trace and without, on CartPole-v1",
+        ),
         "S11": Entry(
             f"{HERE}.s11_decisions_and_routing",
             "Which tool to call, and routing with a badly calibrated critic",
