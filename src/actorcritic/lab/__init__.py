@@ -45,8 +45,10 @@ from actorcritic.lab.measurements import (
     measure_gradient,
 )
 from actorcritic.lab.process import MDP
+from actorcritic.lab.responses import ResponseWorld, best_of_n_kl_bound, random_world
 from actorcritic.lab.return_moments import PairMoments
 from actorcritic.lab.sampling import Trajectories, horizon, sample
+from actorcritic.lab.sycophancy import Sycophancy
 from actorcritic.lab.worlds import chain, cliff, from_grid_world, layers, random_mdp
 
 __all__ = [
@@ -61,9 +63,12 @@ __all__ = [
     "Moments",
     "PairMoments",
     "Quality",
+    "ResponseWorld",
+    "Sycophancy",
     "Trajectories",
     "action_values",
     "advantages",
+    "best_of_n_kl_bound",
     "chain",
     "cliff",
     "clipped_policy",
@@ -89,6 +94,7 @@ __all__ = [
     "optimal_values",
     "policy_gradient",
     "random_mdp",
+    "random_world",
     "sample",
     "softmax",
     "td",
