@@ -1,6 +1,7 @@
 from . import audit as audit
 from . import envs as envs
 from . import lab as lab
+from . import language as language
 from .algorithms import A2C as A2C
 from .algorithms import PPO as PPO
 from .algorithms import SAC as SAC

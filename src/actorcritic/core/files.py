@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -48,6 +49,50 @@ def write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a large file to, that becomes `path` as a whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SAVING}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"Could not write {path}: {reason(error)}. Free some space or choose a folder "
+                "that can be written to, then try again."
+            ) from error
+        raise
+
+
+def check_regular(path: Path) -> None:
+    """UserError where a path leads to no regular file: a device or a pipe has no end."""
+    try:
+        kind = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from None
+    if not stat.S_ISREG(kind):
+        raise UserError(f"{path} is no regular file. Name a file.")
+
+
+def read(path: Path, most: int) -> bytes:
+    """The bytes of a regular file; UserError where there are more than `most`, or none to read."""
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from None
+    if len(data) > most:
+        raise UserError(f"{path} has more than {most:,} bytes, which is more than is read of it.")
+    return data
 
 
 @contextlib.contextmanager
