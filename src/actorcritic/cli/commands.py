@@ -158,12 +158,12 @@ def _train(rest: list[str]) -> int:
         world = configuration.resolve_environment(words[1], settings)
         algorithm = preset(words[0], world.spec, settings.total_steps, changes).algorithm
     options, changes = parsed(algorithm, given)
-    out = options.out or _new_folder(f"{words[0]}-{words[1]}")
+    out = options.out or new_folder(f"{words[0]}-{words[1]}")
     settings = as_settings(TrainSettings, options, out=out)
     return _conclude(train(words[0], words[1], settings, **changes))
 
 
-def _new_folder(stem: str) -> Path:
+def new_folder(stem: str) -> Path:
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem)
     number = 1
     while (Path("runs") / f"{stem}-{number}").exists():
@@ -259,7 +259,7 @@ def _plot(rest: list[str]) -> int:
 
 def _experiment(settings: type, options: Any, stem: str, words: list[str]) -> Any:
     """The settings of an experiment."""
-    out = options.out or _new_folder(stem)
+    out = options.out or new_folder(stem)
     command = ["actorcritic", *words]
     if options.out is None:  # so that the command, repeated, goes on in this folder
         command += ["--out", str(out)]
@@ -362,7 +362,7 @@ def _study(rest: list[str]) -> int:
         return 0
     usage = "study NAME [--quick] [--out DIR]"
     (name,), options = read(usage, options_of("study"), rest, 1)
-    out = options.out or _new_folder(f"study-{name}")
+    out = options.out or new_folder(f"study-{name}")
     quick = " --quick" * options.quick
     command = shlex.join(["actorcritic", "study", name]) + f"{quick} --out {shlex.quote(str(out))}"
     result = _going_on(
@@ -399,6 +399,12 @@ def _audit_env(rest: list[str]) -> int:
     from actorcritic.audit.command import audit_env_command
 
     return audit_env_command(rest)
+
+
+def _language(rest: list[str]) -> int:
+    from actorcritic.cli.language import language
+
+    return language(rest)
 
 
 def _completion(rest: list[str]) -> int:
@@ -473,6 +479,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "audit": _audit,
     "audit-env": _audit_env,
+    "language": _language,
     "list": _list,
     "completion": _completion,
 }
@@ -495,6 +502,17 @@ MODULES: dict[str, tuple[str, ...]] = {
     "audit-env": ("actorcritic.audit.command",),
     "completion": (*_EXPERIMENTS, "actorcritic.audit.command"),
 }
+
+
+def modules_of(arguments: list[str]) -> tuple[str, ...]:
+    """What the command of these arguments imports."""
+    if arguments[0] == "language":
+        from actorcritic.cli.language import TASKS
+
+        return TASKS[arguments[1]].modules if arguments[1] in TASKS else ()
+    return MODULES.get(arguments[0], ())
+
+
 OPTIONS: dict[str, type] = {
     "evaluate": _EvaluateOptions,
     "play": _PlayOptions,

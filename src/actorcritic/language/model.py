@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,11 @@ class Model:
         return dataclasses.replace(self, params=lora.merge(self.params, self.adapter), adapter=None)
 
     @property
+    def dtype(self) -> Any:
+        """What the parameters are kept in: float32 or bfloat16."""
+        return self.params["embedding"].dtype
+
+    @property
     def size(self) -> int:
         """Numbers that the model consists of, without an adapter's."""
         return lora.size(self.params)
@@ -112,8 +117,12 @@ class Model:
         top_p: float | None = None,
         seed: int = 0,
         batch_size: int = 32,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> list[str]:
-        """An answer to each prompt. See `generation.generate` for what the settings mean."""
+        """An answer to each prompt. See `generation.generate` for what the settings mean.
+
+        `tell` is called with how far it is.
+        """
         if isinstance(prompts, str):
             raise UserError("generate takes a list of prompts; write [prompt].")
         rows, found = self.prompt_tokens(prompts), list[str]()
@@ -134,6 +143,7 @@ class Model:
             )
             answers, valid = jax.device_get((made.tokens, made.valid))
             found += self.tokenizer.decode(row[v] for row, v in zip(answers, valid, strict=True))
+            tell(f"{len(found):,} done")
         return found
 
 

@@ -42,7 +42,7 @@ class Padded(NamedTuple):
 
 
 def pad(
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Any],
     fill: int,
     *,
     side: Literal["left", "right"] = "left",

@@ -33,6 +33,9 @@ from actorcritic.core.hyperparameters import hyperparameter as setting
 from actorcritic.core.types import Metrics
 from actorcritic.core.waiting import beside, wait_for
 from actorcritic.core.words import listed, nearest, shown
+from actorcritic.language import lora
+from actorcritic.language.decoder import Params
+from actorcritic.language.model import Model
 from actorcritic.runs import checkpoints
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.folder import check_empty, folder_of_its_own
@@ -359,6 +362,35 @@ def read_rows(path: Path) -> list[Row]:
         ]
     except (ValueError, TypeError):
         raise UserError(f"{path} is damaged. Restore it from a copy, or remove it.") from None
+
+
+# ------------------------------------------------------------------------------------ parts
+
+
+def part_of(model: Model, settings: TrainingSettings) -> PyTree:
+    """What of a model is trained: all parameters, in float32, or an adapter."""
+    if settings.lora_rank is not None:
+        key = jax.random.fold_in(jax.random.key(settings.seed), 1)
+        return lora.init(key, model.config, settings.lora_rank, settings.lora_alpha)
+    return jax.tree.map(lambda x: jnp.array(x, jnp.float32), model.merged().params)
+
+
+def applied(part: PyTree, frozen: Params | None, dtype: Any) -> tuple[Params, Any]:
+    """(params, adapter) as the decoder takes them; `frozen` is what an adapter lies over.
+
+    Parameters of a model in bfloat16 are trained in float32, and rounded here.
+    """
+    if isinstance(part, lora.Adapter):
+        assert frozen is not None
+        return frozen, part
+    return jax.tree.map(lambda x: x.astype(dtype), part), None
+
+
+def model_with(model: Model, part: PyTree) -> Model:
+    """The model with what was trained of it."""
+    if isinstance(part, lora.Adapter):
+        return dataclasses.replace(model, adapter=part)
+    return dataclasses.replace(model, params=applied(part, None, model.dtype)[0], adapter=None)
 
 
 # ------------------------------------------------------------------------------------ gradients
