@@ -1,24 +1,27 @@
 """DPO: preferences without a reward model or a critic, by the reward that a policy implies.
 
-Since π* ∝ π_ref exp(r/β), a policy says what it takes the reward to be: r(x, y) = β log π(y|x) /
-π_ref(y|x), up to a number that depends on the prompt alone and falls out of a difference. DPO is the
-reward model's loss on that (Rafailov et al. 2023).
+Since π* ∝ π_ref exp(r/β), a policy says what it takes the reward to be: β log π(y|x)/π_ref(y|x), up
+to a number that depends on the prompt alone and falls out of a difference. DPO is the loss of a
+reward model on that (Rafailov et al. 2023).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.hyperparameters import hyperparameter
 from actorcritic.core.types import Metrics
+from actorcritic.language import training
 from actorcritic.language.policy import Network, log_probs
-from actorcritic.maths import losses, optimizers
+from actorcritic.language.training import Sums, TrainingSettings
+from actorcritic.maths import losses
 
 
 class Answers(NamedTuple):
@@ -54,20 +57,26 @@ class Learner:
     network: Network
 
 
-@hyperparameters
-class DPO:
+@dataclass(frozen=True)
+class DPO(TrainingSettings):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     name: ClassVar[str] = "dpo"
 
-    learning_rate: float = hyperparameter(1e-5, "step size of Adam (ε 1e-5)", "(0, 10]")
-    learning_rate_schedule: optimizers.Schedule = hyperparameter(
-        "linear", "constant, or falling linearly to 0 at the end of the training", or_function=True
+    batch_size: int = hyperparameter(32, "pairs of a gradient step", "[1, 65536]")
+    learning_rate: float = hyperparameter(1e-5, "AdamW's, at its highest", "[0, 10]")
+    schedule: Literal["constant", "linear", "cosine"] = hyperparameter(
+        "linear", "how the learning rate falls to 0, after the warm-up"
     )
-    accumulation: int = hyperparameter(
-        1, "parts of a batch whose gradients are added up: less memory, the same step", "[1, 1e6]"
+    epochs: float = hyperparameter(
+        1.0, "passes over the pairs, where total_steps says nothing", "(0, 1e6]"
     )
-    max_grad_norm: float = hyperparameter(1.0, "largest norm of the whole gradient", "(0, 1e9]")
+    max_length: int = hyperparameter(
+        512, "tokens of prompt and answer; a longer prompt loses its beginning", "[2, 1048576]"
+    )
+    evaluation_share: float = hyperparameter(
+        0.05, "of the prompts, held out where no evaluation data is named", "[0, 0.9]"
+    )
     beta: float = hyperparameter(0.1, "β: what a nat of KL costs", "(0, 1e6]")
     label_smoothing: float = hyperparameter(
         0.0, "share of the labels that are taken to be the wrong way round", "[0, 0.5)"
@@ -81,7 +90,7 @@ class DPO:
 
     def init(self, network: Network, trained: PyTree, fixed: PyTree) -> Learner:
         """A learner that starts as the policy `trained`."""
-        return Learner(trained, fixed, optimizers.init("adam", trained, flat=False), network)
+        return Learner(trained, fixed, self._optimizer.init(trained), network)
 
     def pairs(self, learner: Learner, chosen: Answers, rejected: Answers) -> PreferencePairs:
         """What `update` learns from: the answers, with log π_ref of each."""
@@ -99,49 +108,43 @@ class DPO:
         progress: Float[Array, ""],
     ) -> tuple[Learner, Metrics]:
         """One gradient step on a batch of pairs; nothing is drawn, so the key is not used."""
-        gradient_of = jax.grad(self.loss, has_aux=True)
-        if self.accumulation == 1:
-            gradient, metrics = gradient_of(learner.params, learner, batch)
-        else:
-            parts = jax.tree.map(lambda x: x.reshape(self.accumulation, -1, *x.shape[1:]), batch)
-            first = jax.tree.map(lambda x: x[0], parts)
-            shapes = jax.eval_shape(gradient_of, learner.params, learner, first)
-            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-            def part(total: Any, rows: PreferencePairs) -> tuple[Any, None]:
-                found = gradient_of(learner.params, learner, rows)
-                return jax.tree.map(jnp.add, total, found), None
+        def loss(params: PyTree, batch: PreferencePairs) -> Sums:
+            return self.loss(params, learner, batch)
 
-            total, _ = jax.lax.scan(part, nothing, parts)
-            gradient, metrics = jax.tree.map(lambda x: x / self.accumulation, total)
-        rate = optimizers.scheduled(self.learning_rate, self.learning_rate_schedule, progress)
-        params, state, norm = optimizers.step(
-            "adam", learner.params, gradient, learner.optimizer, rate, self.max_grad_norm, flat=False
-        )
-        metrics = metrics | {"gradient_norm": norm, "learning_rate": rate}
+        gradient, metrics = training.gradient(loss, learner.params, batch, self.accumulate)
+        change, state = self._optimizer.update(gradient, learner.optimizer, learner.params)
+        params = optax.apply_updates(learner.params, change)
+        metrics |= {"gradient_norm": optax.tree.norm(gradient)}
         return replace(learner, params=params, optimizer=state), metrics
 
-    def loss(
-        self, params: PyTree, learner: Learner, batch: PreferencePairs
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """The mean over the pairs, and numbers to record."""
+    def loss(self, params: PyTree, learner: Learner, batch: PreferencePairs) -> Sums:
+        """The losses of the pairs and numbers to record, as sums over the pairs."""
         both = _both(batch.chosen, batch.rejected)
         log_prob = log_probs(learner.network, params, learner.fixed, *both).sum(1)
         chosen, rejected = jnp.split(log_prob, 2)
         gains = chosen - batch.reference_chosen, rejected - batch.reference_rejected
         margin = gains[0] - gains[1]
-        loss = self.preference_loss(margin).mean()
-        return loss, {
-            "loss": loss,
-            "accuracy": (margin > 0).mean(dtype=jnp.float32),
-            "margin": self.beta * margin.mean(),
-            "chosen_reward": self.beta * gains[0].mean(),
-            "rejected_reward": self.beta * gains[1].mean(),
-            "chosen_log_prob": chosen.mean(),
+        metrics = {
+            "accuracy": (margin > 0).astype(jnp.float32),
+            "margin": self.beta * margin,
+            "chosen_reward": self.beta * gains[0],
+            "rejected_reward": self.beta * gains[1],
+            "chosen_log_prob": chosen,
         }
+        return Sums(
+            self.preference_loss(margin).sum(),
+            jnp.asarray(len(margin), jnp.float32),
+            {name: each.sum() for name, each in metrics.items()},
+        )
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        assert self.total_steps is not None  # set by the task, which knows the data
+        return training.optimizer(self, self.total_steps)
 
 
-@hyperparameters
+@dataclass(frozen=True)
 class IPO(DPO):
     """Identity preference optimisation: a margin to reach in place of one to exceed."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from actorcritic.lab import responses as enumeration
 from actorcritic.lab.responses import Pairs, ResponseWorld
@@ -49,7 +49,7 @@ class Table:
         return _tree(self.vocabulary, self.longest, self.end)[0]
 
     def hidden(
-        self, trained: Array, fixed: Array, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]
+        self, trained: PyTree, fixed: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]
     ) -> Float[Array, "B T d"]:
         after = jnp.asarray(self._after)
         first, place = tokens[:, 0] * len(after), jnp.zeros(len(tokens), jnp.int32)
@@ -61,23 +61,23 @@ class Table:
 
     def scores(
         self,
-        trained: Array,
-        fixed: Array,
+        trained: PyTree,
+        fixed: PyTree,
         hidden: Float[Array, "B T d"],
         tokens: Int[Array, "B T"],
         temperature: float | Float[Array, ""],
     ) -> Scores:
-        log_prob = jax.nn.log_softmax(hidden @ trained / temperature)
+        log_prob = jax.nn.log_softmax(hidden @ trained["logits"] / temperature)
         entropy = -(jnp.exp(log_prob) * log_prob).sum(-1)
         return Scores(jnp.take_along_axis(log_prob, tokens[..., None], -1)[..., 0], entropy)
 
-    def reference(self, trained: Array, fixed: Array) -> Array:
+    def reference(self, trained: PyTree, fixed: PyTree) -> PyTree:
         return fixed
 
     def respond(
         self,
-        trained: Array,
-        fixed: Array,
+        trained: PyTree,
+        fixed: PyTree,
         tokens: Int[Array, "B P"],
         valid: Bool[Array, "B P"],
         key: Key[Array, ""],
@@ -87,8 +87,8 @@ class Table:
         first, place = tokens[:, 0] * len(after), jnp.zeros(len(tokens), jnp.int32)
         going_on = jnp.ones(len(tokens), bool)
         said, valid_at = [], []
-        for key in jax.random.split(key, self.longest):
-            token = jax.random.categorical(key, trained[first + place] / temperature)
+        for draw in jax.random.split(key, self.longest):
+            token = jax.random.categorical(draw, trained["logits"][first + place] / temperature)
             said.append(jnp.where(going_on, token, 0))
             valid_at.append(going_on)
             going_on = going_on & (token != (-1 if self.end is None else self.end))
@@ -115,9 +115,10 @@ def _tree(
     return after, ended
 
 
-def log_table(world: ResponseWorld) -> Float[Array, "P·N V"]:
-    """The reference as logits."""
-    return jnp.asarray(np.log(world.reference).reshape(-1, world.vocabulary), jnp.float32)
+def reference_of(world: ResponseWorld) -> PyTree:
+    """The reference as the parameters of a `Table`."""
+    logits = np.log(world.reference).reshape(-1, world.vocabulary)
+    return {"logits": jnp.asarray(logits, jnp.float32)}
 
 
 def distributions(
@@ -134,12 +135,10 @@ def train_ppo(
     world: ResponseWorld,
     algorithm: PPO,
     seeds: Sequence[int],
-    *,
-    updates: int = 400,
-    batch: int = 512,
 ) -> Float[np.ndarray, "S P R"]:
     """The distributions over responses that PPO ends with, one for each seed; one program."""
-    network, start = Table.of(world), log_table(world)
+    updates, batch = algorithm.total_steps, algorithm.batch_size
+    network, start = Table.of(world), reference_of(world)
     reward = jnp.asarray(world.reward, jnp.float32)
     after, ended = map(jnp.asarray, _tree(world.vocabulary, world.longest, world.end))
 
@@ -165,7 +164,7 @@ def train_ppo(
 
         learner = algorithm.init(jax.random.fold_in(key, 0), network, start, start)
         learner, _ = jax.lax.scan(step, learner, jnp.arange(updates))
-        table: Array = learner.params["policy"]
+        table: Array = learner.params["policy"]["logits"]
         return table
 
     return distributions(world, jax.jit(jax.vmap(one))(jnp.asarray(seeds)))
@@ -176,30 +175,29 @@ def train_dpo(
     algorithm: DPO,
     pairs: Sequence[Pairs],
     seeds: Sequence[int],
-    *,
-    updates: int = 2_000,
-    batch: int = 512,
 ) -> Float[np.ndarray, "S P R"]:
     """The distributions over responses that DPO ends with; each seed has its own pairs."""
-    network, start = Table.of(world), log_table(world)
+    assert algorithm.total_steps is not None
+    updates, batch = algorithm.total_steps, algorithm.batch_size
+    network, start = Table.of(world), reference_of(world)
     tokens, valid = jnp.asarray(world.tokens), jnp.asarray(world.valid)
-    of_each = Pairs(*(jnp.asarray(np.stack(part)) for part in zip(*pairs, strict=True)))
+    of_each = tuple(jnp.asarray(np.stack(part)) for part in zip(*pairs, strict=True))
 
     def answers(prompt: Array, row: Array) -> Answers:
         return Answers(prompt[:, None], jnp.ones((batch, 1), bool), tokens[row], valid[row])
 
-    def one(seed: Array, mine: Pairs) -> Array:
+    def one(seed: Array, mine: tuple[Array, ...]) -> Array:
         key = jax.random.key(seed)
 
         def step(learner: Any, i: Array) -> tuple[Any, None]:
-            part = jax.random.randint(jax.random.fold_in(key, i), (batch,), 0, len(mine.prompt))
-            some = Pairs(*(x[part] for x in mine))
-            chosen, rejected = (answers(some.prompt, row) for row in (some.chosen, some.rejected))
-            rows = algorithm.pairs(learner, chosen, rejected)
-            return algorithm.update(learner, rows, key, i / updates)[0], None
+            part = jax.random.randint(jax.random.fold_in(key, i), (batch,), 0, len(mine[0]))
+            prompt, *rows = (x[part] for x in mine)
+            chosen, rejected = (answers(prompt, row) for row in rows)
+            found = algorithm.pairs(learner, chosen, rejected)
+            return algorithm.update(learner, found, key, i / updates)[0], None
 
         learner = algorithm.init(network, start, start)
-        table: Array = jax.lax.scan(step, learner, jnp.arange(updates))[0].params
+        table: Array = jax.lax.scan(step, learner, jnp.arange(updates))[0].params["logits"]
         return table
 
     return distributions(world, jax.jit(jax.vmap(one))(jnp.asarray(seeds), of_each))

@@ -1,19 +1,20 @@
 """What RLHF asks of a policy over tokens, whatever network it is: hidden states, scores, responses.
 
-`Decoder` is the transformer, trained whole or by an adapter. `lab`'s enumerated world has a table
-with the same four methods (`enumerated.py`), so that the same losses are held against exact truth.
+`Transformer` is the decoder, trained whole or by an adapter. The lab's enumerated world has a table
+with the same methods (`enumerated.py`), so that the same losses are held against exact truth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from actorcritic.language import decoder
+from actorcritic.language import decoder, generation, training
+from actorcritic.language.decoder import Config
 
 
 class Responses(NamedTuple):
@@ -63,13 +64,88 @@ class Network(Protocol):
         tokens: Int[Array, "B P"],
         valid: Bool[Array, "B P"],
         key: Key[Array, ""],
-        temperature: float | Float[Array, ""],
+        temperature: float,
     ) -> Responses:
         """Drawn responses to prompts that are padded on the left."""
         ...
 
 
-class Sequences(NamedTuple):
+@dataclass(frozen=True)
+class Transformer:
+    """A `Network`: a decoder whose parameters are trained, or an adapter over them.
+
+    With an adapter the reference is the decoder without it: there is no second copy.
+    """
+
+    config: Config
+    dtype: str = "float32"  # that it computes in
+    rematerialise: bool = False
+    max_new_tokens: int = 64
+
+    @property
+    def width(self) -> int:
+        return self.config.hidden_size
+
+    def _parts(self, trained: PyTree, fixed: PyTree) -> tuple[PyTree, PyTree]:
+        if trained is None:  # the reference of an adapter
+            return fixed, None
+        return training.applied(trained, fixed, jnp.dtype(self.dtype))
+
+    def hidden(
+        self, trained: PyTree, fixed: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]
+    ) -> Float[Array, "B T d"]:
+        params, adapter = self._parts(trained, fixed)
+        found, _ = decoder.hidden(
+            params,
+            self.config,
+            tokens,
+            valid,
+            adapter=adapter,
+            rematerialise=self.rematerialise,
+        )
+        return found
+
+    def scores(
+        self,
+        trained: PyTree,
+        fixed: PyTree,
+        hidden: Float[Array, "B T d"],
+        tokens: Int[Array, "B T"],
+        temperature: float | Float[Array, ""],
+    ) -> decoder.Scores:
+        params, _ = self._parts(trained, fixed)
+        return decoder.scores(params, self.config, hidden, tokens, temperature)
+
+    def reference(self, trained: PyTree, fixed: PyTree) -> PyTree:
+        return None
+
+    def respond(
+        self,
+        trained: PyTree,
+        fixed: PyTree,
+        tokens: Int[Array, "B P"],
+        valid: Bool[Array, "B P"],
+        key: Key[Array, ""],
+        temperature: float,
+    ) -> Responses:
+        params, adapter = self._parts(trained, fixed)
+        made = generation.generate(
+            params,
+            self.config,
+            tokens,
+            valid,
+            key,
+            max_new_tokens=self.max_new_tokens,
+            temperature=temperature,
+            adapter=adapter,
+        )
+        last = jnp.maximum(made.valid.sum(1) - 1, 0)
+        ends = jnp.asarray(self.config.eos or (generation.NO_STOP,))
+        final = jnp.take_along_axis(made.tokens, last[:, None], 1)
+        return Responses(made.tokens, made.valid, (final == ends).any(1) & made.valid.any(1))
+
+
+class Experience(NamedTuple):
     """A batch of B prompts (padded on the left) with their responses, of at most N tokens.
 
     The response's token t was chosen in the state after the prompt and t tokens. Columns that are
@@ -122,9 +198,7 @@ def masked_mean(x: Array, valid: Bool[Array, "..."]) -> Float[Array, ""]:
     return jnp.sum(x, where=valid) / jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1)
 
 
-def masked_standardised(
-    x: Array, valid: Bool[Array, "..."], *, shift: bool = True
-) -> Array:
+def masked_standardised(x: Array, valid: Bool[Array, "..."], *, shift: bool = True) -> Array:
     """Scaled to deviation 1 over the valid places, and with `shift` to mean 0; 0 elsewhere."""
     mean = masked_mean(x, valid)
     scale = jax.lax.rsqrt(masked_mean((x - mean) ** 2, valid) + 1e-8)

@@ -15,15 +15,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from actorcritic.algorithms.family import LAMBDA, STANDARDISE, VALUE_WEIGHT
-from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
+from actorcritic.core.errors import UserError
+from actorcritic.core.hyperparameters import hyperparameter
 from actorcritic.core.types import Metrics
+from actorcritic.language import training
 from actorcritic.language.policy import (
+    Experience,
     Network,
     Responses,
-    Sequences,
     head_of,
     log_probs,
     masked_mean,
@@ -31,7 +34,8 @@ from actorcritic.language.policy import (
     states,
     value_head,
 )
-from actorcritic.maths import estimators, losses, optimizers
+from actorcritic.language.training import Sums, TrainingSettings
+from actorcritic.maths import estimators, losses
 
 KL_IN = "where the KL to the reference goes: k1 into each token's reward, or k3 into the loss"
 KL_STEP = 0.2  # most that one batch counts of how far the KL is from its target (Ziegler et al.)
@@ -56,29 +60,36 @@ class Learner:
 class Rows(NamedTuple):
     """A batch made ready for the loss: a row a response, a column a token."""
 
-    of: Sequences
+    of: Experience
     advantage: Float[Array, "B N"]
     target: Float[Array, "B N"]
     old_log_prob: Float[Array, "B N"]
     old_value: Float[Array, "B N"]
 
 
-@hyperparameters
-class PPO:
-    """Proximal policy optimisation of a language model (Ziegler et al. 2019; Ouyang et al. 2022)."""
+@dataclass(frozen=True)
+class PPO(TrainingSettings):
+    """Proximal policy optimisation of tokens (Ziegler et al. 2019; Ouyang et al. 2022)."""
 
     name: ClassVar[str] = "ppo"
 
-    learning_rate: float = hyperparameter(1e-5, "step size of Adam (ε 1e-5)", "(0, 10]")
-    learning_rate_schedule: optimizers.Schedule = hyperparameter(
-        "linear", "constant, or falling linearly to 0 at the end of the training", or_function=True
+    total_steps: int = hyperparameter(200, "updates, each on a batch of responses", "[1, 1e9]")
+    batch_size: int = hyperparameter(64, "responses of an update", "[1, 65536]")
+    accumulate: int = hyperparameter(
+        1, "parts of a minibatch, one in memory at a time: the same step", "[1, 65536]"
+    )
+    learning_rate: float = hyperparameter(1e-5, "Adam's, at its highest", "[0, 10]")
+    schedule: Literal["constant", "linear", "cosine"] = hyperparameter(
+        "linear", "how the learning rate falls to 0, after the warm-up"
+    )
+    warmup: float = hyperparameter(0.0, "share of the steps in which it rises from 0", "[0, 1]")
+    adam_epsilon: float = hyperparameter(1e-5, "ε beside the root of the second moment", "(0, 1]")
+    max_new_tokens: int = hyperparameter(64, "tokens of a response, at most", "[1, 65536]")
+    max_prompt_tokens: int = hyperparameter(
+        512, "tokens of a prompt; of a longer one, the last", "[1, 1048576]"
     )
     num_epochs: int = hyperparameter(4, "passes over each batch", "[1, 1e6]")
     num_minibatches: int = hyperparameter(1, "parts of a pass, a gradient step each", "[1, 1e6]")
-    accumulation: int = hyperparameter(
-        1, "parts of a minibatch whose gradients are added up: less memory, the same step", "[1, 1e6]"
-    )
-    max_grad_norm: float = hyperparameter(1.0, "largest norm of the whole gradient", "(0, 1e9]")
     gamma: float = hyperparameter(1.0, "discount factor γ, a token", "(0, 1]")
     gae_lambda: float = hyperparameter(0.95, LAMBDA, "[0, 1]")
     clip_range: float = hyperparameter(0.2, "ε: the ratio is clipped to [1 - ε, 1 + ε]", "(0, 1e9]")
@@ -104,6 +115,15 @@ class PPO:
         -1.0, "score of a response that was cut off; None: as any other's", "[-1e9, 1e9]"
     )
 
+    def check(self) -> None:
+        super().check()
+        each, rest = divmod(self.batch_size, self.num_minibatches)
+        if rest or each % self.accumulate:
+            raise UserError(
+                f"batch_size ({self.batch_size}) must divide into num_minibatches "
+                f"({self.num_minibatches}) times accumulate ({self.accumulate})."
+            )
+
     # ------------------------------------------------------------------ init, act, update
 
     def init(
@@ -114,7 +134,7 @@ class PPO:
         return Learner(
             params,
             fixed,
-            optimizers.init("adam", params, flat=False),
+            self._optimizer.init(params),
             jnp.asarray(self.kl_coefficient, jnp.float32),
             network,
         )
@@ -134,27 +154,25 @@ class PPO:
         prompt_valid: Array,
         said: Responses,
         score: Float[Array, " B"],
-    ) -> Sequences:
-        """What `update` learns from: the responses with their scores, and log π_ref of each token."""
+    ) -> Experience:
+        """What `update` learns from: the responses, their scores, and log π_ref of each token."""
         if self.no_end_score is not None:
             score = jnp.where(said.stopped, score, self.no_end_score)
         network, fixed = learner.network, learner.fixed
         of = (prompt, prompt_valid, said.tokens, said.valid)
         reference = network.reference(learner.params["policy"], fixed)
         log_prob = log_probs(network, reference, fixed, *of, self.temperature)
-        return Sequences(*of, said.stopped, log_prob, score)
+        return Experience(*of, said.stopped, log_prob, score)
 
     def update(
-        self, learner: Learner, batch: Sequences, key: Key[Array, ""], progress: Float[Array, ""]
+        self, learner: Learner, batch: Experience, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
         """Learn from a batch; `progress` is the share of the training done when it began."""
         rows, metrics = self.rows(learner, batch)
         (params, optimizer), more = self.descend(learner, rows, key, progress)
         coefficient = self._adapted(learner.kl_coefficient, metrics["kl"], len(batch.score))
-        learner = replace(
-            learner, params=params, optimizer=optimizer, kl_coefficient=coefficient
-        )
-        return learner, metrics | more | {"learning_rate": self._rate(progress)}
+        learner = replace(learner, params=params, optimizer=optimizer, kl_coefficient=coefficient)
+        return learner, metrics | more
 
     # ------------------------------------------------------------------ what a variant may override
 
@@ -165,9 +183,13 @@ class PPO:
         value = jnp.where(valid, value, 0.0)
         next_value = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], 1)
         following = jnp.concatenate([valid[:, 1:], jnp.zeros_like(valid[:, :1])], 1)
-        ends = ~following, jnp.zeros_like(valid)
-        in_time = (x.T for x in (reward, value, next_value, *ends))
-        advantage = estimators.gae(*in_time, self.gamma, self.gae_lambda).T
+        reward_t, value_t, next_t, terminated = (
+            x.T for x in (reward, value, next_value, ~following)
+        )
+        never = jnp.zeros_like(terminated)
+        advantage = estimators.gae(
+            reward_t, value_t, next_t, terminated, never, self.gamma, self.gae_lambda
+        ).T
         return advantage, advantage + value
 
     def policy_loss(
@@ -186,7 +208,7 @@ class PPO:
 
     # ------------------------------------------------------------------ its parts
 
-    def rows(self, learner: Learner, batch: Sequences) -> tuple[Rows, Metrics]:
+    def rows(self, learner: Learner, batch: Experience) -> tuple[Rows, Metrics]:
         """Advantages and targets by the parameters that drew the batch, and numbers to record.
 
         π_old and V_old are computed here, by the very function whose gradient is taken: so the
@@ -220,40 +242,33 @@ class PPO:
         return Rows(batch, advantage, target, log_prob, value), metrics
 
     def loss(
-        self,
-        params: PyTree,
-        learner: Learner,
-        rows: Rows,
-        tokens: Float[Array, ""],
-        progress: Float[Array, ""],
-    ) -> tuple[Float[Array, ""], Metrics]:
+        self, params: PyTree, learner: Learner, rows: Rows, progress: Float[Array, ""]
+    ) -> Sums:
         """policy loss + value_coefficient · value loss - entropy_coefficient · entropy.
 
-        The sums over these rows, divided by `tokens`: those of the whole minibatch.
+        As sums over the valid tokens, which the mean over a minibatch is made of.
         """
         valid = rows.of.valid
         log_prob, value, entropy = self._evaluated(learner, params, rows.of)
-
-        def mean(x: Array) -> Array:
-            return jnp.sum(x, where=valid) / tokens
-
-        policy_loss = mean(self.policy_loss(log_prob, rows, progress))
-        value_loss = mean(self.value_loss(value, rows, progress))
+        total = partial(jnp.sum, where=valid)
+        policy_loss = total(self.policy_loss(log_prob, rows, progress))
+        value_loss = total(self.value_loss(value, rows, progress))
         loss = policy_loss + self.value_coefficient * value_loss
-        loss = loss - self.entropy_coefficient * mean(entropy)
+        loss = loss - self.entropy_coefficient * total(entropy)
         if self.kl_in == "loss":
             kl = losses.kl_k3(jnp.where(valid, log_prob, 0.0), rows.of.reference_log_prob)
-            loss = loss + learner.kl_coefficient * mean(kl)
+            loss = loss + learner.kl_coefficient * total(kl)
         log_ratio = jnp.where(valid, jax.lax.stop_gradient(log_prob) - rows.old_log_prob, 0.0)
         ratio = jnp.exp(log_ratio)
         clipped = (jnp.abs(ratio - 1) > self.clip_range).astype(jnp.float32)
-        return loss, {
+        metrics = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
-            "approx_kl": mean(ratio - 1 - log_ratio),
-            "clip_fraction": mean(clipped),
-            "ratio": mean(ratio),
+            "approx_kl": total(ratio - 1 - log_ratio),
+            "clip_fraction": total(clipped),
+            "ratio": total(ratio),
         }
+        return Sums(loss, total(jnp.ones_like(ratio)), metrics)
 
     def gradient_step(
         self,
@@ -262,30 +277,16 @@ class PPO:
         rows: Rows,
         progress: Float[Array, ""],
     ) -> tuple[tuple[PyTree, Any], Metrics]:
-        """One step down the loss of a minibatch, its gradient added up over `accumulation` parts."""
+        """One step down the loss of a minibatch."""
         params, state = carry
-        tokens = jnp.maximum(jnp.sum(rows.of.valid, dtype=jnp.float32), 1)
-        gradient_of = jax.grad(self.loss, has_aux=True)
 
-        def part(total: Any, rows: Rows) -> tuple[Any, None]:
-            found = gradient_of(params, learner, rows, tokens, progress)
-            return jax.tree.map(jnp.add, total, found), None
+        def loss(params: PyTree, rows: Rows) -> Sums:
+            return self.loss(params, learner, rows, progress)
 
-        if self.accumulation == 1:
-            gradient, metrics = gradient_of(params, learner, rows, tokens, progress)
-        else:
-            parts = jax.tree.map(lambda x: x.reshape(self.accumulation, -1, *x.shape[1:]), rows)
-            first = jax.tree.map(lambda x: x[0], parts)
-            nothing = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype),
-                jax.eval_shape(gradient_of, params, learner, first, tokens, progress),
-            )
-            (gradient, metrics), _ = jax.lax.scan(part, nothing, parts)
-        rate = self._rate(progress)
-        params, state, norm = optimizers.step(
-            "adam", params, gradient, state, rate, self.max_grad_norm, flat=False
-        )
-        return (params, state), metrics | {"gradient_norm": norm}
+        gradient, metrics = training.gradient(loss, params, rows, self.accumulate)
+        change, state = self._optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+        return (params, state), metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
     def descend(
         self, learner: Learner, rows: Rows, key: Key[Array, ""], progress: Float[Array, ""]
@@ -297,30 +298,28 @@ class PPO:
             chosen = rows if self.num_minibatches == 1 else jax.tree.map(lambda x: x[part], rows)
             return self.gradient_step(carry, learner, chosen, progress)
 
-        orders = [
-            jax.random.permutation(k, count) for k in jax.random.split(key, self.num_epochs)
-        ]
+        orders = [jax.random.permutation(k, count) for k in jax.random.split(key, self.num_epochs)]
         parts = jnp.stack(orders).reshape(self.num_epochs * self.num_minibatches, -1)
         carry, metrics = jax.lax.scan(step, (learner.params, learner.optimizer), parts)
         return carry, jax.tree.map(jnp.mean, metrics)
 
     def _evaluated(
-        self, learner: Learner, params: PyTree, of: Sequences
+        self, learner: Learner, params: PyTree, of: Experience
     ) -> tuple[Float[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]:
         """log π, V and the entropy of π at each token."""
         network, policy, fixed = learner.network, params["policy"], learner.fixed
-        at = states(
-            network, policy, fixed, of.prompt, of.prompt_valid, of.response, of.valid
-        )
+        at = states(network, policy, fixed, of.prompt, of.prompt_valid, of.response, of.valid)
         scores = network.scores(policy, fixed, at, of.response, self.temperature)
         return scores.log_prob, head_of(params["value"], at), scores.entropy
 
     def _adapted(self, coefficient: Array, kl: Array, responses: int) -> Float[Array, ""]:
-        """β (1 + clip(KL/target - 1, ±0.2) n/horizon), n the responses (Ziegler et al., sec. 2.2)."""
+        """β (1 + clip(KL/target - 1, ±0.2) n/horizon) after n responses (Ziegler et al., 2.2)."""
         if self.kl_target is None:
             return coefficient
         error = jnp.clip(kl / self.kl_target - 1, -KL_STEP, KL_STEP)
         return coefficient * (1 + error * responses / self.kl_horizon)
 
-    def _rate(self, progress: Array) -> Float[Array, ""]:
-        return optimizers.scheduled(self.learning_rate, self.learning_rate_schedule, progress)
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        steps = self.total_steps * self.num_epochs * self.num_minibatches
+        return training.optimizer(self, steps)

@@ -252,7 +252,7 @@ def _question_row(data: dict[str, Any]) -> Question:
     if base is None:
         claims = data.get("claims", "false")
         if claims not in ("false", "true", "nothing"):
-            raise _Malformed(f"'claims' must be \"false\", \"true\" or \"nothing\"; got {claims!r}")
+            raise _Malformed(f'\'claims\' must be "false", "true" or "nothing"; got {claims!r}')
         base = data
     else:
         if not isinstance(base, dict):

@@ -62,6 +62,7 @@ class TrainingSettings:
     )
     warmup: float = setting(0.05, "share of the steps in which it rises from 0", "[0, 1]")
     weight_decay: float = setting(0.0, "AdamW's, of matrices", "[0, 1]")
+    adam_epsilon: float = setting(1e-8, "ε beside the root of Adam's second moment", "(0, 1]")
     max_grad_norm: float = setting(1.0, "the gradient is scaled down to this norm", "(0, 1e9]")
     lora_rank: int | None = setting(
         None, "train an adapter of this rank, not all parameters", "[1, 4096]"
@@ -446,7 +447,7 @@ def optimizer(settings: TrainingSettings, total_steps: int) -> optax.GradientTra
     rate = learning_rate(settings, total_steps)
     return optax.chain(
         optax.clip_by_global_norm(settings.max_grad_norm),
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=settings.adam_epsilon),
         optax.add_decayed_weights(
             settings.weight_decay, mask=partial(jax.tree_util.tree_map_with_path, _decays)
         ),

@@ -116,7 +116,7 @@ def preference_loss(
 def identity_preference_loss(
     log_ratio_margin: Float[Array, "..."], beta: float | Float[Array, ""]
 ) -> Float[Array, "..."]:
-    """(h - 1/(2β))², h = log π/π_ref (chosen) - log π/π_ref (rejected)   (Azar et al. 2023, eq. 17).
+    """(h - 1/(2β))², h = log π/π_ref (chosen) - log π/π_ref (rejected); Azar et al. 2023, eq. 17.
 
     It pulls the margin to a finite place, where the loss of Bradley and Terry goes on for ever.
     """
