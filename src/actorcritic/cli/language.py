@@ -58,13 +58,234 @@ class _GenerateOptions:
     quiet: Annotated[bool, "show no progress"] = False
 
 
+OWN_REWARD = "a folder of a reward model, or module:function of (prompt, response)"
+GOLD: Field = (
+    "gold",
+    Annotated[str | None, "the reward that was meant, where it is known: recorded, not learned"],
+    None,
+)
+PAIRS: tuple[Field, ...] = (
+    ("model", Annotated[str | None, "the folder of the model to start from"], None),
+    ("data", Annotated[Path | None, "preferences: .jsonl of prompt, chosen, rejected"], None),
+    ("evaluation", Annotated[Path | None, "what to evaluate on, in the same form"], None),
+)
+VARIANT: Field = ("variant", Annotated[Literal["dpo", "ipo"], "which loss"], "dpo")
+PPO_WORDS: tuple[Field, ...] = (
+    PAIRS[0],
+    ("reward", Annotated[str | None, OWN_REWARD], None),
+    ("prompts", Annotated[Path | None, "what to respond to: .jsonl of prompt"], None),
+    GOLD,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluateOptions:
+    model: Annotated[str | None, "a model's folder"] = None
+    prompts: Annotated[Path | None, "what to respond to: .jsonl of prompt"] = None
+    reward: Annotated[str | None, OWN_REWARD] = None
+    reference: Annotated[str | None, "the folder of the model to compare with"] = None
+    gold: Annotated[str | None, "the reward that was meant, where it is known"] = None
+    best_of: Annotated[int, "also the best of 1, 2, 4, … of the reference's responses"] = 1
+    max_new_tokens: Annotated[int, "tokens of a response, at most"] = 64
+    temperature: Annotated[float, "0 takes the most probable token"] = 1.0
+    seed: Annotated[int, "of what is sampled"] = 1_000_000
+    batch_size: Annotated[int, "prompts at a time"] = 32
+    json: Annotated[bool, "print the numbers as JSON"] = False
+    quiet: Annotated[bool, "show no progress"] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _SycophancyOptions:
+    model: Annotated[str | None, "a model's folder"] = None
+    questions: Annotated[Path | None, "questions in the form of sycophancy-eval, .jsonl"] = None
+    reference: Annotated[str | None, "the folder of the model to compare with"] = None
+    how: Annotated[
+        Literal["probability", "generate"],
+        "which answer is more probable, or which one is said",
+    ] = "probability"
+    max_new_tokens: Annotated[int, "tokens of a response, at most (generate)"] = 32
+    temperature: Annotated[float, "0 takes the most probable token (generate)"] = 1.0
+    seed: Annotated[int, "of what is sampled (generate)"] = 1_000_000
+    batch_size: Annotated[int, "questions at a time"] = 32
+    json: Annotated[bool, "print the numbers as JSON"] = False
+    quiet: Annotated[bool, "show no progress"] = False
+
+
 def options_of(task: str) -> type:
     """The options of a task."""
-    if task == "generate":
-        return _GenerateOptions
+    match task:
+        case "generate":
+            return _GenerateOptions
+        case "evaluate":
+            return _EvaluateOptions
+        case "sycophancy":
+            return _SycophancyOptions
+        case "reward":
+            from actorcritic.language.reward_model import RewardSettings
+
+            return with_settings(RewardSettings, *PAIRS)
+        case "ppo":
+            from actorcritic.language.ppo_on_tokens import PPO
+
+            return with_settings(PPO, *PPO_WORDS)
+        case "dpo":
+            from actorcritic.language.dpo_on_pairs import DPO
+
+            return with_settings(DPO, *PAIRS, VARIANT)
     from actorcritic.language.sft import SFTSettings
 
     return with_settings(SFTSettings, *SFT)
+
+
+def _reward(rest: list[str]) -> int:
+    from actorcritic.language.reward_model import RewardSettings
+    from actorcritic.language.tuning import reward
+
+    usage = "language reward --model DIR --data preferences.jsonl [--out runs/reward]"
+    _, options = read(usage, options_of("reward"), rest, 0)
+    needed(usage, options, "model", "data")
+    out, command = place(options, "reward", rest)
+    settings = as_settings(RewardSettings, options, out=out)
+    trained = reward(
+        options.model, options.data, settings, evaluation=options.evaluation, command=command
+    )
+    if not trained.finished:
+        return stopped(command)
+    found = trained.evaluations[-1] if trained.evaluations else {}
+    if "evaluation_accuracy" in found:
+        say(
+            f"reward: {found['evaluation_accuracy']:.1%} of held-out pairs are ranked as they were "
+            f"(loss {found['evaluation_loss']:.3f}; a coin's is 0.693)"
+        )
+    else:
+        say(f"reward: {trained.steps:,} steps; no pair was held out")
+    say(f"Reward model: {out}   page: {out / 'report.html'}")
+    say(
+        "Next:         actorcritic language ppo --model "
+        f"{shlex.quote(options.model)} --reward {shlex.quote(str(out))} --prompts prompts.jsonl"
+    )
+    return 0
+
+
+def _ppo(rest: list[str]) -> int:
+    from actorcritic.language.ppo_on_tokens import PPO
+    from actorcritic.language.reward_model import reward_of
+    from actorcritic.language.tuning import ppo
+
+    usage = "language ppo --model DIR --reward DIR --prompts prompts.jsonl [--out runs/ppo]"
+    _, options = read(usage, options_of("ppo"), rest, 0)
+    needed(usage, options, "model", "reward", "prompts")
+    out, command = place(options, "ppo", rest)
+    trained = ppo(
+        options.model,
+        options.reward,
+        options.prompts,
+        as_settings(PPO, options, out=out),
+        gold=None if options.gold is None else reward_of(options.gold),
+        command=command,
+    )
+    if not trained.finished:
+        return stopped(command)
+    first, last = trained.metrics[0], trained.metrics[-1]
+    say(
+        f"ppo: reward {first['reward']:.3f} → {last['reward']:.3f}, KL {last['kl']:.2f} nats a "
+        f"response, {last['stopped']:.0%} stop by themselves"
+    )
+    return _tell(out, options.model, f" --reward {shlex.quote(options.reward)}", options.prompts)
+
+
+def _dpo(rest: list[str]) -> int:
+    from actorcritic.language.dpo_on_pairs import DPO, IPO
+    from actorcritic.language.tuning import dpo
+
+    usage = "language dpo --model DIR --data preferences.jsonl [--out runs/dpo]"
+    _, options = read(usage, options_of("dpo"), rest, 0)
+    needed(usage, options, "model", "data")
+    out, command = place(options, "dpo", rest)
+    variant = {"dpo": DPO, "ipo": IPO}[options.variant]
+    trained = dpo(
+        options.model,
+        options.data,
+        as_settings(variant, options, out=out),
+        evaluation=options.evaluation,
+        command=command,
+    )
+    if not trained.finished:
+        return stopped(command)
+    first, last = trained.metrics[0], trained.metrics[-1]
+    found = trained.evaluations[-1] if trained.evaluations else {}
+    held = ""
+    if "evaluation_accuracy" in found:
+        held = f"; of held-out pairs, {found['evaluation_accuracy']:.1%} are ranked as they were"
+    say(f"{options.variant}: loss {first['loss']:.3f} → {last['loss']:.3f}{held}")
+    return _tell(out, options.model, "", None)
+
+
+def _tell(out: Path, model: str, reward: str, prompts: Path | None) -> int:
+    """Where everything is, and what to do next."""
+    asked = "prompts.jsonl" if prompts is None else shlex.quote(str(prompts))
+    folder = shlex.quote(str(out))
+    say(f"Model folder: {out}   page: {out / 'report.html'}   samples: {out / 'samples.jsonl'}")
+    say(
+        f"Next:         actorcritic language evaluate --model {folder} --reference "
+        f"{shlex.quote(model)}{reward} --prompts {asked}"
+    )
+    return 0
+
+
+def _evaluate(rest: list[str]) -> int:
+    from actorcritic.language.evaluation import evaluate
+
+    usage = "language evaluate --model DIR --prompts prompts.jsonl [--reference DIR] [--reward DIR]"
+    _, options = read(usage, options_of("evaluate"), rest, 0)
+    needed(usage, options, "model", "prompts")
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    model, prompts, as_json = (given.pop(name) for name in ("model", "prompts", "json"))
+    found = evaluate(model, prompts, **given)
+    if as_json:
+        say(
+            json.dumps(
+                {
+                    "prompts": found.count,
+                    **_plain(found.numbers),
+                    "best_of": {str(n): _plain(numbers) for n, numbers in found.best_of.items()},
+                }
+            )
+        )
+        return 0
+    say(f"{found.count:,} prompts, means with 95 % intervals over prompts")
+    for name, value in found.numbers.items():
+        say(f"  {name.replace('_', ' '):<24} {value}")
+    for n, numbers in found.best_of.items():
+        said = ", ".join(f"{name} {value}" for name, value in numbers.items())
+        say(f"  best of {n} of the reference: {said}; KL at most {found.kl_bound(n):.2f}")
+    return 0
+
+
+def _sycophancy(rest: list[str]) -> int:
+    from actorcritic.language.agreement import sycophancy
+
+    usage = "language sycophancy --model DIR --questions questions.jsonl [--reference DIR]"
+    _, options = read(usage, options_of("sycophancy"), rest, 0)
+    needed(usage, options, "model", "questions")
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    model, questions, as_json = (given.pop(name) for name in ("model", "questions", "json"))
+    found = sycophancy(model, questions, **given)
+    if as_json:
+        say(json.dumps({claim: _plain(of._asdict()) for claim, of in found.by_claim.items()}))
+    else:
+        say(str(found))
+    return 0
+
+
+def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Estimates as plain JSON."""
+    return {
+        name: dict(zip(("value", "low", "high"), value, strict=True))
+        if isinstance(value, tuple)
+        else value
+        for name, value in numbers.items()
+    }
 
 
 def _sft(rest: list[str]) -> int:
@@ -172,7 +393,22 @@ TASKS: dict[str, Task] = {
     "sft": Task(
         _sft, "learn texts, answers to prompts, or chats", ("actorcritic.language.sft", *_MODEL)
     ),
+    "reward": Task(
+        _reward, "learn a reward model from preferences", ("actorcritic.language.tuning", *_MODEL)
+    ),
+    "ppo": Task(_ppo, "tune to a reward by PPO", ("actorcritic.language.tuning", *_MODEL)),
+    "dpo": Task(_dpo, "tune to preferences by DPO", ("actorcritic.language.tuning", *_MODEL)),
     "generate": Task(_generate, "continue prompts", _MODEL),
+    "evaluate": Task(
+        _evaluate,
+        "reward, KL and length of what is said",
+        ("actorcritic.language.evaluation", *_MODEL),
+    ),
+    "sycophancy": Task(
+        _sycophancy,
+        "how often a model agrees with what is false",
+        ("actorcritic.language.agreement", *_MODEL),
+    ),
 }
 
 

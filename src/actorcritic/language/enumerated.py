@@ -1,7 +1,7 @@
 """PPO and DPO in the lab's enumerated world, where the best policy is a known table of numbers.
 
-The losses, the advantages and the updates are those of language models (`ppo.py`, `dpo.py`); only
-the network is another: a table of logits, one row for each prompt and prefix.
+The losses, the advantages and the updates are those of language models (`ppo_on_tokens.py`,
+`dpo_on_pairs.py`); only the network is another: a table of logits, a row for each prompt and prefix.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from actorcritic.lab import responses as enumeration
 from actorcritic.lab.responses import Pairs, ResponseWorld
 from actorcritic.language.decoder import Scores
-from actorcritic.language.dpo import DPO, Answers
+from actorcritic.language.dpo_on_pairs import DPO, Answers
 from actorcritic.language.policy import Responses
-from actorcritic.language.ppo import PPO
+from actorcritic.language.ppo_on_tokens import PPO
 
 
 @dataclass(frozen=True)

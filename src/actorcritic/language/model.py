@@ -44,12 +44,14 @@ class Model:
         texts: Iterable[str] = (),
         dtype: str | None = None,
         seed: int = 0,
+        beside: Sequence[str] = (),
     ) -> Model:
         """The model in a folder; or one from nothing, with a tokenizer trained on `texts`.
 
         `source` is a folder with config.json, safetensors and tokenizer.json; or new:tiny,
         new:small, or new:layers=4,width=128,heads=4,vocabulary=512 (also positions=…, and family=
-        llama or gpt2). `dtype` is float32 or bfloat16; by default what the folder holds.
+        llama or gpt2). `dtype` is float32 or bfloat16; by default what the folder holds. Tensors
+        named in `beside` may lie in the folder, for a head of its own.
         """
         if dtype is not None and dtype not in DTYPES:
             raise UserError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
@@ -69,7 +71,7 @@ class Model:
                 f"{folder}: the tokenizer has {tokenizer.size:,} tokens and the model "
                 f"{config.vocab_size:,}. They are not of the same model."
             )
-        params, config = weights.read(folder, config, kind)
+        params, config = weights.read(folder, config, kind, beside)
         return cls(
             params, config.with_tokens(tokenizer.bos, tokenizer.eos, tokenizer.pad), tokenizer
         )

@@ -9,18 +9,23 @@ dropped in silence.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
+
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import listed
+from actorcritic.language.data import Source, examples, read_lines
+from actorcritic.language.dpo_on_pairs import Answers
+from actorcritic.language.generation import rounded
+from actorcritic.language.tokens import Tokenizer, pad
 
-MOST_BYTES = 2 << 30  # of a file
-MOST_BYTES_A_LINE = 4 << 20
+MOST_BYTES = 4 << 30  # of a file
+LONGEST = 2**30  # tokens: nothing is cut where it is not said
 
 Messages: TypeAlias = tuple[tuple[str, str], ...]  # (role, content), oldest first
 Prompt: TypeAlias = str | Messages
@@ -51,33 +56,42 @@ class Checked(Generic[Row]):
 
     rows: list[Row]
     left_out: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0  # rows that came before; they are kept, and count again
 
-    def __str__(self) -> str:
-        said = f"{len(self.rows):,} rows"
+    @property
+    def reasons(self) -> str:
+        return listed([f"{count:,} {reason}" for reason, count in self.left_out.items()])
+
+    def said(self, what: str) -> list[str]:
+        """What somebody should know of these rows, in sentences."""
+        said = []
         if self.left_out:
-            reasons = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
-            said += f"; left out: {listed(reasons)}"
+            said.append(
+                f"Of the {what}, some are left out: {self.reasons}. {len(self.rows):,} remain."
+            )
+        if self.repeated:
+            said.append(f"{self.repeated:,} of the {what} came before, and count again.")
         return said
 
 
 # ------------------------------------------------------------------------------------ what to call
 
 
-def read_prompts(path: str | Path) -> Checked[Prompt]:
+def read_prompts(source: Source) -> Checked[Prompt]:
     """Lines {"prompt": …}: a text, or a list of messages {"role", "content"}."""
-    return _checked(path, _prompt_row, _prompt_problem)
+    return _checked(source, _prompt_row, _prompt_problem)
 
 
-def read_pairs(path: str | Path) -> Checked[Pair]:
+def read_pairs(source: Source) -> Checked[Pair]:
     """Lines {"prompt", "chosen", "rejected"}.
 
     Each is a text or a list of messages {"role", "content"}. Where chosen and rejected are whole
     conversations, `prompt` may be left out: it is what they share.
     """
-    return _checked(path, _pair_row, _pair_problem)
+    return _checked(source, _pair_row, _pair_problem)
 
 
-def read_questions(path: str | Path) -> Checked[Question]:
+def read_questions(source: Source) -> Checked[Question]:
     """Questions in a published form: sycophancy-eval's `answer.jsonl`, or a shorter one.
 
     {"prompt": [{"type": "human", "content"}], "base": {"question", "correct_answer",
@@ -85,21 +99,20 @@ def read_questions(path: str | Path) -> Checked[Question]:
     whose template says what the user claims; or {"prompt", "correct_answer", "incorrect_answer",
     "claims": "false" | "true" | "nothing"} (left out: "false").
     """
-    return _checked(path, _question_row, _question_problem)
+    return _checked(source, _question_row, _question_problem)
 
 
 def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Training and evaluation; all rows of one prompt go to the same side, by its hash."""
-    if not rows or share <= 0:
+    """Training and evaluation: a share of the prompts, one at least, with all of their rows."""
+    prompts = list(dict.fromkeys(map(_prompt_of, rows)))
+    if share <= 0 or len(prompts) < 2:
         return list(rows), []
-    train: list[Row] = []
-    held_out: list[Row] = []
-    for row in rows:
-        prompt = row.prompt if isinstance(row, Pair) else row
-        digest = hashlib.sha256(f"{seed}\0{prompt!r}".encode()).digest()
-        side = held_out if int.from_bytes(digest[:8], "big") < share * 2**64 else train
-        side.append(row)
-    return (train, held_out) if train and held_out else (list(rows), [])
+    order = np.random.default_rng([seed, 2]).permutation(len(prompts))
+    apart = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
+    return (
+        [row for row in rows if _prompt_of(row) not in apart],
+        [row for row in rows if _prompt_of(row) in apart],
+    )
 
 
 def without(rows: Checked[Row], others: Iterable[Row], what: str) -> Checked[Row]:
@@ -109,7 +122,7 @@ def without(rows: Checked[Row], others: Iterable[Row], what: str) -> Checked[Row
     left_out = rows.left_out.copy()
     if len(kept) < len(rows.rows):
         left_out[f"also in {what}"] += len(rows.rows) - len(kept)
-    return Checked(kept, left_out)
+    return Checked(kept, left_out, rows.repeated)
 
 
 def _prompt_of(row: Any) -> Prompt:
@@ -117,83 +130,112 @@ def _prompt_of(row: Any) -> Prompt:
     return prompt
 
 
-# ------------------------------------------------------------------------------------ lines
-
-
-def lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL file with their line numbers; empty lines are passed over.
-
-    Raises UserError where it is no regular file, too large, or a line is no JSON object.
-    """
-    path = Path(path)
-    if not path.is_file():
-        kind = "is no regular file" if path.exists() else "is not there"
-        raise UserError(f"{path} {kind}; expected a JSONL file, one JSON object a line.")
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(
-            f"{path} has {path.stat().st_size / 2**30:.1f} GiB; more than {MOST_BYTES >> 30} GiB "
-            "are not read at once. Split it."
-        )
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MOST_BYTES_A_LINE + 1):
-                number += 1
-                if len(line) > MOST_BYTES_A_LINE:
-                    raise UserError(
-                        f"{path}, line {number}: longer than {MOST_BYTES_A_LINE >> 20} MiB. "
-                        "Expected one JSON object a line."
-                    )
-                if not line.strip():
-                    continue
-                yield number, _object(path, number, line)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        start = line[:40].decode(errors="replace").strip()
-        raise UserError(
-            f"{path}, line {number} is not JSON: {start!r}. Expected one JSON object a line, as "
-            '{"prompt": "…"}.'
-        ) from None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path}, line {number}: expected a JSON object, as {{…}}; got {type(found).__name__}."
-        )
-    return found
-
-
 def _checked(
-    path: str | Path,
-    row_of: Callable[[dict[str, Any]], Row],
+    source: Source,
+    row_of: Callable[[Mapping[str, Any]], Row],
     problem_of: Callable[[Row], str | None],
 ) -> Checked[Row]:
+    if isinstance(source, str | Path) and Path(source).is_file():
+        size = Path(source).stat().st_size
+        if size > MOST_BYTES:
+            raise UserError(
+                f"{source} has {size / 2**30:.1f} GiB; a data set is held in memory, and more than "
+                f"{MOST_BYTES >> 30} GiB are refused. Split it."
+            )
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
     seen: set[bytes] = set()
-    for number, data in lines(path):
+    repeated = 0
+    for where, value in read_lines(source):
         try:
-            row = row_of(data)
+            if not isinstance(value, Mapping):
+                raise _Malformed(f"expected a JSON object, as {{…}}; got {type(value).__name__}")
+            row = row_of(value)
         except _Malformed as error:
-            raise UserError(f"{path}, line {number}: {error}.") from None
-        digest = hashlib.sha256(repr(row).encode()).digest()
-        problem = problem_of(row) or ("came before" if digest in seen else None)
-        seen.add(digest)
-        if problem is None:
-            rows.append(row)
-        else:
+            raise UserError(f"{where}: {error}.") from None
+        problem = problem_of(row)
+        if problem is not None:
             left_out[problem] += 1
+            continue
+        digest = hashlib.sha256(repr(row).encode()).digest()
+        repeated += digest in seen
+        seen.add(digest)
+        rows.append(row)
+    found = Checked(rows, left_out, repeated)
     if not rows:
-        reasons = [f"{count:,} {reason}" for reason, count in left_out.items()]
-        raise UserError(
-            f"{path} has no row to learn from"
-            + (f": of its rows, {listed(reasons)}." if reasons else "; it is empty.")
-        )
-    return Checked(rows, left_out)
+        what = source if isinstance(source, str | Path) else "The data"
+        why = f": {found.reasons}" if left_out else "; it is empty"
+        raise UserError(f"{what} has no row to learn from{why}.")
+    return found
+
+
+# ------------------------------------------------------------------------------------ tokens
+
+
+class Answered(NamedTuple):
+    """A prompt and an answer to it, as tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def answered(rows: Sequence[tuple[Prompt, str]], tokenizer: Tokenizer) -> list[Answered]:
+    """Prompts with their answers, which end with the token that ends an answer."""
+    found, _ = examples(
+        [{"prompt": as_messages(prompt), "response": answer} for prompt, answer in rows],
+        tokenizer,
+        LONGEST,
+    )
+    assert len(found) == len(rows)  # empty answers were left out before
+    starts = [int(np.argmax(example.learned)) for example in found]
+    return [
+        Answered(example.tokens[:start].tolist(), example.tokens[start:].tolist())
+        for example, start in zip(found, starts, strict=True)
+    ]
+
+
+def encode_pairs(
+    pairs: Checked[Pair], tokenizer: Tokenizer, max_length: int
+) -> tuple[list[tuple[Answered, Answered]], Checked[Pair]]:
+    """The pairs as tokens, and those that are left.
+
+    A prompt that is too long loses its beginning, the same of both sides; an answer is never cut.
+    """
+    rows = pairs.rows
+    both = answered(
+        [(pair.prompt, answer) for pair in rows for answer in (pair.chosen, pair.rejected)],
+        tokenizer,
+    )
+    found: list[tuple[Answered, Answered]] = []
+    kept, left_out = list[Pair](), pairs.left_out.copy()
+    for pair, chosen, rejected in zip(rows, both[::2], both[1::2], strict=True):
+        room = max_length - max(len(chosen.answer), len(rejected.answer))
+        if room < 1:
+            left_out[f"with an answer that does not fit into {max_length} tokens"] += 1
+        elif chosen.answer == rejected.answer:
+            left_out["whose answers are the same tokens"] += 1
+        else:
+            prompt = chosen.prompt[-room:]
+            found.append((chosen._replace(prompt=prompt), rejected._replace(prompt=prompt)))
+            kept.append(pair)
+    if not found:
+        raise UserError(f"No pair is left to learn from: {Checked(kept, left_out).reasons}.")
+    return found, Checked(kept, left_out, pairs.repeated)
+
+
+def arrays(rows: Sequence[Answered], fill: int) -> Answers:
+    """Prompts padded on the left and answers on the right, to lengths of which there are few."""
+    prompts, answers = ([row[i] for row in rows] for i in (0, 1))
+    left = pad(prompts, fill, side="left", length=rounded(max(map(len, prompts))))
+    right = pad(answers, fill, side="right", length=rounded(max(map(len, answers))))
+    return Answers(left.tokens, left.valid, right.tokens, right.valid)  # type: ignore[arg-type]
+
+
+def as_messages(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as the tokenizer and reward functions take it."""
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": role, "content": content} for role, content in prompt]
 
 
 # ------------------------------------------------------------------------------------ rows
@@ -203,7 +245,7 @@ class _Malformed(Exception):
     """What a row lacks, to be said with its line."""
 
 
-def _prompt_row(data: dict[str, Any]) -> Prompt:
+def _prompt_row(data: Mapping[str, Any]) -> Prompt:
     return _prompt(_key(data, "prompt"), "prompt")
 
 
@@ -211,7 +253,7 @@ def _prompt_problem(prompt: Prompt) -> str | None:
     return None if _has_text(prompt) else "with an empty prompt"
 
 
-def _pair_row(data: dict[str, Any]) -> Pair:
+def _pair_row(data: Mapping[str, Any]) -> Pair:
     chosen, rejected = (_answer(_key(data, name), name) for name in ("chosen", "rejected"))
     if "prompt" in data:
         prompt = _prompt(data["prompt"], "prompt")
@@ -246,7 +288,7 @@ def _same_prompt(before: Messages, prompt: Prompt) -> bool:
     return before == prompt
 
 
-def _question_row(data: dict[str, Any]) -> Question:
+def _question_row(data: Mapping[str, Any]) -> Question:
     prompt = _prompt(_key(data, "prompt"), "prompt")
     base = data.get("base")
     if base is None:
@@ -288,14 +330,14 @@ def _claims(template: str) -> str:
     return "nothing"
 
 
-def _key(data: dict[str, Any], name: str) -> Any:
+def _key(data: Mapping[str, Any], name: str) -> Any:
     if name not in data:
         known = ", ".join(sorted(data)) or "none"
         raise _Malformed(f"there is no key '{name}'; the line has: {known[:200]}")
     return data[name]
 
 
-def _text(data: dict[str, Any], name: str) -> str:
+def _text(data: Mapping[str, Any], name: str) -> str:
     value = _key(data, name)
     if not isinstance(value, str):
         raise _Malformed(f"'{name}' must be a text; got {type(value).__name__}")

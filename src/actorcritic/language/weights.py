@@ -7,7 +7,7 @@ transformers. Nothing that is read can execute code: pickles (pytorch_model.bin)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -367,10 +367,13 @@ def tensors(config: Config) -> Iterator[Tensor]:
 # ------------------------------------------------------------------------------------ reading
 
 
-def read(folder: Path, config: Config, dtype: Any = None) -> tuple[Params, Config]:
+def read(
+    folder: Path, config: Config, dtype: Any = None, beside: Sequence[str] = ()
+) -> tuple[Params, Config]:
     """The parameters in a model's folder, and the config: tied where the folder has no head.
 
-    They have the type that they are stored in (float16 becomes float32), or `dtype`. Raises
+    They have the type that they are stored in (float16 becomes float32), or `dtype`. Tensors named
+    in `beside` may lie there too: see `read_beside`. Raises
     UserError where tensors are missing, of another shape, or of no known purpose.
     """
     shards = _shards(folder)
@@ -379,7 +382,7 @@ def read(folder: Path, config: Config, dtype: Any = None) -> tuple[Params, Confi
         with _open(file) as handle:
             for name in list(handle.keys()):
                 bare = _bare(name)
-                if bare.endswith(NOT_WEIGHTS):
+                if bare.endswith(NOT_WEIGHTS) or name in beside:
                     continue
                 piece = handle.get_slice(name)
                 places[bare] = (file, name, tuple(piece.get_shape()))
@@ -409,6 +412,21 @@ def read(folder: Path, config: Config, dtype: Any = None) -> tuple[Params, Confi
                         found.T if tensor.transposed else found
                     )
     return jax.tree.map(jnp.asarray, room), config
+
+
+def read_beside(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor that lies beside those of the decoder, such as the head of a reward model."""
+    for file in _shards(folder):
+        with _open(file) as handle:
+            if name in handle.keys():  # noqa: SIM118 (no mapping)
+                found = np.asarray(handle.get_tensor(name), np.float32)
+                if found.shape != shape:
+                    raise UserError(
+                        f"{folder}: {name} has the shape {list(found.shape)}, and {CONFIG} asks "
+                        f"for {list(shape)}. They are not of the same model."
+                    )
+                return found
+    raise UserError(f"{folder} lacks {name}. Take the folder again from where it came.")
 
 
 def _bare(name: str) -> str:
@@ -484,11 +502,19 @@ def _compare(
 # ------------------------------------------------------------------------------------ writing
 
 
-def write(folder: Path, params: Params, config: Config, shard: int = SHARD) -> None:
+def write(
+    folder: Path,
+    params: Params,
+    config: Config,
+    shard: int = SHARD,
+    *,
+    beside: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write config.json, generation_config.json and the weights, in files of at most `shard` bytes.
 
     Each file is there as a whole or not at all; config.json, by which a folder is known to hold a
-    model, is written last.
+    model, is written last. `beside` are tensors of a head for one label: the folder is then that of
+    a sequence classifier.
     """
     files.make_folder(folder)
     files.remove(folder / CONFIG)
@@ -506,6 +532,8 @@ def write(folder: Path, params: Params, config: Config, shard: int = SHARD) -> N
     for number, group in enumerate(groups, 1):
         name = WEIGHTS if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
         arrays = {t.name: _as_stored(params, t) for t in group}
+        if number == count:
+            arrays |= beside or {}
         table |= dict.fromkeys(arrays, name)
         total += sum(x.nbytes for x in arrays.values())
         with files.replacing(folder / name) as temporary:
@@ -519,7 +547,15 @@ def write(folder: Path, params: Params, config: Config, shard: int = SHARD) -> N
     ends = {"bos_token_id": config.bos, "eos_token_id": _one_or_several(config.eos)}
     generation = ends | {"pad_token_id": config.pad}
     files.write(folder / GENERATION, json.dumps(generation, indent=2))
-    files.write(folder / CONFIG, json.dumps(config_json(config, dtype), indent=2))
+    described = config_json(config, dtype)
+    if beside:
+        name = ARCHITECTURES[config.family].partition("For")[0].removesuffix("LMHeadModel")
+        described |= {
+            "architectures": [f"{name}ForSequenceClassification"],
+            "id2label": {"0": "LABEL_0"},  # one label: a regression
+            "label2id": {"LABEL_0": 0},
+        }
+    files.write(folder / CONFIG, json.dumps(described, indent=2))
 
 
 def _as_stored(params: Params, tensor: Tensor) -> np.ndarray:
