@@ -134,7 +134,7 @@ def mean_log_probs(
     model: Model, rows: Sequence[Answered], batch_size: int
 ) -> Float[np.ndarray, " n"]:
     """The mean of log π(token) over each answer's tokens."""
-    scores, found = scores_of(model, 1), np.zeros(len(rows))
+    scores, found = scores_of(model), np.zeros(len(rows))
     longest = max(len(row.prompt) + len(row.answer) for row in rows)
     if longest > model.config.max_positions:
         raise UserError(

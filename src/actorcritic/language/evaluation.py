@@ -69,8 +69,8 @@ def respond(
         )
     rows = model.prompt_tokens([as_messages(prompt) for prompt in prompts])
     texts, columns = list[str](), list[Any]()
-    own = scores_of(model, max_new_tokens)
-    other = None if reference is None else scores_of(reference, max_new_tokens)
+    own = scores_of(model)
+    other = None if reference is None else scores_of(reference)
     key = jax.random.key(seed)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
@@ -103,17 +103,18 @@ def respond(
     return Said(texts, *np.concatenate(columns, 1).astype(np.float64))
 
 
-def scores_of(model: Model, max_new_tokens: int) -> Callable[..., Any]:
+@partial(jax.jit, static_argnums=0)
+def _scores(network: Transformer, params: Any, temperature: Any, *of: Any) -> Any:
+    at = states(network, None, params, *of)
+    return network.scores(None, params, at, of[2], temperature)
+
+
+def scores_of(model: Model) -> Callable[..., Any]:
+    """log π and entropy of each token of responses [B, N], as `policy.states` takes them."""
     whole = model.merged()
-    network = Transformer(model.config, jnp.dtype(model.dtype).name, False, max_new_tokens)
-
-    @jax.jit
-    def scores(params: Any, temperature: Any, *of: Any) -> Any:
-        at = states(network, None, params, *of)
-        return network.scores(None, params, at, of[2], temperature)
-
-    return lambda prompt, seen, tokens, valid, temperature: scores(
-        whole.params, jnp.float32(temperature), prompt, seen, tokens, valid
+    network = Transformer(model.config, jnp.dtype(model.dtype).name)
+    return lambda prompt, seen, tokens, valid, temperature: _scores(
+        network, whole.params, jnp.float32(temperature), prompt, seen, tokens, valid
     )
 
 
@@ -126,11 +127,18 @@ def samples_of(
     gold: Reward | None = None,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
+    batch_size: int = 16,
 ) -> list[Sample]:
-    """What both say to the same prompts, with the same random numbers."""
+    """What both say to the same prompts, with the same random numbers.
+
+    Batches are filled up to `batch_size`: with that of a training, its program serves again.
+    """
     asked = [as_messages(prompt) for prompt in prompts]
+    filled = (asked * (1 + batch_size // len(asked)))[: max(batch_size, len(asked))]
     texts = [
-        model.generate(asked, max_new_tokens=max_new_tokens, temperature=temperature)
+        model.generate(
+            filled, max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size
+        )[: len(asked)]
         for model in (before, after)
     ]
     nothing: list[float | None] = [None] * len(asked)

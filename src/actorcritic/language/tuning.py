@@ -184,6 +184,7 @@ class PPOTask:
             gold=self.gold,
             max_new_tokens=self.settings.max_new_tokens,
             temperature=self.settings.temperature,
+            batch_size=self.settings.batch_size,
         )
         self.samples = how(self.model, model, some)
         if out is not None:
@@ -522,6 +523,7 @@ class RewardTask:
             [as_messages(p) for p in asked],
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
+            batch_size=min(count, 128),
         )
         found = normalized(found, asked, answers, settings.batch_size)
         if out is not None:

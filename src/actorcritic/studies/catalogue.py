@@ -34,5 +34,9 @@ STUDIES = Catalogue(
             f"{HERE}.s7_log_density_of_squashed_actions",
             "The correction of squashed actions",
         ),
+        "S10": Entry(
+            f"{HERE}.s10_from_a2c_to_rlhf",
+            "RLHF from nothing: reward model, PPO, DPO, sycophancy",
+        ),
     },
 )
