@@ -1,7 +1,7 @@
 """PPO and DPO in the lab's enumerated world, where the best policy is a known table of numbers.
 
 The losses, the advantages and the updates are those of language models (`ppo_on_tokens.py`,
-`dpo_on_pairs.py`); only the network is another: a table of logits, a row for each prompt and prefix.
+`dpo_on_pairs.py`); only the network is another: a table of logits, a row a prompt and prefix.
 """
 
 from __future__ import annotations

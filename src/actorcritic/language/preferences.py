@@ -108,7 +108,8 @@ def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list
     if share <= 0 or len(prompts) < 2:
         return list(rows), []
     order = np.random.default_rng([seed, 2]).permutation(len(prompts))
-    apart = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
+    count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
+    apart = {prompts[i] for i in order[:count]}
     return (
         [row for row in rows if _prompt_of(row) not in apart],
         [row for row in rows if _prompt_of(row) in apart],

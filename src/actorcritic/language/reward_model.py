@@ -120,20 +120,15 @@ class RewardModel:
     def scores(
         self, prompts: Sequence[Prompt], answers: Sequence[str], batch_size: int = 32
     ) -> Float[np.ndarray, " n"]:
-        """r(prompt, answer) of each, normalised. An empty answer is scored as one that just ends."""
-        end = [self.model.tokenizer.eos[0]] if self.model.tokenizer.eos else []
+        """r(prompt, answer) of each, normalised; an empty answer is one that ends at once."""
+        end = list(self.model.tokenizer.eos[:1])
+        asked = self.model.prompt_tokens([as_messages(prompt) for prompt in prompts])
+        rows = [Answered(ids, end) for ids in asked]
         filled = [i for i, answer in enumerate(answers) if answer.strip()]
-        rows = [
-            Answered(ids, end) for ids in self.model.prompt_tokens(list(map(as_messages, prompts)))
-        ]
-        for i, row in zip(
-            filled,
-            answered([(prompts[i], answers[i]) for i in filled], self.model.tokenizer)
-            if filled
-            else [],
-            strict=True,
-        ):
-            rows[i] = row
+        if filled:
+            said = answered([(prompts[i], answers[i]) for i in filled], self.model.tokenizer)
+            for i, row in zip(filled, said, strict=True):
+                rows[i] = row
         return self.score_rows(rows, batch_size)
 
     def score_rows(self, rows: Sequence[Answered], batch_size: int = 32) -> Float[np.ndarray, " n"]:
