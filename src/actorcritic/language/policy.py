@@ -142,7 +142,7 @@ class Transformer:
         last = jnp.maximum(made.valid.sum(1) - 1, 0)
         ends = jnp.asarray(self.config.eos or (generation.NO_STOP,))
         final = jnp.take_along_axis(made.tokens, last[:, None], 1)
-        return Responses(made.tokens, made.valid, (final == ends).any(1) & made.valid.any(1))
+        return Responses(made.tokens, made.valid, (final == ends[None]).any(1) & made.valid.any(1))
 
 
 class Experience(NamedTuple):
