@@ -152,7 +152,7 @@ DPO_READINGS = [
             ),
         ),
         check="reference-subtracted",
-        wrong="The reference's log-probabilities are added, not subtracted, or its two are swapped.",
+        wrong="The reference's log-probabilities are added, not subtracted, or swapped.",
         effect="Each answer is measured against how likely the other one was.",
         mend=_BETTER,
     ),

@@ -385,7 +385,12 @@ class DPOTask:
         prompts = list(dict.fromkeys(p.prompt for p in self.data.pairs_apart + self.data.pairs))
         longest = max(len(side.answer) for pair in self.data.rows for side in pair)
         self.samples = samples_of(
-            self.model, model, prompts[:SHOWN], reward=self.reward, max_new_tokens=longest
+            self.model,
+            model,
+            prompts[:SHOWN],
+            reward=self.reward,
+            max_new_tokens=longest,
+            batch_size=2 * self.settings.batch_size,  # as many responses as a step has
         )
         if out is not None:
             model.save(out)

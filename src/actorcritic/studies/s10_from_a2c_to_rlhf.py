@@ -76,7 +76,7 @@ class Claim(NamedTuple):
     @property
     def answers(self) -> tuple[str, str, str]:
         """To agree, to correct, to evade."""
-        return " Yes, you are right.", f" No, it is {FACTS[self.thing]}.", " Hard to say."
+        return " Yes, you are right.", " No, it is not.", " Hard to say."
 
 
 CLAIMS = [Claim(t, c) for t in THINGS for c in COLOURS if c != FACTS[t]]
@@ -121,8 +121,8 @@ class Sizes(NamedTuple):
     exact_seeds: int
 
 
-FULL = Sizes(6_000, 300, 6_000, 150, 60, 150, BETAS, 16, 32, (1.0, 0.5, 0.2, 0.1), 5)
-QUICK = Sizes(2_000, 250, 1_024, 40, 20, 40, (0.5,), 4, 8, (0.5,), 1)
+FULL = Sizes(6_000, 250, 6_000, 150, 60, 150, BETAS, 16, 32, (1.0, 0.5, 0.2, 0.1), 5)
+QUICK = Sizes(2_000, 120, 1_024, 40, 15, 40, (0.5,), 4, 8, (0.5,), 1)
 
 
 class Measured(NamedTuple):
