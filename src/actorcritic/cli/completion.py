@@ -28,6 +28,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "report": ("run",),
     "audit": ("file", "none"),
     "audit-env": ("environment", "none"),
+    "language": ("task", "none"),
     "list": ("list",),
     "completion": ("shell", "none"),
 }
@@ -46,6 +47,7 @@ def _names() -> dict[str, list[str]]:
     from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.algorithms.presets import PRESETS
     from actorcritic.cli.commands import LISTS
+    from actorcritic.cli.language import TASKS
     from actorcritic.envs.catalogue import COMPILED
     from actorcritic.studies.catalogue import STUDIES
 
@@ -57,6 +59,7 @@ def _names() -> dict[str, list[str]]:
         "environment": environments,
         "variant": [*ALGORITHMS, *environments],
         "study": list(STUDIES),
+        "task": list(TASKS),
         "list": list(LISTS),
         "shell": list(SHELLS),
     }
@@ -66,12 +69,14 @@ def _options() -> dict[str, list[str]]:
     """The options of each command; of train, for each algorithm with its hyperparameters."""
     from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.audit.command import audit_env_parser, audit_parser
+    from actorcritic.cli import language
     from actorcritic.cli.commands import options_of
+    from actorcritic.cli.language import TASKS
 
     found = {}
     for command in WORDS:
         match command:
-            case "list" | "completion":
+            case "list" | "completion" | "language":
                 options: list[str] = []
             case "audit" | "audit-env":
                 parser = audit_parser() if command == "audit" else audit_env_parser()
@@ -80,6 +85,9 @@ def _options() -> dict[str, list[str]]:
                 options = _dashed(f.name for f in dataclasses.fields(options_of(command)))
         found[command] = [*options, "--help"]
     found["train"] += ["--config", "--like"]
+    for task in TASKS:
+        own = _dashed(f.name for f in dataclasses.fields(language.options_of(task)))
+        found[f"language {task}"] = [*own, "--help"]
     for name, cls in ALGORITHMS.items():
         own = _dashed(field[0] for field in hyperparameters_of(cls()))
         found[f"train {name}"] = [*found["train"], *own]
@@ -89,10 +97,13 @@ def _options() -> dict[str, list[str]]:
 def _flags() -> list[str]:
     """The options that take no value."""
     from actorcritic.algorithms.catalogue import ALGORITHMS
+    from actorcritic.cli import language
     from actorcritic.cli.commands import options_of
 
     found = {"help": None, "json": None, "strict": None, "reused-buffers": None}
-    parsed = [options_of(name) for name in WORDS if not name.startswith(("audit", "list", "compl"))]
+    others = ("audit", "audit-env", "list", "language", "completion")
+    parsed = [options_of(name) for name in WORDS if name not in others]
+    parsed += [language.options_of(task) for task in language.TASKS]
     for kind in [*parsed, *ALGORITHMS.values()]:
         for name, hint in get_type_hints(kind).items():
             if hint is bool:
@@ -131,6 +142,7 @@ _actorcritic_candidates() {
     case "$option $command $count" in
         "--env "*) kind=environment ;;
         "--out "*|"--html "*|"--config "*) kind=file ;;
+        "--model "*|"--data "*|"--evaluation "*|"--prompts "*) kind=file ;;
         "--like "*|"--start-from "*|"--from "*) kind=run ;;
         -*) kind=none ;;
 @KINDS@

@@ -133,15 +133,18 @@ def _generate(
         values=tuple(filled.values[i] for i in range(config.num_layers)),
     )
 
-    def sampled(hidden: Array, count: Array) -> tuple[Array, Array]:
+    uniform = jax.random.uniform(key, (room, 2, batch, 1))
+
+    def sampled(hidden: Array, made: Array) -> tuple[Array, Array]:
         """Tokens [B] and their log-probabilities, from what the decoder made of the last ones."""
         logits = decoder.logits(params, config, hidden) / temperature
-        total = jax.nn.logsumexp(logits, axis=-1)
+        highest = logits.max(-1, keepdims=True)
+        weights = jnp.exp(logits - highest)
+        total = highest[:, 0] + jnp.log(weights.sum(-1))
         if greedy:
-            token = jnp.argmax(logits, -1).astype(jnp.int32)
+            token = first(logits == highest)
         else:
-            kept = truncated(logits, top_k, top_p)
-            token = drawn(jax.random.fold_in(key, count), kept)
+            token = drawn(uniform[made], truncated(weights, top_k, top_p))
         return token, jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - total
 
     def with_token(
@@ -187,38 +190,61 @@ def _generate(
 
 
 def truncated(
-    logits: Float[Array, "B V"], top_k: int | None, top_p: Float[Array, ""] | None
+    weights: Float[Array, "B V"], top_k: int | None, top_p: Float[Array, ""] | None
 ) -> Float[Array, "B V"]:
-    """The logits, -inf for tokens that top-k and then top-p leave out."""
+    """Weights of tokens, 0 for those that top-k and then top-p leave out. Ties stay together."""
     if top_k is not None:
-        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
+        weights = _least(weights, jnp.ones_like(weights), jnp.float32(top_k))
     if top_p is not None:
-        probability = jax.nn.softmax(logits, axis=-1)
-        logits = jnp.where(probability >= _threshold(probability, top_p), logits, -jnp.inf)
-    return logits
+        weights = _least(weights, weights, top_p * weights.sum(-1, keepdims=True))
+    return weights
 
 
-def _threshold(probability: Float[Array, "B V"], top_p: Float[Array, ""]) -> Float[Array, "B 1"]:
-    """The largest number such that tokens at least as probable have `top_p` together.
+def _least(weights: Float[Array, "B V"], mass: Float[Array, "B V"], enough: Array) -> Array:
+    """The weights of the fewest tokens, the largest first, whose mass is enough; others are 0.
 
-    It is found by bisection of float32's bit patterns, which are ordered as the numbers are: no
-    sort of the vocabulary.
+    The smallest weight among them is found by bisection of float32's bit patterns, which are
+    ordered as the numbers are: exact, and no sort of the vocabulary.
     """
-    highest = jax.lax.bitcast_convert_type(probability.max(-1, keepdims=True), jnp.int32)
+    highest = jax.lax.bitcast_convert_type(weights.max(-1, keepdims=True), jnp.int32)
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends  # low suffices; high is beyond what does
+        low, high = ends  # tokens from `low` on suffice; those from `high` on do not
         middle = low + (high - low) // 2
         limit = jax.lax.bitcast_convert_type(middle, jnp.float32)
-        mass = jnp.where(probability >= limit, probability, 0).sum(-1, keepdims=True)
-        enough = mass >= top_p
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+        suffices = jnp.where(weights >= limit, mass, 0).sum(-1, keepdims=True) >= enough
+        return jnp.where(suffices, middle, low), jnp.where(suffices, high, middle)
 
     low, _ = jax.lax.fori_loop(0, 31, halve, (jnp.zeros_like(highest), highest + 1))
-    return jax.lax.bitcast_convert_type(low, jnp.float32)
+    return jnp.where(weights >= jax.lax.bitcast_convert_type(low, jnp.float32), weights, 0)
 
 
-def drawn(key: Array, logits: Float[Array, "B V"]) -> Int[Array, " B"]:
-    """A token of each row, with the probabilities softmax(logits)."""
-    return jax.random.categorical(key, logits).astype(jnp.int32)
+BLOCK = 128  # tokens
+
+
+def drawn(uniform: Float[Array, "2 B 1"], weights: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """A token of each row, with probabilities in proportion to the weights.
+
+    A block of tokens is drawn first and then one in it: two uniform numbers a row, where Gumbel
+    noise would take one for each token of the vocabulary.
+    """
+    batch, size = weights.shape
+    blocks = -(-size // BLOCK)
+    table = jnp.pad(weights, ((0, 0), (0, blocks * BLOCK - size))).reshape(batch, blocks, BLOCK)
+    block = _inverse(uniform[0], table.sum(-1))
+    inside = jnp.take_along_axis(table, block[:, None, None], 1)[:, 0]
+    return block * BLOCK + _inverse(uniform[1], inside)
+
+
+def _inverse(uniform: Float[Array, "B 1"], weights: Float[Array, "B n"]) -> Int[Array, " B"]:
+    """The first place where the running sum passes this share of it; never one of weight 0."""
+    running = jnp.cumsum(weights, -1)
+    place = first((running > uniform * running[:, -1:]) & (weights > 0))
+    last = weights.shape[1] - 1 - first(weights[:, ::-1] > 0)  # where rounding left none
+    return jnp.minimum(place, last)
+
+
+def first(which: Bool[Array, "B n"]) -> Int[Array, " B"]:
+    """The first place that is true, or n. XLA's argmax is several times slower on a CPU."""
+    places = jnp.arange(which.shape[1], dtype=jnp.int32)
+    return jnp.where(which, places, which.shape[1]).min(-1)

@@ -48,7 +48,8 @@ class Model:
     ) -> Model:
         """The model in a folder; or one from nothing, with a tokenizer trained on `texts`.
 
-        `source` is a folder with config.json, safetensors and tokenizer.json; or new:tiny,
+        `source` is a folder with config.json, safetensors and tokenizer.json, or one of a LoRA
+        adapter that names such a folder; or new:tiny,
         new:small, or new:layers=4,width=128,heads=4,vocabulary=512 (also positions=…, and family=
         llama or gpt2). `dtype` is float32 or bfloat16; by default what the folder holds. Tensors
         named in `beside` may lie in the folder, for a head of its own.
@@ -59,6 +60,8 @@ class Model:
         if str(source).startswith(NEW):
             return _new(str(source), texts, kind or jnp.float32, seed)
         folder = Path(source)
+        if (folder / lora.ABOUT).is_file():
+            return _adapted(folder, dtype)
         if not folder.is_dir():
             raise UserError(
                 f"There is no folder {folder}. Name a folder with {weights.CONFIG}, "
@@ -147,6 +150,20 @@ class Model:
             found += self.tokenizer.decode(row[v] for row, v in zip(answers, valid, strict=True))
             tell(f"{len(found):,} done")
         return found
+
+
+def _adapted(folder: Path, dtype: str | None) -> Model:
+    """The model of an adapter's folder, which names the folder of its base."""
+    base = weights.read_json(folder / lora.ABOUT).get("base_model_name_or_path")
+    if not isinstance(base, str) or not Path(base).is_dir():
+        raise UserError(
+            f"{folder} is an adapter over {base!r}, which is no folder here. Models are not "
+            f"downloaded: put the folder of the base into {lora.ABOUT}."
+        )
+    model = Model.load(base, dtype=dtype)
+    if model.adapter is not None:
+        raise UserError(f"{folder} is an adapter over another adapter, {base}. Merge that first.")
+    return dataclasses.replace(model, adapter=lora.load(folder, model.config))
 
 
 def _new(source: str, texts: Iterable[str], dtype: Any, seed: int) -> Model:

@@ -17,13 +17,15 @@ from jaxtyping import PyTree
 from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter as setting
 from actorcritic.core.types import Metrics
-from actorcritic.language import data, decoder, training
+from actorcritic.language import data, decoder, lora, training
 from actorcritic.language.data import Example, Sequences
 from actorcritic.language.decoder import Config
 from actorcritic.language.model import Model
 from actorcritic.language.training import Sums, Trained, TrainingSettings
 from actorcritic.runs.console import warn, working
 from actorcritic.runs.run import prepare_jax
+
+ADAPTER = "adapter"  # in the run's folder, where one was trained
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class SFT:
     rows: Sequence[Example]
     apart: Sequence[Example]  # to evaluate on
     settings: SFTSettings
+    base: str | None = None  # the folder of the model, if it has one
     kind = "sft"
     headline = "loss"
 
@@ -117,6 +120,8 @@ class SFT:
         model = training.model_with(self.model, learner.part)
         if out is not None:
             model.save(out)
+            if model.adapter is not None:
+                lora.save(out / ADAPTER, model.adapter, model.config, self.base)
         return model
 
 
@@ -184,7 +189,8 @@ def sft(
             rows = data.packed(rows, settings.max_length)
     for text in [*(f"{text}." for text in counts.said()), *notes]:
         warn(text)
-    task = SFT(model, rows, apart, settings)
+    base = name if Path(name).is_dir() else None
+    task = SFT(model.merged(), rows, apart, settings, base)
     about = {
         "model": name,
         "data": data.digest(source),

@@ -332,12 +332,18 @@ def module_name(config: Config, part: str) -> str:
     return (GPT2_NAMES if config.is_gpt2 else LLAMA_NAMES)[part]
 
 
+def layer_name(config: Config, layer: int, part: str) -> str:
+    """The same, with its place in the model."""
+    block = "transformer.h" if config.is_gpt2 else "model.layers"
+    return f"{block}.{layer}.{module_name(config, part)}"
+
+
 def tensors(config: Config) -> Iterator[Tensor]:
     """Every tensor of a model's files.
 
     GPT-2 keeps a matrix as [in, out], as it is here; the others as [out, in].
     """
-    prefix, block = ("transformer.", "h") if config.is_gpt2 else ("model.", "layers")
+    prefix = "transformer." if config.is_gpt2 else "model."
     embedding = "wte" if config.is_gpt2 else "embed_tokens"
     table = (config.vocab_size, config.hidden_size)
     yield Tensor(("embedding",), None, f"{prefix}{embedding}.weight", table)
@@ -352,14 +358,14 @@ def tensors(config: Config) -> Iterator[Tensor]:
         yield Tensor(("head",), None, "lm_head.weight", table)
     for layer in range(config.num_layers):
         for part, (into, out, bias) in config.projections.items():
-            name = f"{prefix}{block}.{layer}.{module_name(config, part)}"
+            name = layer_name(config, layer, part)
             path, turned = ("layers", part), not config.is_gpt2
             shape = (out, into) if turned else (into, out)
             yield Tensor((*path, "kernel"), layer, f"{name}.weight", shape, turned)
             if bias:
                 yield Tensor((*path, "bias"), layer, f"{name}.bias", (out,))
         for part, size in config.norms.items():
-            name = f"{prefix}{block}.{layer}.{module_name(config, part)}"
+            name = layer_name(config, layer, part)
             for own, theirs in norm_parts.items():
                 yield Tensor(("layers", part, own), layer, f"{name}.{theirs}", (size,))
 
@@ -379,7 +385,7 @@ def read(
     shards = _shards(folder)
     places, kinds = {}, {}
     for file in shards:
-        with _open(file) as handle:
+        with open_tensors(file) as handle:
             for name in list(handle.keys()):
                 bare = _bare(name)
                 if bare.endswith(NOT_WEIGHTS) or name in beside:
@@ -403,7 +409,7 @@ def read(
         dtype = jnp.bfloat16 if kinds[next(iter(wanted))] == "BF16" else jnp.float32
     room = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes(config, dtype))
     for file in shards:
-        with _open(file) as handle:
+        with open_tensors(file) as handle:
             for name, tensor in wanted.items():
                 if places[name][0] == file:
                     found = handle.get_tensor(places[name][1])
@@ -467,7 +473,8 @@ def _shards(folder: Path) -> list[Path]:
     raise UserError(f"{folder} has no weights: neither {WEIGHTS} nor {INDEX}.")
 
 
-def _open(file: Path) -> Any:
+def open_tensors(file: Path) -> Any:
+    """The tensors of a safetensors file, to be read one by one; UserError where it is none."""
     files.check_regular(file)
     try:
         return safetensors.safe_open(file, framework="np")
