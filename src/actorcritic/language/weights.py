@@ -423,7 +423,7 @@ def read(
 def read_beside(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A tensor that lies beside those of the decoder, such as the head of a reward model."""
     for file in _shards(folder):
-        with _open(file) as handle:
+        with open_tensors(file) as handle:
             if name in handle.keys():  # noqa: SIM118 (no mapping)
                 found = np.asarray(handle.get_tensor(name), np.float32)
                 if found.shape != shape:
