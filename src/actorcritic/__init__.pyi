@@ -1,6 +1,7 @@
 from . import audit as audit
 from . import envs as envs
 from . import lab as lab
+from . import language as language
 from .algorithms import A2C as A2C
 from .algorithms import A3C as A3C
 from .algorithms import IMPALA as IMPALA

@@ -23,6 +23,8 @@ KINDS = {
     "actor-loss": "actorcritic.audit.losses:actor_loss",
     "critic-loss": "actorcritic.audit.losses:critic_loss",
     "ppo-loss": "actorcritic.audit.losses:ppo_loss",
+    "dpo-loss": "actorcritic.audit.preferences:dpo_loss",
+    "token-rewards": "actorcritic.audit.preferences:token_rewards",
     "distribution": "actorcritic.audit.densities:distribution",
     "rollout": "actorcritic.audit.rollouts:rollout",
 }
@@ -51,6 +53,8 @@ vtrace = _kind("vtrace")
 actor_loss = _kind("actor-loss")
 critic_loss = _kind("critic-loss")
 ppo_loss = _kind("ppo-loss")
+dpo_loss = _kind("dpo-loss")
+token_rewards = _kind("token-rewards")
 distribution = _kind("distribution")
 rollout = _kind("rollout")
 
@@ -100,6 +104,10 @@ def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None
     def says(where: str, *words: str) -> bool:
         return any(word in where for word in words)
 
+    if says(text, "chosen") and says(text, "rejected"):
+        return "dpo-loss"
+    if says(text, "ref_log", "reference_log", "ref_logp") and says(text, "score"):
+        return "token-rewards"
     if says(name, "vtrace", "v_trace") or says(text, "rho", "c_bar"):
         return "vtrace"
     if says(name, "loss", "objective") or says(whole, "loss."):
@@ -140,11 +148,13 @@ __all__ = [
     "advantages",
     "critic_loss",
     "distribution",
+    "dpo_loss",
     "environment",
     "guess",
     "of",
     "ppo_loss",
     "returns",
     "rollout",
+    "token_rewards",
     "vtrace",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from actorcritic.cli.commands import COMMANDS, MODULES
+from actorcritic.cli.commands import COMMANDS, modules_of
 from actorcritic.cli.terminal import loading, say
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
@@ -26,6 +26,7 @@ actorcritic: actor-critic reinforcement learning
   actorcritic audit FILE.py:FUNCTION [--kind KIND] [--map THEIR_NAME=OUR_NAME …] [--json]
   actorcritic audit-env ENV              does an environment keep its promises?
   actorcritic decide simulate|replay|serve|report|export …   decisions in a live application
+  actorcritic language TASK [--model DIR] …  language models: sft, generate
   actorcritic list [algorithms|environments|presets]
   actorcritic completion bash|zsh|fish   a script that completes these words in your shell
 
@@ -69,7 +70,7 @@ def prepare(arguments: list[str]) -> None:
     import importlib
 
     # A command alone only says what it can do.
-    modules = MODULES.get(arguments[0], ()) if len(arguments) > 1 else ()
+    modules = modules_of(arguments) if len(arguments) > 1 else ()
     if modules:
         with loading(quiet="--quiet" in arguments):
             for module in modules:

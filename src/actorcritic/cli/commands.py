@@ -440,6 +440,12 @@ def _decide(rest: list[str]) -> int:
     return decide(rest)
 
 
+def _language(rest: list[str]) -> int:
+    from actorcritic.cli.language import language
+
+    return language(rest)
+
+
 def _completion(rest: list[str]) -> int:
     from actorcritic.cli.completion import SHELLS, WHERE, script
 
@@ -513,6 +519,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "audit": _audit,
     "audit-env": _audit_env,
     "decide": _decide,
+    "language": _language,
     "list": _list,
     "completion": _completion,
 }
@@ -533,8 +540,19 @@ MODULES: dict[str, tuple[str, ...]] = {
     "report": _EXPERIMENTS,
     "audit": ("actorcritic.audit.command",),
     "audit-env": ("actorcritic.audit.command",),
-    "completion": (*_EXPERIMENTS, "actorcritic.audit.command"),
+    "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.sft"),
 }
+
+
+def modules_of(arguments: list[str]) -> tuple[str, ...]:
+    """What the command of these arguments imports."""
+    if arguments[0] == "language":
+        from actorcritic.cli.language import TASKS
+
+        return TASKS[arguments[1]].modules if arguments[1] in TASKS else ()
+    return MODULES.get(arguments[0], ())
+
+
 OPTIONS: dict[str, type] = {
     "evaluate": _EvaluateOptions,
     "play": _PlayOptions,

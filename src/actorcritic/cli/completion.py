@@ -29,6 +29,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "audit": ("file", "none"),
     "audit-env": ("environment", "none"),
     "decide": ("decision", "file"),
+    "language": ("task", "none"),
     "list": ("list",),
     "completion": ("shell", "none"),
 }
@@ -48,6 +49,7 @@ def _names() -> dict[str, list[str]]:
     from actorcritic.algorithms.presets import PRESETS
     from actorcritic.cli.commands import LISTS
     from actorcritic.cli.decide import SUBCOMMANDS
+    from actorcritic.cli.language import TASKS
     from actorcritic.envs.catalogue import COMPILED
     from actorcritic.studies.catalogue import STUDIES
 
@@ -60,6 +62,7 @@ def _names() -> dict[str, list[str]]:
         "variant": [*ALGORITHMS, *environments],
         "study": list(STUDIES),
         "decision": list(SUBCOMMANDS),
+        "task": list(TASKS),
         "list": list(LISTS),
         "shell": list(SHELLS),
     }
@@ -69,12 +72,14 @@ def _options() -> dict[str, list[str]]:
     """The options of each command; of train, for each algorithm with its hyperparameters."""
     from actorcritic.algorithms.catalogue import ALGORITHMS
     from actorcritic.audit.command import audit_env_parser, audit_parser
+    from actorcritic.cli import language
     from actorcritic.cli.commands import options_of
+    from actorcritic.cli.language import TASKS
 
     found = {}
     for command in WORDS:
         match command:
-            case "list" | "completion":
+            case "list" | "completion" | "language":
                 options: list[str] = []
             case "audit" | "audit-env":
                 parser = audit_parser() if command == "audit" else audit_env_parser()
@@ -83,6 +88,9 @@ def _options() -> dict[str, list[str]]:
                 options = _dashed(f.name for f in dataclasses.fields(options_of(command)))
         found[command] = [*options, "--help"]
     found["train"] += ["--config", "--like"]
+    for task in TASKS:
+        own = _dashed(f.name for f in dataclasses.fields(language.options_of(task)))
+        found[f"language {task}"] = [*own, "--help"]
     for name, cls in ALGORITHMS.items():
         own = _dashed(field[0] for field in hyperparameters_of(cls()))
         found[f"train {name}"] = [*found["train"], *own]
@@ -92,10 +100,13 @@ def _options() -> dict[str, list[str]]:
 def _flags() -> list[str]:
     """The options that take no value."""
     from actorcritic.algorithms.catalogue import ALGORITHMS
+    from actorcritic.cli import language
     from actorcritic.cli.commands import options_of
 
     found = {"help": None, "json": None, "strict": None, "reused-buffers": None}
-    parsed = [options_of(name) for name in WORDS if not name.startswith(("audit", "list", "compl"))]
+    others = ("audit", "audit-env", "list", "language", "completion")
+    parsed = [options_of(name) for name in WORDS if name not in others]
+    parsed += [language.options_of(task) for task in language.TASKS]
     for kind in [*parsed, *ALGORITHMS.values()]:
         for name, hint in get_type_hints(kind).items():
             if hint is bool:
@@ -134,6 +145,7 @@ _actorcritic_candidates() {
     case "$option $command $count" in
         "--env "*) kind=environment ;;
         "--out "*|"--html "*|"--config "*) kind=file ;;
+        "--model "*|"--data "*|"--evaluation "*|"--prompts "*) kind=file ;;
         "--like "*|"--start-from "*|"--from "*) kind=run ;;
         -*) kind=none ;;
 @KINDS@

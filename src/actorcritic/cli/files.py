@@ -46,7 +46,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     try:
         text = files.text(path)
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}."
         ) from None

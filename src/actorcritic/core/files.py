@@ -65,19 +65,56 @@ def regular(path: str | Path) -> Iterator[io.BufferedReader]:
         yield file
 
 
+def check_regular(path: str | Path) -> None:
+    """UserError where a path leads to no regular file: a device or a pipe has no end."""
+    with _told(path), regular(path):
+        pass
+
+
 def read(path: str | Path, most: int = MOST) -> bytes:
-    """What a regular file of at most `most` bytes holds. Raises OSError."""
-    with regular(path) as file:
+    """What a regular file of at most `most` bytes holds; UserError where it cannot be read."""
+    with _told(path), regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            what = f"it has {size:,} bytes, and at most {most:,} are read"
-            raise OSError(errno.EFBIG, what, str(path))
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {most:,} are read")
         return file.read(most)
 
 
 def text(path: str | Path, most: int = MOST) -> str:
-    """The same as text. Raises OSError, and UnicodeDecodeError (a ValueError)."""
-    return read(path, most).decode()
+    """The same as text; UserError also where it is not UTF-8."""
+    try:
+        return read(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read: it is not UTF-8 ({error.reason}).") from None
+
+
+@contextlib.contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a large file to, that becomes `path` as a whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SAVING}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"Could not write {path}: {reason(error)}. Free some space or choose a folder "
+                "that can be written to, then try again."
+            ) from error
+        raise
 
 
 @contextlib.contextmanager

@@ -54,9 +54,11 @@ from actorcritic.lab.measurements import (
     measure_gradient,
 )
 from actorcritic.lab.process import MDP
+from actorcritic.lab.responses import ResponseWorld, best_of_n_kl_bound, random_world
 from actorcritic.lab.return_moments import PairMoments
 from actorcritic.lab.sampling import Trajectories, horizon, sample
 from actorcritic.lab.service import from_routing, routing_observation
+from actorcritic.lab.sycophancy import Sycophancy
 from actorcritic.lab.worlds import chain, cliff, from_grid_world, layers, random_mdp
 
 __all__ = [
@@ -72,12 +74,15 @@ __all__ = [
     "Moments",
     "PairMoments",
     "Quality",
+    "ResponseWorld",
     "Solution",
+    "Sycophancy",
     "Trajectories",
     "Visited",
     "action_values",
     "advantages",
     "belief_after",
+    "best_of_n_kl_bound",
     "chain",
     "cliff",
     "clipped_policy",
@@ -104,6 +109,7 @@ __all__ = [
     "optimal_values",
     "policy_gradient",
     "random_mdp",
+    "random_world",
     "routing_observation",
     "sample",
     "softmax",

@@ -88,6 +88,24 @@ def vtrace(
     return target, rho * td_errors(reward, value, following, terminated, gamma)
 
 
+def kl_shaped_rewards(
+    score: Float[Array, " B"],
+    log_prob: Float[Array, "T B"],
+    reference_log_prob: Float[Array, "T B"],
+    valid: Bool[Array, "T B"],
+    kl_coefficient: float | Float[Array, ""],
+) -> Float[Array, "T B"]:
+    """r_t = -β (log π(y_t) - log π_ref(y_t)), and the score where the response ends.
+
+    Ziegler et al. 2019, eq. 2: the sum over a response is its score less β times the estimate k1 of
+    its KL divergence. `valid` are the tokens of the response, its end among them, from row 0 on;
+    the rewards of other rows are 0. An empty response has no row, and gets nothing.
+    """
+    kl = jnp.where(valid, log_prob - reference_log_prob, 0.0)
+    last = valid & ~jnp.concatenate([valid[1:], jnp.zeros_like(valid[:1])])
+    return jnp.where(last, score, 0.0) - kl_coefficient * kl
+
+
 def _discounted_sums(x: Float[Array, "T B"], trace: Float[Array, "T B"]) -> Float[Array, "T B"]:
     """y_t = x_t + trace_t y_{t+1}, with y_T = 0."""
 

@@ -97,3 +97,49 @@ def temperature_loss(
     zero, and a step changes α by a factor.
     """
     return -log_temperature * jax.lax.stop_gradient(log_prob + target_entropy)
+
+
+def preference_loss(
+    margin: Float[Array, "..."], label_smoothing: float | Float[Array, ""] = 0.0
+) -> Float[Array, "..."]:
+    """-(1-ε) log σ(m) - ε log σ(-m): the chosen answer wins with probability σ(m).
+
+    Bradley & Terry 1952. The margin m is r(chosen) - r(rejected) of a reward model (Ouyang et al.
+    2022, eq. 1), or of DPO's implicit reward (Rafailov et al. 2023, eq. 7). ε is the chance that a
+    label is the wrong way round.
+    """
+    return -(1 - label_smoothing) * jax.nn.log_sigmoid(
+        margin
+    ) - label_smoothing * jax.nn.log_sigmoid(-margin)
+
+
+def identity_preference_loss(
+    log_ratio_margin: Float[Array, "..."], beta: float | Float[Array, ""]
+) -> Float[Array, "..."]:
+    """(h - 1/(2β))², h = log π/π_ref (chosen) - log π/π_ref (rejected); Azar et al. 2023, eq. 17.
+
+    It pulls the margin to a finite place, where the loss of Bradley and Terry goes on for ever.
+    """
+    return (log_ratio_margin - 1 / (2 * beta)) ** 2
+
+
+def kl_k1(
+    log_prob: Float[Array, "..."], reference_log_prob: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """log π - log π_ref of a draw of π: its mean is KL(π‖π_ref); one may be negative.
+
+    For a reward; as a loss its gradient has the mean 0 (Schulman 2020, estimator k1).
+    """
+    return log_prob - reference_log_prob
+
+
+def kl_k3(
+    log_prob: Float[Array, "..."], reference_log_prob: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """ρ - 1 - log ρ, ρ = π_ref/π, of a draw of π: the same mean, never negative (ibid., k3).
+
+    As a loss on draws of π, its gradient is in the mean that of KL(π_ref‖π), the other way round:
+    near π_ref the two are alike, far from it they are not (docs/rlhf.md).
+    """
+    log_ratio = jax.lax.stop_gradient(reference_log_prob) - log_prob
+    return jnp.exp(log_ratio) - 1 - log_ratio

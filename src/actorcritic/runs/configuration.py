@@ -262,8 +262,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
     try:
         data = cleaned(json.loads(files.read(path)))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
     except RecursionError:
         raise UserError(f"{path} cannot be read: it is nested too deeply.") from None
     except ValueError as error:

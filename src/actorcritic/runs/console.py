@@ -77,6 +77,7 @@ class TrainingDisplay:
         self._earlier = self._done = 0
         self._seconds = 0.0
         self._returns = np.zeros(0)
+        self._reached = ""
         self._last_line = time.monotonic()
         self._moves = moves(self.console) and not quiet
         self._notebook = None if quiet else _in_notebook()
@@ -147,19 +148,29 @@ class TrainingDisplay:
         self._done += steps
         if report is None:
             self._earlier += steps
+            self._draw()
         else:
-            self._activity = ""
-            self._seconds += report.seconds
             self._returns = np.concatenate([self._returns, report.episodes.returns])[-100:]
+            said = f"return {self._returns.mean():.1f}" if len(self._returns) else ""
+            self._count(report.seconds, said)
+
+    def step(self, steps: int, seconds: float, reached: str) -> None:
+        """So many more steps, which took so long, and what they reached, in words."""
+        self._done += steps
+        self._count(seconds, reached)
+
+    def _count(self, seconds: float, reached: str) -> None:
+        self._activity, self._reached = "", reached
+        self._seconds += seconds
         self._draw()
         late = time.monotonic() - self._last_line > LINES_EVERY
-        if report is not None and late and self._shows_lines:
+        if late and self._shows_lines:
             self._last_line = time.monotonic()
             self.say(f"{self._title}: {self._done:,} of {self._total:,} steps, {self._numbers()}")
 
     def now(self, title: str) -> None:
         """What of a larger whole is trained from here on."""
-        self._title, self._returns = printable(title), np.zeros(0)
+        self._title, self._returns, self._reached = printable(title), np.zeros(0), ""
         self._draw()
 
     def say_what(self, activity: str) -> None:
@@ -192,8 +203,8 @@ class TrainingDisplay:
         left = f"{duration((self._total - self._done) / rate) if rate else '?'} left"
         if short:
             return left
-        reached = f"return {self._returns.mean():.1f}, " if len(self._returns) else ""
-        return f"{reached}{rate:,.0f} steps/s, {left}"
+        reached = f"{self._reached}, " if self._reached else ""
+        return f"{reached}{rate:,.{0 if rate >= 10 else 2}f} steps/s, {left}"
 
 
 # ------------------------------------------------------------------------------------ notebooks

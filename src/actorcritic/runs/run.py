@@ -357,10 +357,7 @@ def _read_warnings(out: Path) -> list[str]:
     path = out / WARNINGS
     if not path.exists():
         return []
-    try:
-        return printable(files.read(path).decode(errors="replace")).splitlines()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
+    return printable(files.read(path).decode(errors="replace")).splitlines()
 
 
 def load(

@@ -203,16 +203,11 @@ def _drop_partial_line(file: Any) -> None:
 
 def _text(path: Path) -> tuple[str, str]:
     """Header and complete rows of a CSV file."""
-    try:
-        text = files.text(path, LARGEST)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise UserError(
             f"Expected {path}, which a training writes; it is missing. Name the folder of a run."
-        ) from error
-    except OSError as error:
-        raise UserError(f"Could not read {path}: {files.reason(error)}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"Could not read {path}: {error}.") from error
+        )
+    text = files.text(path, LARGEST)
     header, _, body = text[: text.rfind("\n") + 1].partition("\n")
     return header, body
 

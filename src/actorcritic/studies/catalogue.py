@@ -38,6 +38,10 @@ STUDIES = Catalogue(
             f"{HERE}.s9_stale_actors",
             "Actors that are behind, with V-trace and without, on CartPole-v1",
         ),
+        "S10": Entry(
+            f"{HERE}.s10_from_a2c_to_rlhf",
+            "RLHF from nothing: reward model, PPO, DPO, sycophancy",
+        ),
         "S11": Entry(
             f"{HERE}.s11_decisions_and_routing",
             "Which tool to call, and routing with a badly calibrated critic",

@@ -1,0 +1,15 @@
+from .agreement import sycophancy as sycophancy
+from .dpo_on_pairs import DPO as DPO
+from .dpo_on_pairs import IPO as IPO
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .model import Model as Model
+from .ppo_on_tokens import PPO as PPO
+from .reward_model import RewardModel as RewardModel
+from .reward_model import RewardSettings as RewardSettings
+from .sft import SFTSettings as SFTSettings
+from .sft import sft as sft
+from .training import Trained as Trained
+from .tuning import dpo as dpo
+from .tuning import ppo as ppo
+from .tuning import reward as reward
