@@ -27,6 +27,13 @@ COMPILED = Catalogue(
         ),
         "Pendulum-v1": Entry(f"{HERE}.classic.pendulum:Pendulum", "swing a pendulum up by torque"),
         "GridWorld-v0": Entry(f"{HERE}.grid_world:GridWorld", "walk to a goal, around walls"),
+        "simple-spread": Entry(
+            f"{HERE}.particles:SimpleSpread", "2 to 6 agents cover as many landmarks"
+        ),
+        "simple-speaker-listener": Entry(
+            f"{HERE}.particles:SimpleSpeakerListener", "one agent tells another where to go"
+        ),
+        "simple-tag": Entry(f"{HERE}.particles:SimpleTag", "two teams: three chase one"),
     },
 )
 

@@ -20,7 +20,7 @@ from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.maths import spaces
-from actorcritic.runners.compiled import reset, take_step
+from actorcritic.runners.compiled import each_column, reset, take_step, team_return
 from actorcritic.runners.session import COMPILE_FAST
 
 MAX_STEPS = 10_000  # of an evaluation episode, where the environment states no time limit
@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     returns: Float[np.ndarray, "S E"]
     lengths: Int[np.ndarray, "S E"]
     cut: Bool[np.ndarray, "S E"]  # left after `MAX_STEPS`, where nothing else ends an episode
+    agents: Float[np.ndarray, "S E N"]  # the return of each agent; [S, E, 1] of a single one
 
 
 class Policy:
@@ -203,6 +204,7 @@ def _play(
     explore: bool,
 ) -> Evaluation:
     limit = environment.spec.max_episode_steps or MAX_STEPS
+    columns = environment.spec.columns
 
     def of_one(each: tuple[Algorithm, Any, Array]) -> Evaluation:
         algorithm, actor, key = each
@@ -215,7 +217,7 @@ def _play(
             )
             ahead, row, done = take_step(environment, now, action)
             # A finished episode stands still.
-            reward = jnp.where(open_, row.reward, 0.0)
+            reward = jnp.where(each_column(open_, columns), row.reward, 0.0)
             ahead = ahead._replace(
                 episode_return=now.episode_return + reward,
                 episode_length=now.episode_length + open_.astype(jnp.int32),
@@ -228,7 +230,9 @@ def _play(
         now = reset(environment, jax.random.split(start_key, episodes))
         start = (jnp.zeros((), jnp.int32), now, jnp.ones(episodes, bool))
         _, now, open_ = jax.lax.while_loop(more, body, start)
-        return Evaluation(now.episode_return, now.episode_length, open_)  # type: ignore[arg-type]
+        agents = now.episode_return.reshape(-1, columns)
+        mean = team_return(environment.spec, now.episode_return)
+        return Evaluation(mean, now.episode_length, open_, agents)  # type: ignore[arg-type]
 
     return jax.lax.map(of_one, (algorithms, actors, keys))
 

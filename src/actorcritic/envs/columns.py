@@ -1,0 +1,65 @@
+"""Several agents as columns: what their observations are beside what each of them sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces as gym_spaces
+
+from actorcritic.core.types import Agent
+from actorcritic.maths.spaces import GLOBAL, MASK, choices
+
+OWN = "observation"  # what an agent sees, where that is not a Dict already
+AGENT = "agent"  # which of the agents it is; a policy that they share sees it
+
+
+def observation_space(
+    own: gymnasium.Space,
+    agents: tuple[Agent, ...],
+    action_space: gymnasium.Space,
+    state: gymnasium.Space | None,
+) -> gym_spaces.Dict:
+    """The space of an agent's observations: its own, who it is, and what only the critic sees.
+
+    Where agents have fewer actions than `action_space`, it has a mask of those that are theirs.
+    """
+    parts = dict(own.spaces) if isinstance(own, gym_spaces.Dict) else {OWN: own}
+    parts[AGENT] = gym_spaces.Discrete(len(agents))
+    if any(agent.actions is not None for agent in agents) and choices(action_space):
+        parts.setdefault(MASK, gym_spaces.MultiBinary(sum(choices(action_space))))
+    if state is not None:
+        parts[GLOBAL] = state
+    return gym_spaces.Dict(list(parts.items()))
+
+
+def own_actions(agents: tuple[Agent, ...], most: int) -> np.ndarray:
+    """Which of `most` actions each agent has: [N, most]."""
+    counts = [most if agent.actions is None else agent.actions for agent in agents]
+    return (np.arange(most) < np.asarray(counts)[:, None]).astype(np.int8)
+
+
+def padded(x: Any, length: int) -> np.ndarray:
+    """A vector with zeros behind it, up to this length."""
+    x = np.asarray(x)
+    return np.pad(x, (0, length - len(x)))
+
+
+def of_agent(space: gym_spaces.Dict, agents: tuple[Agent, ...], k: int, own: Any) -> dict[str, Any]:
+    """An agent's observation as its environment gives it, as a column of `space` has it.
+
+    What the policy does not see, the global state, is left out.
+    """
+    given = dict(own) if isinstance(own, Mapping) else {OWN: own}
+    agent = agents[k]
+    if agent.features is not None:
+        given[OWN] = padded(given[OWN], space[OWN].shape[0])  # type: ignore[index]
+    if MASK in space.spaces and agent.actions is not None:
+        most = space[MASK].shape[0]  # type: ignore[index]
+        own_mask = given.get(MASK, np.ones(agent.actions, np.int8))
+        given[MASK] = padded(own_mask, most)
+    elif MASK in space.spaces:
+        given.setdefault(MASK, np.ones(space[MASK].shape or (), np.int8))
+    return {**given, AGENT: k}
