@@ -76,7 +76,9 @@ class MAPPO(PPO):
     def init(self, key: Key[Array, ""], spec: EnvSpec) -> Team:  # type: ignore[override]
         groups = self.groups(spec)
         keys = _keys(key, len(groups))
-        parts = [super(MAPPO, self).init(k, group.spec) for k, group in zip(keys, groups, strict=True)]
+        parts = [
+            super(MAPPO, self).init(k, group.spec) for k, group in zip(keys, groups, strict=True)
+        ]
         return Team(tuple(parts), spec)
 
     def actor(self, learner: Team) -> Team:  # type: ignore[override]
@@ -92,7 +94,7 @@ class MAPPO(PPO):
             super(MAPPO, self).act(
                 part, _of(observation, group.columns, every, 0), k, explore=explore
             )
-            for part, group, k in zip(actor.parts, groups, _keys(key, len(groups)))
+            for part, group, k in zip(actor.parts, groups, _keys(key, len(groups)), strict=True)
         ]
         return _together(decisions, [group.columns for group in groups])
 
@@ -102,9 +104,7 @@ class MAPPO(PPO):
         groups = self.groups(learner.spec)
         every = learner.spec.columns
         parts, reports = [], []
-        for part, group, k in zip(
-            learner.parts, groups, _keys(key, len(groups)), strict=True
-        ):
+        for part, group, k in zip(learner.parts, groups, _keys(key, len(groups)), strict=True):
             mine = _of(batch, group.columns, every, 1)
             part, metrics = super().update(part, mine, k, progress)
             parts.append(part)

@@ -52,7 +52,7 @@ def compiled_environment(environment: Any, **options: Any) -> Environment | None
             return from_gymnax(environment.removeprefix("gymnax:"), **options)
         if environment in COMPILED:
             return _made(environment, COMPILED[environment], options)
-        if ":" not in environment:
+        if ":" not in environment or environment.startswith("pettingzoo:"):
             return None
     from actorcritic.envs.compiled import compiled_class
 

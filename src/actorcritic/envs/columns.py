@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
+from gymnasium.vector.utils import batch_space
 
-from actorcritic.core.types import Agent
+from actorcritic.core.types import Agent, EnvSpec
 from actorcritic.maths.spaces import GLOBAL, MASK, choices
 
 OWN = "observation"  # what an agent sees, where that is not a Dict already
@@ -33,6 +35,11 @@ def observation_space(
     if state is not None:
         parts[GLOBAL] = state
     return gym_spaces.Dict(list(parts.items()))
+
+
+def team_of(name: str) -> str:
+    """The team of an agent: its name without the number behind it, as in "adversary_2"."""
+    return name.rstrip("0123456789").rstrip("_- ") or name
 
 
 def own_actions(agents: tuple[Agent, ...], most: int) -> np.ndarray:
@@ -63,3 +70,26 @@ def of_agent(space: gym_spaces.Dict, agents: tuple[Agent, ...], k: int, own: Any
     elif MASK in space.spaces:
         given.setdefault(MASK, np.ones(space[MASK].shape or (), np.int8))
     return {**given, AGENT: k}
+
+
+# How all agents of an environment travel in one observation of Gymnasium's, [N, ...] each.
+COLUMNS = "columns"  # the observation of each
+REWARD, TERMINATED, TRUNCATED, VALID = "reward", "terminated", "truncated", "valid"
+
+
+def packed(spec: EnvSpec, leaving: bool) -> EnvSpec:
+    """The spec of one Gymnasium environment that has all agents' parts in its observations.
+
+    `leaving` says that agents may come and go: whether each was there is then a part too.
+    """
+    count = len(spec.agents)
+    flags = [TERMINATED, TRUNCATED, *[VALID] * leaving]
+    parts = [
+        (COLUMNS, batch_space(spec.observation_space, count)),
+        (REWARD, gym_spaces.Box(-np.inf, np.inf, (count,), np.float32)),
+        *[(name, gym_spaces.MultiBinary(count)) for name in flags],
+    ]
+    actions = batch_space(spec.action_space, count)
+    return dataclasses.replace(
+        spec, observation_space=gym_spaces.Dict(parts), action_space=actions, agents=()
+    )

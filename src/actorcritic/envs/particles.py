@@ -41,8 +41,8 @@ class Particles(NamedTuple):
 
     position: Float[Array, "E 2"]  # of the agents, then of the landmarks
     velocity: Float[Array, "N 2"]
-    goal: Int[Array, ""] | None = None  # the landmark that is meant, where one is
-    message: Float[Array, " c"] | None = None
+    goal: Any = ()  # Int[Array, ""]: the landmark that is meant, where one is
+    message: Any = ()  # Float[Array, " c"]: what was said last, where someone speaks
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,17 @@ def _box(size: int) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
-def _spec(id: str, agents: Sequence[tuple[str, str, int, int]], limit: int | None) -> EnvSpec:
-    """Of agents given as (name, team, features, actions): all padded to the largest."""
-    sizes, counts = ({agent[k] for agent in agents} for k in (2, 3))
+def _spec(id: str, agents: Sequence[tuple[str, int, int]], limit: int | None) -> EnvSpec:
+    """Of agents given as (name, features, actions): all padded to the largest."""
+    _, features, actions = zip(*agents, strict=True)
+    sizes, counts = set(features), set(actions)
     same = len(sizes) == 1, len(counts) == 1
     named = tuple(
-        Agent(name, team, None if same[0] else size, None if same[1] else count)
-        for name, team, size, count in agents
+        Agent(name, columns.team_of(name), None if same[0] else size, None if same[1] else count)
+        for name, size, count in agents
     )
     action_space = gymnasium.spaces.Discrete(max(counts))
-    state = _box(sum(agent[2] for agent in agents))
+    state = _box(sum(features))
     space = columns.observation_space(_box(max(sizes)), named, action_space, state)
     return EnvSpec(id, space, action_space, limit, named)
 
@@ -184,7 +185,7 @@ class SimpleSpread:
     @cached_property
     def spec(self) -> EnvSpec:
         features = 4 + 2 * self.agents + 4 * (self.agents - 1)
-        agents = [(f"agent_{k}", "", features, 5) for k in range(self.agents)]
+        agents = [(f"agent_{k}", features, 5) for k in range(self.agents)]
         return _spec("simple-spread", agents, self.max_episode_steps)
 
     def reset(self, key: Key[Array, ""]) -> tuple[Particles, Observation]:
@@ -244,7 +245,7 @@ class SimpleSpeakerListener:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        agents = [("speaker_0", "", 3, 3), ("listener_0", "", 11, 5)]
+        agents = [("speaker_0", 3, 3), ("listener_0", 11, 5)]
         return _spec("simple-speaker-listener", agents, self.max_episode_steps)
 
     def reset(self, key: Key[Array, ""]) -> tuple[Particles, Observation]:
@@ -317,8 +318,8 @@ class SimpleTag:
     @cached_property
     def spec(self) -> EnvSpec:
         features = 4 + 2 * self.obstacles + 2 * (self.agents - 1) + 2 * self.good
-        bad = [(f"adversary_{k}", "adversary", features, 5) for k in range(self.adversaries)]
-        good = [(f"agent_{k}", "agent", features - 2, 5) for k in range(self.good)]
+        bad = [(f"adversary_{k}", features, 5) for k in range(self.adversaries)]
+        good = [(f"agent_{k}", features - 2, 5) for k in range(self.good)]
         return _spec("simple-tag", bad + good, self.max_episode_steps)
 
     def reset(self, key: Key[Array, ""]) -> tuple[Particles, Observation]:

@@ -256,18 +256,22 @@ def evaluate_host(
     for s, seed in enumerate(seeds):
         policy = Policy(algorithm, jax.tree.map(itemgetter(s), actors), environment.spec, seed)
         decide = partial(policy, deterministic=not explore)
-        found: list[list[tuple[float, int, bool]]] = [[] for _ in quota]
+        found: list[list[tuple[Any, ...]]] = [[] for _ in quota]
         copies = environment.make(count)
         try:
             start = environment_seed(seed)
             for index, *one in environment.episodes(copies, decide, start, MAX_STEPS):
                 if len(found[index]) < quota[index]:
-                    found[index].append((one[0], int(one[1]), bool(one[2])))
+                    found[index].append(tuple(one))
                 if sum(map(len, found)) == episodes:
                     break
         finally:
             if own is None:
                 copies.close()
         results.append([episode for of_one in found for episode in of_one])
-    returns, lengths, cut = np.moveaxis(np.asarray(results, np.float64), -1, 0)
-    return Evaluation(returns, lengths.astype(np.int64), cut.astype(bool))
+    kinds = (np.float64, np.int64, bool, np.float64)
+    columns = (
+        np.array([[episode[k] for episode in row] for row in results], kind)
+        for k, kind in enumerate(kinds)
+    )
+    return Evaluation(*columns)
