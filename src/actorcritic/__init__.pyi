@@ -2,6 +2,8 @@ from . import audit as audit
 from . import envs as envs
 from . import lab as lab
 from .algorithms import A2C as A2C
+from .algorithms import IPPO as IPPO
+from .algorithms import MAPPO as MAPPO
 from .algorithms import PPO as PPO
 from .algorithms import SAC as SAC
 from .algorithms import TRPO as TRPO
@@ -11,6 +13,7 @@ from .algorithms import TDActorCritic as TDActorCritic
 from .core.errors import UserError as UserError
 from .core.hyperparameters import hyperparameter as hyperparameter
 from .core.hyperparameters import hyperparameters as hyperparameters
+from .core.types import Agent as Agent
 from .core.types import Algorithm as Algorithm
 from .core.types import Collects as Collects
 from .core.types import Decision as Decision

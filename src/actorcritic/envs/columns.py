@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces as gym_spaces
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, create_empty_array
 
 from actorcritic.core.types import Agent, EnvSpec
 from actorcritic.maths.spaces import GLOBAL, MASK, choices
@@ -54,22 +56,58 @@ def padded(x: Any, length: int) -> np.ndarray:
     return np.pad(x, (0, length - len(x)))
 
 
-def of_agent(space: gym_spaces.Dict, agents: tuple[Agent, ...], k: int, own: Any) -> dict[str, Any]:
-    """An agent's observation as its environment gives it, as a column of `space` has it.
+def of_agent(spec: EnvSpec, k: int, own: Any) -> dict[str, Any]:
+    """What an agent sees, as its environment gives it, padded to what a column has.
 
-    What the policy does not see, the global state, is left out.
+    The part that the critic alone sees is left out.
     """
+    space: Any = spec.observation_space
     given = dict(own) if isinstance(own, Mapping) else {OWN: own}
-    agent = agents[k]
+    agent = spec.agents[k]
     if agent.features is not None:
-        given[OWN] = padded(given[OWN], space[OWN].shape[0])  # type: ignore[index]
+        if np.shape(given[OWN]) != (agent.features,):
+            raise ValueError(f"its shape is {np.shape(given[OWN])}, not {(agent.features,)}")
+        given[OWN] = padded(given[OWN], space[OWN].shape[0])
     if MASK in space.spaces and agent.actions is not None:
-        most = space[MASK].shape[0]  # type: ignore[index]
         own_mask = given.get(MASK, np.ones(agent.actions, np.int8))
-        given[MASK] = padded(own_mask, most)
+        given[MASK] = padded(own_mask, space[MASK].shape[0])
     elif MASK in space.spaces:
-        given.setdefault(MASK, np.ones(space[MASK].shape or (), np.int8))
+        given.setdefault(MASK, np.ones(space[MASK].shape, np.int8))
     return {**given, AGENT: k}
+
+
+def action_shape(spec: EnvSpec) -> jax.ShapeDtypeStruct:
+    """What `step` of a compiled environment is given, as `spaces.executable` makes it."""
+    lead = (len(spec.agents),) if spec.agents else ()
+    continuous = isinstance(spec.action_space, gym_spaces.Box)
+    kind = jnp.float32 if continuous else jnp.int32
+    return jax.ShapeDtypeStruct(lead + (spec.action_space.shape or ()), kind)
+
+
+def put(space: gymnasium.Space, room: Any, k: int, value: Any) -> None:
+    """Write one observation to entry k of a batch of them. ValueError where it does not fit."""
+    if isinstance(space, gym_spaces.Dict):
+        for name, part in space.spaces.items():
+            put(part, room[name], k, value[name])
+    elif isinstance(space, gym_spaces.Tuple):
+        for part, into, x in zip(space.spaces, room, value, strict=True):
+            put(part, into, k, x)
+    else:
+        x = np.asarray(value)
+        if x.shape != (space.shape or ()):
+            raise ValueError(f"its shape is {x.shape}, not {space.shape}")
+        room[k] = x
+
+
+def empty(spec: EnvSpec) -> dict[str, Any]:
+    """Room for what all agents see, [N, ...], as it is of those that are not there."""
+    space: Any = spec.observation_space
+    count = len(spec.agents)
+    everyone: Any = create_empty_array(space, count, fn=np.zeros)
+    everyone[AGENT][:] = np.arange(count)
+    if MASK in everyone:  # nothing depends on it
+        everyone[MASK][:] = 1
+    return everyone
 
 
 # How all agents of an environment travel in one observation of Gymnasium's, [N, ...] each.

@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces as gym_spaces
-from gymnasium.vector.utils import create_empty_array
 
 from actorcritic.core import importing
 from actorcritic.core.errors import UserError
@@ -300,12 +299,7 @@ class Several(gymnasium.Env):
     def _packed(
         self, observations: Mapping[str, Any], reward: np.ndarray, valid: np.ndarray
     ) -> dict[str, Any]:
-        space: Any = self.agents_spec.observation_space
-        count = len(self._agents)
-        everyone: Any = create_empty_array(space, count, fn=np.zeros)
-        everyone[columns.AGENT][:] = np.arange(count)
-        if MASK in everyone:  # of an agent that is not there: nothing depends on it
-            everyone[MASK][:] = 1
+        everyone = columns.empty(self.agents_spec)
         for k, agent in enumerate(self._agents):
             if agent in observations:
                 self._write(everyone, k, observations[agent])
@@ -313,7 +307,7 @@ class Several(gymnasium.Env):
             with failing(self._name, "state"):
                 state = np.asarray(self.environment.state(), self._state_space.dtype)
         else:
-            state = np.concatenate([self._flat(k, observations) for k in range(count)])
+            state = np.concatenate([self._flat(k, observations) for k in range(len(self._own))])
         everyone[GLOBAL][:] = state
         return {
             columns.COLUMNS: everyone,
@@ -333,9 +327,8 @@ class Several(gymnasium.Env):
     def _write(self, everyone: dict[str, Any], k: int, own: Any) -> None:
         space: Any = self.agents_spec.observation_space
         try:
-            given = columns.of_agent(space, self.agents_spec.agents, k, own)
-            for name, value in given.items():
-                _put(space[name], everyone[name], k, value)
+            for part, value in columns.of_agent(self.agents_spec, k, own).items():
+                columns.put(space[part], everyone[part], k, value)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise UserError(
                 f"{self._name}: the observation of agent '{self._agents[k]}' is not of its space "
@@ -380,21 +373,6 @@ class Several(gymnasium.Env):
                 f"'{self._agents[k]}'; expected a finite number. Look for a division by zero or "
                 "an overflow in the environment."
             )
-
-
-def _put(space: gymnasium.Space, room: Any, k: int, value: Any) -> None:
-    """Write one observation to entry k of a batch of them."""
-    if isinstance(space, gym_spaces.Dict):
-        for name, part in space.spaces.items():
-            _put(part, room[name], k, value[name])
-    elif isinstance(space, gym_spaces.Tuple):
-        for part, into, x in zip(space.spaces, room, value, strict=True):
-            _put(part, into, k, x)
-    else:
-        x = np.asarray(value)
-        if x.shape != (space.shape or ()):
-            raise ValueError(f"its shape is {x.shape}, not {space.shape}")
-        room[k] = x
 
 
 Counts = list[int | None]

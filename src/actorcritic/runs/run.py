@@ -33,12 +33,13 @@ from jaxtyping import Bool, Float, Int
 
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec
+from actorcritic.core.types import Agent, Environment, EnvSpec
 from actorcritic.core.words import listed, printable
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.figures import statistics
 from actorcritic.runners.evaluate import (
     MAX_STEPS,
+    Evaluation,
     Policy,
 )
 from actorcritic.runners.host import call_inline
@@ -59,6 +60,10 @@ class Evaluated:
     lengths: Int[np.ndarray, "S E"]
     deterministic: bool
     cut: Bool[np.ndarray, "S E"] | None = None  # left before they ended, if any were
+    # Of several agents: who they are, and the return of each. `returns` are then the means over
+    # the agents of the first team.
+    agents: tuple[Agent, ...] = ()
+    agent_returns: Float[np.ndarray, "S E N"] | None = None
 
     @property
     def summary(self) -> statistics.Summary:
@@ -67,6 +72,35 @@ class Evaluated:
     mean = property(lambda self: self.summary.mean)
     iqm = property(lambda self: self.summary.iqm)
     interval = property(lambda self: (self.summary.low, self.summary.high))
+
+    @property
+    def by_agent(self) -> dict[str, float]:
+        """The mean return of each of several agents, by its name."""
+        if self.agent_returns is None:
+            return {}
+        means = self.agent_returns.mean(axis=(0, 1)).tolist()
+        return dict(zip([agent.name for agent in self.agents], means, strict=True))
+
+    @property
+    def by_team(self) -> dict[str, float]:
+        """The mean return of each team: the sum over its agents."""
+        teams = {agent.team: 0.0 for agent in self.agents}
+        for agent in self.agents:
+            teams[agent.team] += self.by_agent[agent.name]
+        return teams
+
+    @property
+    def of_agents(self) -> list[str]:
+        """Lines that say what is counted where there are several agents, and what each reached."""
+        if self.agent_returns is None:
+            return []
+        first = [agent.name for agent in self.agents if agent.team == self.agents[0].team]
+        lines = [f"The return above is that of an agent: the mean over {listed(first)}."]
+        for team, total in self.by_team.items():
+            mine = [agent.name for agent in self.agents if agent.team == team]
+            each = ", ".join(f"{name} {self.by_agent[name]:.2f}" for name in mine)
+            lines.append(f"Team '{team}': team return {total:.2f} (the sum); each agent's: {each}.")
+        return lines
 
     @property
     def best_seed(self) -> int:
@@ -89,6 +123,15 @@ class Evaluated:
         if number == self.returns.size:
             which = "every episode was"
         return f"; {which} cut after {MAX_STEPS:,} steps" if number else ""
+
+
+def evaluated(
+    spec: EnvSpec, seeds: tuple[int, ...], deterministic: bool, found: Evaluation
+) -> Evaluated:
+    """What an evaluation of these seeds found."""
+    each = found.agents if spec.agents else None
+    kind = deterministic
+    return Evaluated(seeds, found.returns, found.lengths, kind, found.cut, spec.agents, each)
 
 
 WARNINGS, CHECKPOINTS, BEST = "warnings.txt", "checkpoints", "best"
@@ -281,7 +324,7 @@ class Run:
         algorithms = [self.algorithm] * len(seeds)
         evaluate = evaluator(algorithms, self.environment, actors, episodes, deterministic)
         result = evaluate(actors, [seed + s for s in seeds])
-        return Evaluated(seeds, result.returns, result.lengths, deterministic, result.cut)
+        return evaluated(self.spec, seeds, deterministic, result)
 
     def policy(self, seed: int | None = None, *, which: Which = "last") -> Policy:
         """The trained policy of a seed; by default of the best seed, by final evaluation.
@@ -558,16 +601,17 @@ def save_evaluation(run: Run) -> None:
     if run.out is None or run.final_evaluation is None:
         return
     result = run.final_evaluation
-    text = json.dumps(
-        {
-            "seeds": list(result.seeds),
-            "deterministic": result.deterministic,
-            "returns": result.returns.tolist(),
-            "lengths": result.lengths.tolist(),
-            "cut": None if result.cut is None else result.cut.tolist(),
-        }
-    )
-    files.write(run.out / "evaluation.json", text)
+    found = {
+        "seeds": list(result.seeds),
+        "deterministic": result.deterministic,
+        "returns": result.returns.tolist(),
+        "lengths": result.lengths.tolist(),
+        "cut": None if result.cut is None else result.cut.tolist(),
+    }
+    if result.agent_returns is not None:
+        found["agents"] = [list(agent) for agent in result.agents]
+        found["agent_returns"] = result.agent_returns.tolist()
+    files.write(run.out / "evaluation.json", json.dumps(found))
 
 
 def read_evaluation(out: Path) -> Evaluated | None:
@@ -583,7 +627,9 @@ def read_evaluation(out: Path) -> Evaluated | None:
     returns, lengths = np.asarray(data["returns"]), np.asarray(data["lengths"])
     cut = np.asarray(data["cut"]) if data.get("cut") is not None else None
     kind = bool(data.get("deterministic", True))
-    return Evaluated(tuple(data["seeds"]), returns, lengths, kind, cut)
+    agents = configuration.agents_from_json(data.get("agents", []))
+    each = np.asarray(data["agent_returns"]) if agents and "agent_returns" in data else None
+    return Evaluated(tuple(data["seeds"]), returns, lengths, kind, cut, agents, each)
 
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:

@@ -19,7 +19,7 @@ from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.waiting import beside, wait_for
-from actorcritic.runners.evaluate import CompiledEvaluation, Policy
+from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy
 from actorcritic.runners.host import HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, Report, Session, Table, Thinned, some_rows
@@ -34,8 +34,8 @@ from actorcritic.runs.run import (
     BEST,
     EVALUATION_SEED,
     WARNINGS,
-    Evaluated,
     Run,
+    evaluated,
     learners_from,
     restore_progress,
     save_checkpoint,
@@ -438,13 +438,8 @@ class Training:
             mine = [k for k, entry in enumerate(entries) if rows.start <= entry < rows.stop]
             mine = [k for k in mine if entries[k] not in self.session.failures]
             if mine:
-                run.final_evaluation = Evaluated(
-                    run.trained_seeds,
-                    result.returns[mine],
-                    result.lengths[mine],
-                    True,
-                    result.cut[mine],
-                )
+                own = Evaluation(*(part[mine] for part in result))
+                run.final_evaluation = evaluated(run.spec, run.trained_seeds, True, own)
                 save_evaluation(run)
 
 
