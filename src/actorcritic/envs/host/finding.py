@@ -78,9 +78,10 @@ def _make_registered(spec: Any, **options: Any) -> gymnasium.Env:
         return gymnasium.make(spec, disable_env_checker=True, **options)
 
 
-def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
+def made(name: str, factory: Factory, options: dict[str, Any]) -> Any:
+    """What the factory makes, whatever that is."""
     try:
-        environment = factory(**options)
+        return factory(**options)
     except UserError:
         raise
     except Exception as error:
@@ -88,6 +89,14 @@ def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
             raise UserError(missing_dependency(name, error)) from error
         given = f" with the options {options}" if options else ""
         raise UserError(f"{name} could not be made{given}: {told(error)}.") from error
+
+
+def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
+    return wrapped(name, made(name, factory, options))
+
+
+def wrapped(name: str, environment: Any) -> gymnasium.Env:
+    """What was made as Gymnasium's environment; several agents are packed into one of these."""
     if pettingzoo.is_several(environment):
         return pettingzoo.Several(environment, name)
     if not isinstance(environment, gymnasium.Env):
