@@ -5,6 +5,8 @@ from . import language as language
 from .algorithms import A2C as A2C
 from .algorithms import A3C as A3C
 from .algorithms import IMPALA as IMPALA
+from .algorithms import IPPO as IPPO
+from .algorithms import MAPPO as MAPPO
 from .algorithms import PPO as PPO
 from .algorithms import SAC as SAC
 from .algorithms import TRPO as TRPO
@@ -14,6 +16,7 @@ from .algorithms import TDActorCritic as TDActorCritic
 from .core.errors import UserError as UserError
 from .core.hyperparameters import hyperparameter as hyperparameter
 from .core.hyperparameters import hyperparameters as hyperparameters
+from .core.types import Agent as Agent
 from .core.types import Algorithm as Algorithm
 from .core.types import Collects as Collects
 from .core.types import Decision as Decision

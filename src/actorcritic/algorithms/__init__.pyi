@@ -2,6 +2,8 @@ from .a2c import A2C as A2C
 from .a3c import A3C as A3C
 from .catalogue import ALGORITHMS as ALGORITHMS
 from .impala import IMPALA as IMPALA
+from .mappo import IPPO as IPPO
+from .mappo import MAPPO as MAPPO
 from .one_step import QActorCritic as QActorCritic
 from .one_step import TDActorCritic as TDActorCritic
 from .ppo import PPO as PPO

@@ -23,6 +23,8 @@ ALGORITHMS = Catalogue(
         "impala": Entry(f"{HERE}.impala:IMPALA", "actors that are behind, and V-trace"),
         "ppo": Entry(f"{HERE}.ppo:PPO", "proximal policy optimisation: a clipped ratio, epochs"),
         "trpo": Entry(f"{HERE}.trpo:TRPO", "natural gradient steps of bounded KL divergence"),
+        "mappo": Entry(f"{HERE}.mappo:MAPPO", "PPO for several agents, with a central critic"),
+        "ippo": Entry(f"{HERE}.mappo:IPPO", "PPO for several agents, each with its own critic"),
         "sac": Entry(f"{HERE}.sac:SAC", "soft actor-critic: off-policy, for continuous actions"),
     },
 )

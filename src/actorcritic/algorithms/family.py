@@ -64,11 +64,13 @@ FARTHEST_BOUND = 10.0  # in deviations of the first actions
 FEWEST_OBSERVATIONS = 16
 # Fewer rows of a gradient step on each device, and exchanging gradients costs more than it gains.
 LEAST_ROWS_ON_A_DEVICE = 128
+# β of the running moments of a critic's targets, merged once an update: about the last 100 count.
+VALUE_DECAY = 0.99
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "optimizer", "observations", "returns", "past"],
+    data_fields=["params", "optimizer", "observations", "returns", "values", "past"],
     meta_fields=["spec"],
 )
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Learner:
     returns: estimators.RunningStatistics | None  # of the discounted sums of rewards
     spec: EnvSpec
     past: Any = None  # what stale actors act with, where there are any
+    values: estimators.Moments | None = None  # of the critic's targets
 
 
 @partial(
@@ -139,6 +142,10 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     normalize_advantage: bool = hyperparameter(False, STANDARDISE)
     normalize_observation: bool = hyperparameter(False, "by running mean and deviation")
     normalize_reward: bool = hyperparameter(False, "by the deviation of the discounted return")
+    normalize_value: bool = hyperparameter(False, "the critic learns its targets normalised")
+    huber_delta: float | None = hyperparameter(
+        None, "error beyond which the value loss is linear; None: squared", "(0, 1e9]"
+    )
     torso: Torso = hyperparameter("auto", "mlp, cnn, or auto: cnn for images of bytes, else mlp")
     hidden_sizes: tuple[int, ...] = hyperparameter(
         (64, 64), "widths of the hidden layers; none: actor and critic are linear"
@@ -185,7 +192,7 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     def value_loss(
         self, value: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
     ) -> Float[Array, " N"]:
-        return losses.value_loss(value, rows.target)
+        return losses.value_loss(value, rows.target, self.huber_delta)
 
     def diagnostics(
         self, log_prob: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
@@ -222,8 +229,15 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
 
     def check(self, spec: EnvSpec) -> None:
         if self.network is not None:
-            check_network(self.network, spaces.feature_count(spec.observation_space))
+            space = spec.observation_space
+            for count in {spaces.feature_count(space), spaces.policy_feature_count(space)}:
+                check_network(self.network, count)
         self._model(spec)
+        if self.shared_network and spaces.has_global_state(spec.observation_space):
+            raise UserError(
+                f"shared_network is on, but {spec.id} has the key {spaces.GLOBAL!r} in its "
+                "observations, which only the critic may see. Leave shared_network out."
+            )
         if self.critic_learning_rate is not None and self.shared_network:
             raise UserError(
                 "critic_learning_rate needs separate networks, but shared_network is on: its trunk "
@@ -234,17 +248,19 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     def _check_minibatches(self, spec: EnvSpec, number: int) -> None:
         """UserError where a batch does not divide into so many parts, or they are too small."""
         length = self.collects.longest(spec)
-        rows = self.num_envs * length
+        rows = self.num_envs * length * spec.columns
         steps = "num_steps" if length == self.num_steps else f"the time limit of {spec.id}"
+        of = f"num_envs × {steps}" + " × agents" * bool(spec.agents)
+        many = f" × {spec.columns}" * bool(spec.agents)
         if rows % number:
             raise UserError(
-                f"num_envs × {steps} = {self.num_envs} × {length} = {rows} rows do not divide "
+                f"{of} = {self.num_envs} × {length}{many} = {rows} rows do not divide "
                 f"into num_minibatches = {number}; choose a divisor of {rows}."
             )
         if self.normalize_advantage and rows // number < 2:
             raise UserError(
                 "normalize_advantage needs minibatches of at least 2 rows; got "
-                f"num_envs × {steps} / num_minibatches = {rows // number}."
+                f"{of} / num_minibatches = {rows // number}."
             )
 
     def notes(self, spec: EnvSpec) -> list[str]:
@@ -261,7 +277,8 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     def spread(self, axis: str, over: int, spec: EnvSpec) -> PolicyGradient | None:
         if not vars(type(self)).get("spreads_rows") or self.collects.whole_episodes:
             return None
-        each, rest = divmod(self.num_envs * self.num_steps, over * self._parts)
+        rows = self.num_envs * self.num_steps * spec.columns
+        each, rest = divmod(rows, over * self._parts)
         if rest or self.num_envs % over or each < LEAST_ROWS_ON_A_DEVICE:
             return None
         return replace(self, axis=axis, num_envs=self.num_envs // over)
@@ -281,11 +298,15 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
             observations=start((features,)) if self.normalize_observation else None,
             returns=start() if self.normalize_reward else None,
             spec=spec,
+            values=estimators.Moments.start() if self.normalize_value else None,
         )
 
     def actor(self, learner: Learner) -> Actor:
         params, _ = ActorCritic.split(learner.params)
-        return Actor(params, learner.observations, learner.spec)
+        observations, seen = learner.observations, spaces.for_policy(learner.spec)
+        if observations is not None and seen is not learner.spec:
+            observations = observations.first(spaces.feature_count(seen.observation_space))
+        return Actor(params, observations, seen)
 
     def act(
         self, actor: Actor, observation: Observation, key: Key[Array, ""], *, explore: bool = True
@@ -305,10 +326,17 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         value_key, key = jax.random.split(key)
         rows_of = partial(self._rows, learner, batch, reward, value_key)
         rows = rows_of(learner.params)
+        explained = self._explained_variance(rows) if rows.target.size > 1 else None
+        values = learner.values
+        if values is not None:
+            values = values.merge(rows.target, rows.valid, VALUE_DECAY, self.axis)
+            rows = _normalised(rows, learner.values, values)
+            learner = replace(learner, values=values)
+            rows_of = partial(self._normalised_rows, learner, batch, reward, value_key)
         (params, optimizer), metrics = self.descend(learner, rows, rows_of, key, progress)
         metrics["learning_rate"] = self._rate(progress)
-        if rows.target.size > 1:
-            metrics["explained_variance"] = self._explained_variance(rows)
+        if explained is not None:
+            metrics["explained_variance"] = explained
 
         observations = learner.observations
         if observations is not None:
@@ -335,8 +363,7 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         self, learner: Learner, observation: Observation, action: Array | None = None
     ) -> Float[Array, "..."]:
         """V(s) for observations [..., *]; where the critic is one of actions, Q(s, action)."""
-        x = self._encode(learner, observation)
-        return self._model(learner.spec).value(learner.params, x, action)
+        return self._value(learner, self._encode(learner, observation), action)
 
     # ------------------------------------------------------------------ its parts
 
@@ -405,6 +432,19 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
             x = normal if numeric.all() else jnp.where(numeric, normal, x)
         return x
 
+    def _value(
+        self, learner: Learner, x: Float[Array, "... features"], action: Array | None = None
+    ) -> Float[Array, "..."]:
+        """The critic's value, in the units of the rewards."""
+        value = self._model(learner.spec).value(learner.params, x, action)
+        return value if learner.values is None else learner.values.denormalize(value)
+
+    def _normalised_rows(
+        self, learner: Learner, batch: Transition, reward: Array, key: Array, params: PyTree
+    ) -> Rows:
+        rows = self._rows(learner, batch, reward, key, params)
+        return _normalised(rows, learner.values, learner.values)
+
     def _rows(
         self, learner: Learner, batch: Transition, reward: Array, key: Array, params: PyTree
     ) -> Rows:
@@ -437,7 +477,7 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
         """V(s_t) and V(s_{t+1}); the successor is the next row's state, but not at a cut."""
         if self.critic is None:
             return jnp.zeros_like(batch.reward), jnp.zeros_like(batch.reward)
-        value = self._model(learner.spec).value(learner.params, observation)
+        value = self._value(learner, observation)
         last = self.value(learner, jax.tree.map(lambda x: x[-1:], batch.next_observation))
         next_value = jax.lax.cond(
             jnp.any(batch.truncated[:-1]),
@@ -521,6 +561,11 @@ class JointGradient(PolicyGradient):
 def where(condition: Bool[Array, ""], new: Carry, old: Carry) -> Carry:
     """The new parameters and state of the optimiser where the condition holds, else the old."""
     return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+
+
+def _normalised(rows: Rows, old: Any, new: Any) -> Rows:
+    """Rows in the units of the critic's own output, which was of the `old` moments."""
+    return rows._replace(target=new.normalize(rows.target), old_value=old.normalize(rows.old_value))
 
 
 def mean_of(x: Float[Array, " N"], valid: Bool[Array, " N"] | None) -> Float[Array, ""]:

@@ -84,5 +84,5 @@ class QActorCritic(JointGradient):
     ) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
         """Q(s_t, a_t), and Q(s_{t+1}, a') with a' from the policy."""
         action = self.policy(self.actor(learner), batch.next_observation).sample(key)
-        value = self._model(learner.spec).value(learner.params, observation, batch.action)
+        value = self._value(learner, observation, batch.action)
         return value, self.value(learner, batch.next_observation, action)

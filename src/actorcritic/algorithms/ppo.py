@@ -87,8 +87,10 @@ class PPO(JointGradient):
         self, value: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]
     ) -> Float[Array, " N"]:
         if not self.clip_value:
-            return losses.value_loss(value, rows.target)
-        return losses.clipped_value_loss(value, rows.old_value, rows.target, self._clip(progress))
+            return super().value_loss(value, rows, progress)
+        return losses.clipped_value_loss(
+            value, rows.old_value, rows.target, self._clip(progress), self.huber_delta
+        )
 
     def diagnostics(
         self, log_prob: Float[Array, " N"], rows: Rows, progress: Float[Array, ""]

@@ -219,6 +219,7 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         return Collects(self.num_envs, self.num_steps)
 
     def check(self, spec: EnvSpec) -> None:
+        spaces.check_one_agent(spec, self.name)
         if self.network is not None:
             check_network(self.network, sizes(spec)[0])
         batch = self.num_envs * self.num_steps

@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from actorcritic.audit.findings import CannotCall, Finding, Report
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.envs import pettingzoo
 from actorcritic.envs.as_gymnasium import AsGymnasium
 from actorcritic.envs.catalogue import compiled_environment
 from actorcritic.envs.host import checks, finding
@@ -120,6 +121,8 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Make, bool]:
         spec = environment.spec
         name = spec.id if spec is not None else type(environment.unwrapped).__name__
         return name, lambda: environment, False
+    if pettingzoo.is_several(environment):
+        return type(environment).__name__, lambda: environment, False
     if isinstance(environment, Environment) and not isinstance(environment, type):
         return environment.spec.id, lambda: AsGymnasium(environment), True
     try:
@@ -128,7 +131,7 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Make, bool]:
             if compiled is not None:
                 return compiled.spec.id, lambda: AsGymnasium(compiled), True
         name, factory = finding.find(environment)
-        return name, lambda: finding.make(name, factory, options), True
+        return name, lambda: finding.made(name, factory, options), True
     except UserError as error:
         raise CannotCall(str(error)) from error
 
@@ -139,7 +142,12 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Make, bool]:
 def _check_single(given: Any, options: dict[str, Any]) -> Report:
     name, make, fresh = _maker(given, options)
     try:
-        environment = make()
+        environment: Any = make()
+        if pettingzoo.is_several(environment):
+            from actorcritic.audit import several  # which has what is here below it
+
+            return several.check(name, environment)
+        environment = finding.wrapped(name, environment)
     except UserError as error:
         raise CannotCall(str(error)) from error
     notes = Notes()

@@ -190,6 +190,8 @@ def _conclude(run: Any) -> int:
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
     say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
+    for line in result.of_agents if result else []:
+        say(line)
     if run.workers is not None:
         say(_of_the_cluster(run))
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
@@ -238,7 +240,10 @@ def _evaluate(rest: list[str]) -> int:
         )
     if options.json:
         returns = dict(zip(result.seeds, result.returns.tolist(), strict=True))
-        say(json.dumps({"iqm": result.iqm, "interval": result.interval, "returns": returns}))
+        found = {"iqm": result.iqm, "interval": result.interval, "returns": returns}
+        if result.by_agent:
+            found |= {"agents": result.by_agent, "teams": result.by_team}
+        say(json.dumps(found))
         return 0
     for seed, returns, lengths in zip(result.seeds, result.returns, result.lengths, strict=True):
         say(
@@ -246,6 +251,8 @@ def _evaluate(rest: list[str]) -> int:
             f"{returns.min():.2f} to {returns.max():.2f}), mean length {lengths.mean():.1f}"
         )
     say(f"{run.label}: {result}")
+    for line in result.of_agents:
+        say(line)
     return 0
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest, told
 
+ADDRESS = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*|pettingzoo:[A-Za-z_][\w.]*"
+
 
 def module(name: str, wanted: str) -> Any:
     """The module of this name, installed or in the current folder; a file below it will do."""
@@ -56,8 +58,8 @@ def address(thing: Any) -> str | None:
 
 
 def is_address(text: object) -> bool:
-    """Is this module:Name, and nothing that a shell would take for more than a word?"""
-    return isinstance(text, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) is not None
+    """Is this module:Name (or pettingzoo:MODULE), and to a shell nothing more than a word?"""
+    return isinstance(text, str) and re.fullmatch(ADDRESS, text) is not None
 
 
 def _name_of_script() -> str | None:

@@ -31,23 +31,54 @@ ACTION_SPACES: tuple[type, ...] = (
 )
 
 
+class Agent(NamedTuple):
+    """One of the agents of an environment. Agents of one team learn together.
+
+    Where agents differ, the spaces of an EnvSpec are those of all of them, padded: `features` and
+    `actions` are how many numbers of an observation, and how many choices (or numbers) of an
+    action, are this one's own.
+    """
+
+    name: str
+    team: str = ""
+    features: int | None = None
+    actions: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class EnvSpec:
     """What an algorithm may know of an environment.
 
     `max_episode_steps` is the time limit: the runner sets `truncated` once an episode has
     lasted that many steps. None means that episodes end only where the environment ends them.
+
+    Of several `agents`, the spaces are those of one. Batches then have a column for each agent of
+    each environment: [B·N], the agents of the first environment first.
     """
 
     id: str
     observation_space: gymnasium.Space
     action_space: gymnasium.Space
     max_episode_steps: int | None = None
+    agents: tuple[Agent, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """How many columns of a batch an environment has: one for each agent."""
+        return len(self.agents) or 1
+
+    @property
+    def first_team(self) -> tuple[int, ...]:
+        """The agents whose returns stand for an episode's: those of the first agent's team."""
+        if not self.agents:
+            return (0,)
+        return tuple(k for k, agent in enumerate(self.agents) if agent.team == self.agents[0].team)
 
     # Gymnasium's spaces can be compared but not hashed, and JAX needs both of a static field.
     @cached_property
     def _hash(self) -> int:
-        return hash((self.id, repr(self.observation_space), repr(self.action_space)))
+        spaces = repr(self.observation_space), repr(self.action_space)
+        return hash((self.id, *spaces, self.agents))
 
     def __hash__(self) -> int:
         return self._hash
@@ -57,6 +88,7 @@ class EnvSpec:
             isinstance(other, EnvSpec)
             and self.id == other.id
             and self.max_episode_steps == other.max_episode_steps
+            and self.agents == other.agents
             and self.observation_space == other.observation_space
             and self.action_space == other.action_space
         )
@@ -99,6 +131,8 @@ class Collects(NamedTuple):
 class Transition(NamedTuple):
     """A batch of experience; every leaf has leading axes [T, B] (time, environment).
 
+    Where an environment has N agents, B stands for B·N: a column for each agent of each.
+
     Columns are contiguous in time: row t + 1 of a column follows row t, or begins the next episode
     where row t ended one. `next_observation` is the true successor of `observation`, never the
     observation after a reset. `terminated` means that the task ended (the successor is worth 0),
@@ -115,6 +149,12 @@ class Transition(NamedTuple):
     valid: Bool[Array, "T B"] | None = None  # False: not experience (padding, a reset row)
     # Σ γ^k r_{t-k} over the episode so far; only where the algorithm asked for it (`Collects`).
     reward_sum: Float[Array, "T B"] | None = None
+
+    def steps(self, columns: int) -> Any:
+        """Environment steps: rows in which any of an environment's `columns` is experience."""
+        if self.valid is None:
+            return self.reward.size // columns
+        return self.valid.reshape(len(self.valid), -1, columns).any(-1).sum()
 
     def cleared(self) -> Transition:
         """The same, with nothing but zeros and ends in rows that are not valid: not even NaN."""
@@ -169,19 +209,25 @@ class Ring:
 
 
 class Step(NamedTuple):
-    """What one step of a compiled environment gives, before any reset."""
+    """What one step of a compiled environment gives, before any reset.
+
+    Where the environment has N agents, each part has a leading axis [N]. An agent that is out
+    stays terminated (or truncated); the episode ends when all are out.
+    """
 
     observation: Observation
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]  # for reasons other than `max_episode_steps`, which is the runner's
+    valid: Bool[Array, ""] | None = None  # False: not there to act, out already or not yet in
 
 
 @runtime_checkable
 class Environment(Protocol):
     """An environment inside a JAX program: a frozen, hashable dataclass.
 
-    `step` never resets; the runner does, and it also applies `spec.max_episode_steps`.
+    `step` never resets; the runner does, and it also applies `spec.max_episode_steps`. Where
+    `spec.agents` are several, observations and actions have a leading axis [N].
     """
 
     @property

@@ -8,4 +8,7 @@ from .classic.mountain_car import MountainCarContinuous as MountainCarContinuous
 from .classic.pendulum import Pendulum as Pendulum
 from .grid_world import GridWorld as GridWorld
 from .gymnax import from_gymnax as from_gymnax
+from .particles import SimpleSpeakerListener as SimpleSpeakerListener
+from .particles import SimpleSpread as SimpleSpread
+from .particles import SimpleTag as SimpleTag
 from .routing import Routing as Routing

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from actorcritic.core.types import Action, Environment, Observation, Step
+from actorcritic.envs import columns
 from actorcritic.envs.keys import next_episode, step_key
 
 
@@ -22,6 +23,9 @@ class AsGymnasium(gymnasium.Env):
     that the episode has lasted `spec.max_episode_steps`. `key` starts as jax.random.key(seed) of
     `reset(seed=seed)`; without a seed as the one given here, and without that from the operating
     system's entropy.
+
+    Several agents are packed into one observation, as `columns.packed` says, and `agents_spec` is
+    what an algorithm sees of them. The reward is then the mean of theirs.
     """
 
     def __init__(
@@ -32,8 +36,11 @@ class AsGymnasium(gymnasium.Env):
     ) -> None:
         self.environment = environment
         self.key = key
-        self.observation_space = environment.spec.observation_space
-        self.action_space = environment.spec.action_space
+        self.agents_spec = environment.spec if environment.spec.agents else None
+        packed = environment.spec
+        if self.agents_spec is not None:
+            packed = columns.packed(packed, leaving=_leaving(environment))
+        self.observation_space, self.action_space = packed.observation_space, packed.action_space
         modes = ["rgb_array"] if hasattr(environment, "render") else []
         self.metadata = {"render_modes": modes, "render_fps": 10}
         if render_mode is not None and render_mode not in modes:
@@ -43,6 +50,7 @@ class AsGymnasium(gymnasium.Env):
         self.render_mode = render_mode
         self._state: Any = None
         self._length = 0
+        self._trail: list[Any] = []  # the states before this one, where it is drawn
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -53,7 +61,10 @@ class AsGymnasium(gymnasium.Env):
         elif self.key is None:
             self.key = jax.random.key(int(self.np_random.integers(2**31)))
         self.key, self._state, observation = _reset(self.environment, self.key)
-        self._length = 0
+        self._length, self._trail = 0, list[Any]()
+        if self.agents_spec is not None:
+            never: Any = np.zeros(len(self.agents_spec.agents), bool)
+            return self._packed(Step(observation, never * 0.0, never, never, never)), {}
         return to_host(self.observation_space, observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -61,6 +72,8 @@ class AsGymnasium(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("Call reset before the first step.")
         # One dtype for each kind of action, or every new one would compile the step again.
         kind = np.float32 if np.issubdtype(self.action_space.dtype, np.floating) else np.int32
+        if self.render_mode is not None:
+            self._trail.append(self._state)
         self._state, step = _step(
             self.environment,
             self.key,
@@ -70,18 +83,49 @@ class AsGymnasium(gymnasium.Env):
         )
         self._length += 1
         limit = self.environment.spec.max_episode_steps
+        over = limit is not None and self._length >= limit
+        if self.agents_spec is not None:
+            terminated = np.asarray(step.terminated)
+            truncated = np.asarray(step.truncated) | over
+            done = bool((terminated | truncated).all())
+            seen = self._packed(step._replace(truncated=truncated))
+            cut = done and not terminated.all()
+            return seen, float(seen[columns.REWARD].mean()), done and not cut, cut, {}
         return (
             to_host(self.observation_space, step.observation),
             float(step.reward),
             bool(step.terminated),
-            bool(step.truncated) or (limit is not None and self._length >= limit),
+            bool(step.truncated) or over,
             {},
         )
+
+    def _packed(self, step: Any) -> dict[str, Any]:
+        """What all agents have after a step."""
+        valid = np.ones(len(step.reward), bool) if step.valid is None else np.asarray(step.valid)
+        parts = {
+            columns.COLUMNS: step.observation,
+            columns.REWARD: np.where(valid, step.reward, 0.0),
+            columns.TERMINATED: step.terminated,
+            columns.TRUNCATED: step.truncated,
+            columns.VALID: valid,
+        }
+        return to_host(self.observation_space, parts)
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:
             return None
-        return self.environment.render(self._state)  # type: ignore[attr-defined]
+        environment: Any = self.environment
+        if getattr(environment, "trail", False):
+            return environment.render(self._state, self._trail)
+        return environment.render(self._state)
+
+
+def _leaving(environment: Environment) -> bool:
+    """May single agents come and go?"""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, _ = jax.eval_shape(environment.reset, key)
+    action = columns.action_shape(environment.spec)
+    return jax.eval_shape(environment.step, key, state, action)[1].valid is not None
 
 
 def to_host(space: gymnasium.Space, observation: Observation) -> Any:

@@ -29,6 +29,13 @@ COMPILED = Catalogue(
         "Pendulum-v1": Entry(f"{HERE}.classic.pendulum:Pendulum", "swing a pendulum up by torque"),
         "GridWorld-v0": Entry(f"{HERE}.grid_world:GridWorld", "walk to a goal, around walls"),
         "routing": Entry(f"{HERE}.routing:Routing", "customers' requests: answer, ask or escalate"),
+        "simple-spread": Entry(
+            f"{HERE}.particles:SimpleSpread", "2 to 6 agents cover as many landmarks"
+        ),
+        "simple-speaker-listener": Entry(
+            f"{HERE}.particles:SimpleSpeakerListener", "one agent tells another where to go"
+        ),
+        "simple-tag": Entry(f"{HERE}.particles:SimpleTag", "two teams: three chase one"),
     },
 )
 
@@ -47,7 +54,7 @@ def compiled_environment(environment: Any, **options: Any) -> Environment | None
             return from_gymnax(environment.removeprefix("gymnax:"), **options)
         if environment in COMPILED:
             return _made(environment, COMPILED[environment], options)
-        if ":" not in environment:
+        if ":" not in environment or environment.startswith("pettingzoo:"):
             return None
     from actorcritic.envs.compiled import compiled_class
 

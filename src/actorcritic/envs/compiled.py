@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from actorcritic.core import importing
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec, Step
+from actorcritic.envs import columns
 from actorcritic.envs.host.failures import failing
 from actorcritic.maths import spaces
 
@@ -66,9 +67,10 @@ def check_compiled(world: Environment) -> None:
     if not (isinstance(first, tuple) and len(first) == 2):
         raise UserError(f"{name}.reset returned {_told(first)}; expected (state, observation).")
     state, observation = first
-    _check_observation(world.spec.observation_space, observation, f"{name}.reset")
+    lead = (len(world.spec.agents),) if world.spec.agents else ()
+    _check_observation(world.spec.observation_space, observation, f"{name}.reset", lead)
     with failing(name, "step"):
-        after = jax.eval_shape(world.step, key, state, _action(world.spec.action_space))
+        after = jax.eval_shape(world.step, key, state, columns.action_shape(world.spec))
     if not (isinstance(after, tuple) and len(after) == 2 and isinstance(after[1], Step)):
         raise UserError(
             f"{name}.step returned {_told(after)}; expected (state, Step(observation, reward, "
@@ -80,18 +82,24 @@ def check_compiled(world: Environment) -> None:
             f"{_told(state)}. Give both the same parts, shapes and dtypes."
         )
     step = after[1]
-    _check_observation(world.spec.observation_space, step.observation, f"{name}.step")
-    for part, value, wanted in (
+    _check_observation(world.spec.observation_space, step.observation, f"{name}.step", lead)
+    parts: list[tuple[str, Any, Any]] = [
         ("reward", step.reward, jnp.floating),
         ("terminated", step.terminated, jnp.bool_),
         ("truncated", step.truncated, jnp.bool_),
-    ):
-        if value.shape != () or not jnp.issubdtype(value.dtype, wanted):
+    ]
+    if step.valid is not None:
+        parts.append(("valid", step.valid, jnp.bool_))
+    for part, value, wanted in parts:
+        if value.shape != lead or not jnp.issubdtype(value.dtype, wanted):
             expected = "one float" if part == "reward" else "one truth value"
+            expected += f" for each of {lead[0]} agents" if lead else ""
             raise UserError(f"{name}.step returned {part} as {_told(value)}; expected {expected}.")
 
 
-def _check_observation(space: gymnasium.Space, observation: Any, where: str) -> None:
+def _check_observation(
+    space: gymnasium.Space, observation: Any, where: str, lead: tuple[int, ...] = ()
+) -> None:
     if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
         parts: Any = space.spaces
         kind, keys = (dict, list(parts)) if isinstance(parts, dict) else (tuple, range(len(parts)))
@@ -100,22 +108,17 @@ def _check_observation(space: gymnasium.Space, observation: Any, where: str) -> 
         for key in keys:
             if kind is dict and key not in observation:
                 raise UserError(f"{where} returned no observation {key!r}; expected {space}.")
-            _check_observation(parts[key], observation[key], where)
+            _check_observation(parts[key], observation[key], where, lead)
         return
     whole = not jnp.issubdtype(spaces.kept_dtype(space), jnp.floating)
-    if getattr(observation, "shape", None) != (space.shape or ()) or (
+    if getattr(observation, "shape", None) != lead + (space.shape or ()) or (
         whole and jnp.issubdtype(observation.dtype, jnp.floating)
     ):
         raise UserError(
-            f"{where} returned the observation {_told(observation)}; expected one of {space}. "
-            "Change the observation, or observation_space."
+            f"{where} returned the observation {_told(observation)}; expected one of {space}"
+            + (f" for each of {lead[0]} agents" if lead else "")
+            + ". Change the observation, or observation_space."
         )
-
-
-def _action(space: gymnasium.Space) -> jax.ShapeDtypeStruct:
-    """What `step` is given, as `spaces.executable` makes it."""
-    continuous = isinstance(space, gymnasium.spaces.Box)
-    return jax.ShapeDtypeStruct(space.shape or (), jnp.float32 if continuous else jnp.int32)
 
 
 def _shapes(tree: Any) -> Any:

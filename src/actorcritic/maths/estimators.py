@@ -162,9 +162,63 @@ class RunningStatistics(NamedTuple):
             (1 - share) * self.variance + share * variance + share * (1 - share) * gap**2,
         )
 
+    def first(self, count: int) -> RunningStatistics:
+        """Of the first `count` features alone."""
+        return self._replace(mean=self.mean[:count], variance=self.variance[:count])
+
     def normalize(self, x: Float[Array, "..."], clip: float) -> Float[Array, "..."]:
         """(x - mean) / standard deviation, clipped to [-clip, clip]."""
         lead = (1,) * (x.ndim - self.mean.ndim)
         mean, variance = self.mean.reshape(lead + self.mean.shape), self.variance
         scale = jax.lax.rsqrt(variance.reshape(lead + variance.shape) + 1e-8)
         return jnp.clip((x - mean) * scale, -clip, clip)
+
+
+class Moments(NamedTuple):
+    """Mean and deviation of the recent past: exponential averages, debiased. `share` 0 is unknown.
+
+    m ← β m + (1 - β) mean(x), and the same of x² and of 1; the last of them, `share`, is by how
+    much the others have yet to grow, as in Adam (Kingma & Ba 2015, section 3). Yu et al. 2022
+    normalise the targets of a critic in this way.
+    """
+
+    share: Float[Array, ""]
+    mean: Float[Array, ""]  # times `share`
+    square: Float[Array, ""]  # likewise, of x²
+
+    @classmethod
+    def start(cls) -> Moments:
+        zero = jnp.zeros(())
+        return cls(zero, zero, zero)
+
+    def merge(
+        self,
+        x: Float[Array, " N"],
+        valid: Bool[Array, " N"] | None,
+        decay: float,
+        axis: str | None = None,
+    ) -> Moments:
+        """With the valid rows of `x` (of all devices along `axis`); as it is where none is."""
+        rows = jnp.ones_like(x) if valid is None else valid.astype(x.dtype)
+        sums = jnp.stack([jnp.sum(rows), jnp.sum(rows * x), jnp.sum(rows * x**2)])
+        sums = sums if axis is None else jax.lax.psum(sums, axis)
+        means = sums / jnp.maximum(sums[0], 1)
+        merged = decay * jnp.stack(self) + (1 - decay) * means
+        return Moments(*jnp.where(sums[0] > 0, merged, jnp.stack(self)))
+
+    @property
+    def _scale(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Mean and deviation; 0 and 1 before anything was seen. A deviation is at least 0.01."""
+        share = jnp.where(self.share > 0, self.share, 1.0)
+        mean = self.mean / share
+        variance = jnp.maximum(self.square / share - mean**2, 1e-4)
+        return mean, jnp.sqrt(jnp.where(self.share > 0, variance, 1.0))
+
+    def normalize(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        mean, deviation = self._scale
+        return (x - mean) / deviation
+
+    def denormalize(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The inverse of `normalize`."""
+        mean, deviation = self._scale
+        return x * deviation + mean

@@ -42,9 +42,20 @@ def clipped_surrogate_loss(
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
-def value_loss(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, "..."]:
-    """½ (V(s_t) - target_t)²."""
-    return 0.5 * (value - jax.lax.stop_gradient(target)) ** 2
+def value_loss(
+    value: Float[Array, "..."],
+    target: Float[Array, "..."],
+    huber_delta: float | Float[Array, ""] | None = None,
+) -> Float[Array, "..."]:
+    """½ (V(s_t) - target_t)²; beyond an error of `huber_delta`, linear with the same slope there.
+
+    Huber 1964: δ (|e| - δ/2) where |e| > δ, for the error e. None: squared everywhere.
+    """
+    error = value - jax.lax.stop_gradient(target)
+    if huber_delta is None:
+        return 0.5 * error**2
+    inside = jnp.clip(error, -huber_delta, huber_delta)
+    return inside * (error - 0.5 * inside)
 
 
 def clipped_value_loss(
@@ -52,15 +63,17 @@ def clipped_value_loss(
     old_value: Float[Array, "..."],
     target: Float[Array, "..."],
     clip_range: float | Float[Array, ""],
+    huber_delta: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "..."]:
     """½ max((V - target)², (V_clip - target)²), V_clip = V_old + clip(V - V_old, -ε, ε).
 
     The larger of the two: a step that leaves the range is never rewarded for leaving it. It is
-    in the code that came with Schulman et al. 2017, not in the paper.
+    in the code that came with Schulman et al. 2017, not in the paper. `huber_delta` as above.
     """
     old_value = jax.lax.stop_gradient(old_value)
     clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
-    return jnp.maximum(value_loss(value, target), value_loss(clipped, target))
+    plain = value_loss(value, target, huber_delta)
+    return jnp.maximum(plain, value_loss(clipped, target, huber_delta))
 
 
 def soft_target(

@@ -28,7 +28,7 @@ from actorcritic.maths.distributions import (
     MultiCategorical,
     TanhGaussian,
 )
-from actorcritic.maths.spaces import feature_count, image_parts
+from actorcritic.maths.spaces import feature_count, image_parts, policy_feature_count
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -267,7 +267,7 @@ def default_network(
     ((start, box),) = images
     height, width, channels = box.shape
     shape = height, width, channels
-    beside = None if feature_count(space) == math.prod(shape) else start
+    beside = None if feature_count(space) == math.prod(shape) else start  # the critic's, at least
     return CNN(shape, hidden_sizes, activation, initialization, start=beside)
 
 
@@ -280,7 +280,8 @@ class ActorCritic:
     gain 0.01 for the policy, so that it starts near uniform, and 1 for the critic (other
     initialisations have no gain). A Gaussian's log σ is a learned vector, or with
     `state_dependent_std` a second half of the policy head, clamped to [-20, 2]. With `squash`,
-    continuous actions are a tanh-squashed Gaussian's.
+    continuous actions are a tanh-squashed Gaussian's. Of a global state, which comes last in the
+    features, separate networks show the critic all and the policy nothing.
     """
 
     spec: EnvSpec
@@ -293,7 +294,7 @@ class ActorCritic:
     initialization: Initialization = "orthogonal"
 
     def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-        x = jnp.zeros((1, feature_count(self.spec.observation_space)))
+        everything = jnp.zeros((1, feature_count(self.spec.observation_space)))
         outputs = _policy_outputs(self.spec.action_space)
         box = isinstance(self.spec.action_space, spaces.Box)
         heads = {"policy": 2 * outputs if box and self.state_dependent_std else outputs}
@@ -303,6 +304,7 @@ class ActorCritic:
         for name, size in heads.items():
             key, trunk_key, head_key = jax.random.split(key, 3)
             trunk = "trunk" if self.shared else f"{name}_trunk"
+            x = self._seen(everything) if name == "policy" else everything
             if trunk not in params:
                 params[trunk] = self.network.init(trunk_key, x)
             features = jax.eval_shape(self.network.apply, params[trunk], x)
@@ -316,7 +318,7 @@ class ActorCritic:
                 head_key, features.shape[1], size, gain, self.initialization
             )
         if box and not self.state_dependent_std:
-            params["log_std"] = jnp.full(outputs, self.initial_log_std, x.dtype)
+            params["log_std"] = jnp.full(outputs, self.initial_log_std, everything.dtype)
         return params
 
     def policy(
@@ -326,7 +328,7 @@ class ActorCritic:
         allowed: Bool[Array, "... a"] | None = None,
     ) -> Distribution:
         """π(·|s); where `allowed` is given, given that the action is allowed."""
-        policy = self._distribution(params, self._features("policy", params, x))
+        policy = self._distribution(params, self._features("policy", params, self._seen(x)))
         if allowed is None or not isinstance(policy, Categorical | MultiCategorical):
             return policy
         return policy.masked(allowed)
@@ -339,6 +341,11 @@ class ActorCritic:
         if self.critic == "state":
             return values.squeeze(-1)
         return jnp.sum(values * jax.nn.one_hot(action, values.shape[-1]), axis=-1)
+
+    def _seen(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
+        """What the policy sees of the features."""
+        count = policy_feature_count(self.spec.observation_space)
+        return x if count == x.shape[-1] else x[..., :count]
 
     @staticmethod
     def split(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

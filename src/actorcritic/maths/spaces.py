@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from functools import cache
 from typing import Any
 
 import jax
@@ -16,6 +18,8 @@ from actorcritic.core.types import ACTION_SPACES, Action, EnvSpec, Observation
 
 # This key of a Dict observation says which actions are allowed; it is no feature of the policy.
 MASK = "action_mask"
+# What this key holds reaches the critic only. Nothing needs it to act.
+GLOBAL = "global_state"
 
 
 def check(spec: EnvSpec) -> None:
@@ -46,6 +50,13 @@ def check(spec: EnvSpec) -> None:
             )
     if has_mask(spec.observation_space):
         _check_mask(spec)
+    if not policy_feature_count(spec.observation_space) and has_global_state(
+        spec.observation_space
+    ):
+        raise UserError(
+            f"{spec.id} has observations with nothing but {GLOBAL!r}; expected a further key, with "
+            "what the policy is to see."
+        )
     feature_count(spec.observation_space)
 
 
@@ -67,6 +78,36 @@ def _check_mask(spec: EnvSpec) -> None:
             f"{spec.id} has observations with nothing but {MASK!r}; expected a further key, with "
             "what the policy is to see."
         )
+
+
+def has_global_state(space: spaces.Space) -> bool:
+    """Do observations of this space have a part that only the critic sees?"""
+    return isinstance(space, spaces.Dict) and GLOBAL in space.spaces
+
+
+def check_one_agent(spec: EnvSpec, name: str) -> None:
+    """UserError where an algorithm that knows one agent, who sees everything, has another."""
+    if has_global_state(spec.observation_space):
+        raise UserError(
+            f"{spec.id} has observations with the key {GLOBAL!r}, which only a critic may see, and "
+            f"{name} has none that sees more than its policy. Train with ppo or mappo, or take "
+            "the key out."
+        )
+    if spec.agents:
+        raise UserError(
+            f"{spec.id} has {len(spec.agents)} agents, and {name} is for one. Train with mappo or "
+            "ippo."
+        )
+
+
+@cache
+def for_policy(spec: EnvSpec) -> EnvSpec:
+    """The spec as it is for whoever only acts: without the state that the critic sees."""
+    space = spec.observation_space
+    if not has_global_state(space):
+        return spec
+    parts = [(k, part) for k, part in space.spaces.items() if k != GLOBAL]  # type: ignore[attr-defined]
+    return dataclasses.replace(spec, observation_space=spaces.Dict(parts))
 
 
 def has_mask(space: spaces.Space) -> bool:
@@ -102,17 +143,24 @@ def action_mask(space: spaces.Space, observation: Observation) -> Bool[Array, ".
     return mask.reshape(*lead, -1).astype(bool)
 
 
-def _seen(space: spaces.Space) -> spaces.Space:
-    """The space of what the policy sees: without the mask."""
-    if not has_mask(space):
+def _features(space: spaces.Space) -> spaces.Space:
+    """The space of what becomes features: without the mask, what the critic alone sees last."""
+    if not (has_mask(space) or has_global_state(space)):
         return space
-    parts = space.spaces.items()  # type: ignore[attr-defined]
-    return spaces.Dict([(name, part) for name, part in parts if name != MASK])
+    parts = list(space.spaces.items())  # type: ignore[attr-defined]
+    seen = [(name, part) for name, part in parts if name not in (MASK, GLOBAL)]
+    return spaces.Dict(seen + [(name, part) for name, part in parts if name == GLOBAL])
 
 
 def feature_count(space: spaces.Space) -> int:
     """How many numbers `encode` makes of one observation."""
-    return _feature_count(_seen(space))
+    return _feature_count(_features(space))
+
+
+def policy_feature_count(space: spaces.Space) -> int:
+    """How many of them the policy sees: the first ones, all but the global state."""
+    hidden = _feature_count(space[GLOBAL]) if has_global_state(space) else 0  # type: ignore[index]
+    return feature_count(space) - hidden
 
 
 def _feature_count(space: spaces.Space) -> int:
@@ -156,8 +204,9 @@ def as_kept(space: spaces.Space, observation: Observation) -> np.ndarray:
 
 
 def image_parts(space: spaces.Space) -> list[tuple[int, spaces.Box]]:
-    """The parts with three axes, and where in an encoded observation each of them starts."""
-    return _image_parts(_seen(space), 0)
+    """The parts with three axes that a policy sees; where in an encoded observation each starts."""
+    seen = policy_feature_count(space)
+    return [part for part in _image_parts(_features(space), 0) if part[0] < seen]
 
 
 def _image_parts(space: spaces.Space, start: int) -> list[tuple[int, spaces.Box]]:
@@ -179,10 +228,10 @@ def encode(space: spaces.Space, observation: Observation) -> Float[Array, "... f
     """Observations with any leading axes as flat vectors of floats.
 
     Box and MultiBinary are flattened, Discrete and MultiDiscrete become one-hot, Dict (in the
-    space's order of keys, without the mask of actions) and Tuple are concatenated. A Box of bytes
-    is divided by its largest upper bound, 255 for an image.
+    space's order of keys, without the mask of actions and with the global state last) and Tuple
+    are concatenated. A Box of bytes is divided by its largest upper bound, 255 for an image.
     """
-    return _encode(_seen(space), observation)
+    return _encode(_features(space), observation)
 
 
 def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... features"]:
@@ -210,7 +259,7 @@ def _encode(space: spaces.Space, observation: Observation) -> Float[Array, "... 
 
 def is_numeric(space: spaces.Space) -> np.ndarray:
     """Per encoded feature: does it come from a Box (and so may be normalised)?"""
-    return _is_numeric(_seen(space))
+    return _is_numeric(_features(space))
 
 
 def _is_numeric(space: spaces.Space) -> np.ndarray:

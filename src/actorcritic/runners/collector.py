@@ -20,7 +20,7 @@ from actorcritic.core.types import Collects, EnvSpec, Transition
 from actorcritic.core.waiting import compiled
 from actorcritic.envs.host.arrays import Leaves, leaves, row_of, write, zeros
 from actorcritic.envs.host.environment import HostEnvironment
-from actorcritic.envs.host.stepping import Stepper
+from actorcritic.envs.host.stepping import ColumnStepper, Stepper
 from actorcritic.maths import spaces
 from actorcritic.runners.session import never
 
@@ -46,7 +46,8 @@ class Rollout:
     """Room for one batch [T, B], used again for the next."""
 
     def __init__(self, spec: EnvSpec, collects: Collects, action: Any, extras: Any) -> None:
-        space, length, num_envs = spec.observation_space, collects.longest(spec), collects.num_envs
+        space, length = spec.observation_space, collects.longest(spec)
+        num_envs = collects.num_envs * spec.columns
         self.observation = zeros(space, length + 1, num_envs)  # row T begins the next batch
         self.next_observation = zeros(space, length, num_envs)
         self.reward = np.zeros((length, num_envs), np.float32)
@@ -109,8 +110,12 @@ class Collector:
         discount = self.collects.discount
         self._discount = None if discount is None else np.float32(discount)
         self._stepper = self._opened()
-        self.masked = self.collects.whole_episodes or self._stepper.mode is AutoresetMode.NEXT_STEP
-        lead = zeros(self._spec.observation_space, self.collects.num_envs)
+        self.masked = (
+            self.collects.whole_episodes
+            or self._stepper.mode is AutoresetMode.NEXT_STEP
+            or self._stepper.leaving
+        )
+        lead = zeros(self._spec.observation_space, self.collects.num_envs * self._spec.columns)
         self._keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._steps))
         action, _, extras = jax.eval_shape(
             self._act, self._settings, actor, lead, self._keys, np.int32(0)
@@ -126,8 +131,8 @@ class Collector:
         action, extras = algorithm.act(actor, observation, keys[t])
         return action, spaces.executable(self._spec.action_space, action), extras
 
-    def _opened(self) -> Stepper:
-        return Stepper(self.environment.make(self.collects.num_envs), self._spec)
+    def _opened(self) -> Stepper | ColumnStepper:
+        return self.environment.stepper(self.environment.make(self.collects.num_envs))
 
     def compile(self) -> None:
         """Compile the program that acts (once; `collect` does it otherwise)."""
@@ -148,9 +153,10 @@ class Collector:
             self._stepper.environments.close()
             self._stepper = self._opened()
         self._stepper.reset(seed, self.rollout.before(-1))
-        num_envs = self.collects.num_envs
-        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
-        self._reward_sum = np.zeros(num_envs, np.float32)
+        num_envs, columns = self.collects.num_envs, self._spec.columns
+        # Of each agent, but an episode is as long for all of them.
+        self._returns, self._lengths = np.zeros((num_envs, columns)), np.zeros(num_envs, np.int64)
+        self._reward_sum = np.zeros(num_envs * columns, np.float32)
 
     def collect(
         self,
@@ -178,7 +184,8 @@ class Collector:
 
     def _collect(self, actor: Any, keys: Array, interrupted: Callable[[], bool]) -> list[Ended]:
         rollout, stepper, whole = self.rollout, self._stepper, self.collects.whole_episodes
-        length, num_envs = rollout.reward.shape
+        length, num_envs, columns = self._steps, self.collects.num_envs, self._spec.columns
+        team = list(self._spec.first_team)
         ended: list[Ended] = []
         counted = 0  # environment steps up to the current row
         valid = np.ones(num_envs, bool)
@@ -209,21 +216,23 @@ class Collector:
                 truncated = truncated | ~terminated
             rollout.reward[t] = reward
             rollout.terminated[t], rollout.truncated[t] = terminated, truncated
-            self._returns += reward
+            self._returns += reward.reshape(num_envs, columns)
             self._lengths += valid
             if self._discount is not None and rollout.reward_sum is not None:
                 self._reward_sum = self._discount * self._reward_sum + rollout.reward[t]
                 rollout.reward_sum[t] = self._reward_sum
-            done = terminated | truncated
+            done = (terminated | truncated).reshape(num_envs, columns).all(axis=1)
             if self.masked:
-                rollout.valid[t] = valid
+                rollout.valid[t] = np.repeat(valid, columns) & stepper.valid
             if done.any():
                 for b in np.flatnonzero(done & valid).tolist():
                     at = counted + int(valid[: b + 1].sum())
                     infos = tuple(stepper.info(name, b) for name in self.environment.info_metrics)
-                    ended.append(Ended(at, float(self._returns[b]), int(self._lengths[b]), infos))
-                self._returns[done], self._lengths[done], self._reward_sum[done] = 0.0, 0, 0.0
-            counted += num_envs if not self.masked else int(valid.sum())
+                    total = float(self._returns[b, team].mean())
+                    ended.append(Ended(at, total, int(self._lengths[b]), infos))
+                self._returns[done], self._lengths[done] = 0.0, 0
+                self._reward_sum[np.repeat(done, columns)] = 0.0
+            counted += int(valid.sum())
             if whole:
                 valid = valid & ~done
                 if not valid.any():
@@ -243,7 +252,9 @@ class Collector:
         if not found:
             return
         t, part, b, value = min(found, key=lambda row: row[:3])
-        place = f"step {t + 1} of {name}, environment {b}"
+        b, agent = divmod(b, self._spec.columns)
+        who = f", agent '{self._spec.agents[agent].name}'" if self._spec.agents else ""
+        place = f"step {t + 1} of {name}, environment {b}{who}"
         if part == 1:
             raise Diverged(
                 f"the training diverged: the policy drew an action that is not finite at {place}: "

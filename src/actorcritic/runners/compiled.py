@@ -14,23 +14,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic.core.types import Action, Algorithm, Collects, Environment, Transition
+from actorcritic.core.types import Action, Algorithm, Collects, Environment, EnvSpec, Transition
 from actorcritic.envs.keys import next_episode, step_key
 from actorcritic.maths import spaces
 
 
 class Running(NamedTuple):
-    """Environments under way, leading axis [B].
+    """Environments under way, leading axis [B]; of what each agent has, [B·N].
 
     `key` is each one's own, of its episode (see `envs.keys`).
     """
 
     key: Key[Array, " B"]
     state: Any
-    observation: Any
-    episode_return: Float[Array, " B"]
+    observation: Any  # [B·N]
+    episode_return: Float[Array, " B*N"]
     episode_length: Int[Array, " B"]
-    reward_sum: Float[Array, " B"]  # discounted, see `Transition.reward_sum`
+    reward_sum: Float[Array, " B*N"]  # discounted, see `Transition.reward_sum`
 
 
 class TrainState(NamedTuple):
@@ -51,43 +51,71 @@ class Episodes(NamedTuple):
 
 
 def select(condition: Array, new: Any, old: Any) -> Any:
-    """Per environment (leading axis), `new` where the condition holds."""
+    """Per environment (leading axis, or one of columns), `new` where the condition holds."""
 
     def pick(a: Array, b: Array) -> Array:
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             return jnp.where(condition, a, b)
-        return jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+        which = each_column(condition, a.shape[0] // condition.shape[0])
+        return jnp.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(pick, new, old)
+
+
+def each_column(x: Array, columns: int) -> Array:
+    """What holds for environments [B], for each of their columns [B·N]."""
+    return x if columns == 1 else jnp.repeat(x, columns)
+
+
+def _flat(spec: EnvSpec, tree: Any) -> Any:
+    """What each agent of each environment has, [B, N, ...], as columns [B·N, ...]."""
+    if not spec.agents:
+        return tree
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def team_return(spec: EnvSpec, returns: Float[Array, " B*N"]) -> Float[Array, " B"]:
+    """An episode's return: the mean over the agents of the first team."""
+    if not spec.agents:
+        return returns
+    return returns.reshape(-1, spec.columns)[:, jnp.asarray(spec.first_team)].mean(axis=1)
 
 
 def reset(environment: Environment, key: Key[Array, " B"]) -> Running:
     """Start an episode in each environment."""
     key, reset_key = jax.vmap(next_episode)(key)
     state, observation = jax.vmap(environment.reset)(reset_key)
-    zero = jnp.zeros(key.shape[0])
-    return Running(key, state, observation, zero, zero.astype(jnp.int32), zero)
+    lengths, spec = jnp.zeros(key.shape[0], jnp.int32), environment.spec
+    zero = jnp.zeros(key.shape[0] * spec.columns)
+    return Running(key, state, _flat(spec, observation), zero, lengths, zero)
 
 
 def take_step(
     environment: Environment, now: Running, action: Action, collects: Collects | None = None
 ) -> tuple[Running, Transition, Bool[Array, " B"]]:
     """One step of every environment, without resets; and which episodes it ended."""
-    limit = environment.spec.max_episode_steps
+    spec = environment.spec
+    limit, columns = spec.max_episode_steps, spec.columns
     keys = jax.vmap(step_key)(now.key, now.episode_length)
-    executable = spaces.executable(environment.spec.action_space, action)
+    executable = spaces.executable(spec.action_space, action)
+    if spec.agents:
+        executable = executable.reshape(-1, columns, *executable.shape[1:])
     state, step = jax.vmap(environment.step)(keys, now.state, executable)
+    step = _flat(spec, step)
 
-    length = now.episode_length + 1
-    truncated = step.truncated if limit is None else step.truncated | (length >= limit)
-    done = step.terminated | truncated
-    total = now.episode_return + step.reward
+    length, truncated, reward = now.episode_length + 1, step.truncated, step.reward
+    if limit is not None:
+        truncated = truncated | each_column(length >= limit, columns)
+    if step.valid is not None:
+        reward = jnp.where(step.valid, reward, 0.0)
+    done = (step.terminated | truncated).reshape(-1, columns).all(axis=1)
+    total = now.episode_return + reward
     row = Transition(
-        now.observation, action, step.reward, step.terminated, truncated, step.observation
-    )
+        now.observation, action, reward, step.terminated, truncated, step.observation
+    )._replace(valid=step.valid)
     reward_sum = now.reward_sum
     if collects is not None and collects.discount is not None:
-        reward_sum = collects.discount * reward_sum + step.reward
+        reward_sum = collects.discount * reward_sum + reward
         row = row._replace(reward_sum=reward_sum)
     ahead = Running(now.key, state, step.observation, total, length, reward_sum)
     return ahead, row, done
@@ -98,14 +126,13 @@ def advance(
 ) -> tuple[Running, Transition, Episodes]:
     """One step of every environment, and a reset of those whose episode it ended. Rows are [B]."""
     ahead, row, done = take_step(environment, now, action, collects)
-    return _renewed(environment, now, ahead, done), row, _ended(ahead, done)
+    return _renewed(environment, now, ahead, done), row, _ended(environment.spec, ahead, done)
 
 
-def _ended(ahead: Running, which: Bool[Array, " B"]) -> Episodes:
+def _ended(spec: EnvSpec, ahead: Running, which: Bool[Array, " B"]) -> Episodes:
     """The episodes that ended with this step."""
-    return Episodes(
-        jnp.where(which, ahead.episode_return, 0.0), jnp.where(which, ahead.episode_length, 0)
-    )
+    returns = team_return(spec, ahead.episode_return)
+    return Episodes(jnp.where(which, returns, 0.0), jnp.where(which, ahead.episode_length, 0))
 
 
 def _renewed(
@@ -157,16 +184,18 @@ def _collect_episodes(
 
     An episode that is longer than the batch is cut there, and counts as it is then.
     """
-    length = collects.longest(environment.spec)
+    length, columns = collects.longest(environment.spec), environment.spec.columns
     keys = jax.random.split(key, length)
 
     def step(t: Array, now: Running, open_: Array) -> tuple[Running, Array, Any]:
         action, extras = algorithm.act(actor, now.observation, keys[t])
         ahead, row, done = take_step(environment, now, action, collects)
-        row = row._replace(extras=extras, valid=open_)
-        row = row._replace(truncated=row.truncated | ((t == length - 1) & ~row.terminated))
-        ends = open_ & (row.terminated | row.truncated)
-        ended = _ended(ahead, ends)
+        valid, last = each_column(open_, columns), t == length - 1
+        valid = valid if row.valid is None else valid & row.valid
+        row = row._replace(extras=extras, valid=valid)
+        row = row._replace(truncated=row.truncated | (last & ~row.terminated))
+        ends = open_ & (done | last)
+        ended = _ended(environment.spec, ahead, ends)
         return _renewed(environment, now, ahead, done), open_ & ~ends, (row, ended)
 
     def body(carry: tuple[Array, Running, Array, Any]) -> tuple[Array, Running, Array, Any]:
@@ -213,7 +242,7 @@ def train_once(
     running, batch, episodes = collect(algorithm, environment, actor, state.environments, act_key)
     progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
-    gained = batch.reward.size if batch.valid is None else jnp.sum(batch.valid, dtype=jnp.int32)
+    gained = batch.steps(environment.spec.columns)
     if axis is not None:
         metrics, gained = jax.lax.pmean(metrics, axis), gained * jax.lax.axis_size(axis)
     state = TrainState(learner, running, key, state.updates + 1, state.steps + gained)

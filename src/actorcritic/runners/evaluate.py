@@ -17,10 +17,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Algorithm, Environment, EnvSpec, Observation
 from actorcritic.core.waiting import beside, compiled, wait_for
+from actorcritic.core.words import listed, nearest
+from actorcritic.envs import columns
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
 from actorcritic.envs.masks import joined
 from actorcritic.maths import spaces
-from actorcritic.runners.compiled import reset, take_step
+from actorcritic.runners.compiled import each_column, reset, take_step, team_return
 from actorcritic.runners.session import COMPILE_FAST
 
 MAX_STEPS = 10_000  # of an evaluation episode, where the environment states no time limit
@@ -32,6 +34,7 @@ class Evaluation(NamedTuple):
     returns: Float[np.ndarray, "S E"]
     lengths: Int[np.ndarray, "S E"]
     cut: Bool[np.ndarray, "S E"]  # left after `MAX_STEPS`, where nothing else ends an episode
+    agents: Float[np.ndarray, "S E N"]  # the return of each agent; [S, E, 1] of a single one
 
 
 class Policy:
@@ -43,17 +46,25 @@ class Policy:
 
     Where actions were masked in the training, they are here: an observation has the mask at its
     key "action_mask", or the environment's own observation comes with `action_mask`.
+
+    Of several agents, a dict of what each agent sees, as PettingZoo gives it, becomes a dict of
+    actions of the same agents; those that are out are left out.
     """
 
     def __init__(self, algorithm: Algorithm, actor: Any, spec: EnvSpec, seed: int = 0) -> None:
-        self.algorithm, self.actor, self.spec = algorithm, actor, spec
+        self.algorithm, self.actor = algorithm, actor
+        self.spec = spaces.for_policy(spec)  # to act, nobody needs a global state
         self._key = jax.random.key(seed)
         self._calls = 0
 
     def __call__(
         self, observation: Observation, *, action_mask: Any = None, deterministic: bool = True
-    ) -> np.ndarray:
+    ) -> Any:
         space = self.spec.observation_space
+        if self.spec.agents and not (
+            isinstance(observation, Mapping) and columns.AGENT in observation
+        ):
+            return self._of_agents(observation, deterministic)
         observation = self._with_mask(observation, action_mask)
         single = _is_single(space, observation)
         observation = _arrays(space, observation)
@@ -65,6 +76,38 @@ class Policy:
         action = _action(self.algorithm, self.actor, self.spec, observation, key, explore)
         action = np.asarray(action).astype(self.spec.action_space.dtype)
         return action[0] if single else action
+
+    def _of_agents(self, observation: Any, deterministic: bool) -> dict[str, Any]:
+        """Actions by agent, from what each sees by agent."""
+        spec: Any = self.spec
+        names = [agent.name for agent in spec.agents]
+        if not isinstance(observation, Mapping) or not observation:
+            raise UserError(
+                f"The policy for {spec.id} acts for several agents, and expects a dict of what "
+                f"each of them sees: {{{names[0]!r}: …}}. They are {listed(names)}."
+            )
+        everyone = columns.empty(spec)
+        for name, own in observation.items():
+            if name not in names:
+                raise UserError(
+                    f"{spec.id} has no agent {name!r}.{nearest(str(name), names)} It has "
+                    f"{listed(names)}."
+                )
+            k = names.index(name)
+            try:
+                for part, value in columns.of_agent(spec, k, own).items():
+                    columns.put(spec.observation_space[part], everyone[part], k, value)
+            except (ValueError, TypeError, KeyError, IndexError) as error:
+                raise UserError(
+                    f"The observation of agent {name!r} is not of its space ({error}); expected "
+                    "what the environment gives that agent."
+                ) from error
+        actions = self(everyone, deterministic=deterministic)
+        return {name: self._own_action(names.index(name), actions) for name in observation}
+
+    def _own_action(self, k: int, actions: np.ndarray) -> Any:
+        action, agent = actions[k], self.spec.agents[k]
+        return action if action.ndim == 0 else action[: agent.actions]
 
     def export(self, path: str | Path) -> Path:
         """Write the policy to a file that needs no JAX; the ending of `path` says how.
@@ -203,6 +246,7 @@ def _play(
     explore: bool,
 ) -> Evaluation:
     limit = environment.spec.max_episode_steps or MAX_STEPS
+    count = environment.spec.columns
 
     def of_one(each: tuple[Algorithm, Any, Array]) -> Evaluation:
         algorithm, actor, key = each
@@ -215,7 +259,7 @@ def _play(
             )
             ahead, row, done = take_step(environment, now, action)
             # A finished episode stands still.
-            reward = jnp.where(open_, row.reward, 0.0)
+            reward = jnp.where(each_column(open_, count), row.reward, 0.0)
             ahead = ahead._replace(
                 episode_return=now.episode_return + reward,
                 episode_length=now.episode_length + open_.astype(jnp.int32),
@@ -228,7 +272,9 @@ def _play(
         now = reset(environment, jax.random.split(start_key, episodes))
         start = (jnp.zeros((), jnp.int32), now, jnp.ones(episodes, bool))
         _, now, open_ = jax.lax.while_loop(more, body, start)
-        return Evaluation(now.episode_return, now.episode_length, open_)  # type: ignore[arg-type]
+        agents = now.episode_return.reshape(-1, count)
+        mean = team_return(environment.spec, now.episode_return)
+        return Evaluation(mean, now.episode_length, open_, agents)  # type: ignore[arg-type]
 
     return jax.lax.map(of_one, (algorithms, actors, keys))
 
@@ -252,18 +298,22 @@ def evaluate_host(
     for s, seed in enumerate(seeds):
         policy = Policy(algorithm, jax.tree.map(itemgetter(s), actors), environment.spec, seed)
         decide = partial(policy, deterministic=not explore)
-        found: list[list[tuple[float, int, bool]]] = [[] for _ in quota]
+        found: list[list[tuple[Any, ...]]] = [[] for _ in quota]
         copies = environment.make(count)
         try:
             start = environment_seed(seed)
             for index, *one in environment.episodes(copies, decide, start, MAX_STEPS):
                 if len(found[index]) < quota[index]:
-                    found[index].append((one[0], int(one[1]), bool(one[2])))
+                    found[index].append(tuple(one))
                 if sum(map(len, found)) == episodes:
                     break
         finally:
             if own is None:
                 copies.close()
         results.append([episode for of_one in found for episode in of_one])
-    returns, lengths, cut = np.moveaxis(np.asarray(results, np.float64), -1, 0)
-    return Evaluation(returns, lengths.astype(np.int64), cut.astype(bool))
+    kinds = (np.float64, np.int64, bool, np.float64)
+    parts = (
+        np.array([[episode[k] for episode in row] for row in results], kind)
+        for k, kind in enumerate(kinds)
+    )
+    return Evaluation(*parts)

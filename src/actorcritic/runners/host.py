@@ -244,7 +244,7 @@ class HostSession:
         except (Abandoned, UserError):
             self._under_way = None
             raise
-        gained = batch.reward.size if batch.valid is None else int(batch.valid.sum())
+        gained = int(batch.steps(self._spec.columns))
         progress = np.float32(before) / np.float32(self.total_steps)
         learner, metrics = update(self._settings, state.learner, batch, update_key, progress)
         counters: Any = np.int32(state.updates + 1), np.int32(before + gained)

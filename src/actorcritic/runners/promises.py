@@ -28,7 +28,8 @@ def check_algorithm(algorithm: Any, spec: EnvSpec) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     learner = _called(algorithm, "init", key, spec)
     actor = _called(algorithm, "actor", learner)
-    steps, count = algorithm.collects.longest(spec), algorithm.collects.num_envs
+    steps = algorithm.collects.longest(spec)
+    count = algorithm.collects.num_envs * spec.columns
     observation = zeros(spec.observation_space, count)
     behaviour = _called(algorithm, "behaviour", learner)
     decision = _called(algorithm, "act", behaviour, observation, key)

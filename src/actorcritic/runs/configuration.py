@@ -22,7 +22,7 @@ import numpy as np
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.core import files, hyperparameters, importing, words
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec, check_protocol
+from actorcritic.core.types import Agent, Environment, EnvSpec, check_protocol
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
 from actorcritic.envs.compiled import check_compiled
 from actorcritic.envs.host.environment import HostEnvironment
@@ -169,12 +169,14 @@ def rebuild_algorithm(run: dict[str, Any], out: Path, given: Any = None) -> Any:
 
 
 def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]:
-    spec = {
+    spec: dict[str, Any] = {
         "id": world.spec.id,
         "observation_space": spaces.to_json(world.spec.observation_space),
         "action_space": spaces.to_json(world.spec.action_space),
         "max_episode_steps": world.spec.max_episode_steps,
     }
+    if world.spec.agents:
+        spec["agents"] = [list(agent) for agent in world.spec.agents]
     if isinstance(world, HostEnvironment):
         return spec | {
             "host": True,
@@ -218,7 +220,22 @@ def spec_from_json(data: dict[str, Any]) -> EnvSpec:
                 f"The {name} in run.json is not what a training writes ({error}). Restore the "
                 "file from a copy."
             ) from None
-    return EnvSpec(data["id"], **found, max_episode_steps=data["max_episode_steps"])
+    agents = agents_from_json(data.get("agents", []))
+    return EnvSpec(data["id"], **found, max_episode_steps=data["max_episode_steps"], agents=agents)
+
+
+def agents_from_json(data: Any) -> tuple[Agent, ...]:
+    """Agents as `run.json` has them; UserError where it is not that."""
+    kinds: Any = (str, str, int | None, int | None)
+    good = isinstance(data, list) and all(
+        isinstance(row, list)
+        and len(row) == len(kinds)
+        and all(isinstance(part, kind) for part, kind in zip(row, kinds, strict=True))
+        for row in data
+    )
+    if not good:
+        raise UserError("The agents of the run are not what a training writes; restore run.json.")
+    return tuple(Agent(*row) for row in data)
 
 
 def rebuild_environment(

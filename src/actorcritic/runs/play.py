@@ -21,6 +21,7 @@ from actorcritic.envs import (
     MountainCar,
     MountainCarContinuous,
     Pendulum,
+    columns,
 )
 from actorcritic.runners.evaluate import MAX_STEPS, Policy
 from actorcritic.runs import clips
@@ -170,11 +171,13 @@ def _episode(view: Any, policy: Policy, seed: int, deterministic: bool) -> Itera
     observation, _ = view.reset(seed=seed)
     yield Moment(view.render(), 0, 0.0)
     total = 0.0
+    agents, team = policy.spec.agents, list(policy.spec.first_team)
     for step in range(1, MAX_STEPS + 1):
         observation = jax.tree.map(np.asarray, observation)
-        action = policy(observation, deterministic=deterministic)
+        seen = observation[columns.COLUMNS] if agents else observation
+        action = policy(seen, deterministic=deterministic)
         observation, reward, terminated, truncated, _ = view.step(action)
-        total += float(reward)
+        total += float(observation[columns.REWARD][team].mean() if agents else reward)
         yield Moment(view.render(), step, total, action)
         if terminated or truncated:
             return

@@ -41,7 +41,7 @@ from actorcritic.runners.seeds import use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
 from actorcritic.runs import checkpoints, configuration, notebook, trackers
 from actorcritic.runs.console import warn
-from actorcritic.runs.evaluated import Evaluated, read_evaluation, save_evaluation
+from actorcritic.runs.evaluated import Evaluated, evaluated, read_evaluation, save_evaluation
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
 
@@ -236,7 +236,7 @@ class Run:
         algorithms = [self.algorithm] * len(seeds)
         evaluate = evaluator(algorithms, self.environment, actors, episodes, deterministic)
         result = evaluate(actors, [seed + s for s in seeds])
-        return Evaluated(seeds, result.returns, result.lengths, deterministic, result.cut)
+        return evaluated(self.spec, seeds, deterministic, result)
 
     def policy(self, seed: int | None = None, *, which: Which = "last") -> Policy:
         """The trained policy of a seed; by default of the best seed, by final evaluation.

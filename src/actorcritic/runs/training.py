@@ -22,7 +22,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.waiting import beside, wait_for
 from actorcritic.runners.distributed import ClusterSession
-from actorcritic.runners.evaluate import CompiledEvaluation, Policy
+from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy
 from actorcritic.runners.host import HostSession
 from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, Report, Session, Table, Thinned, some_rows
@@ -30,7 +30,7 @@ from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.callbacks import Callback, Moment, StopAt
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.diagnosis import Diagnosis
-from actorcritic.runs.evaluated import Evaluated, save_evaluation
+from actorcritic.runs.evaluated import evaluated, save_evaluation
 from actorcritic.runs.folder import is_begun
 from actorcritic.runs.interruption import Interruption
 from actorcritic.runs.policies import Best, Evaluator, actors_of, evaluator, finite, rows_of
@@ -461,13 +461,8 @@ class Training:
             mine = [k for k, entry in enumerate(entries) if rows.start <= entry < rows.stop]
             mine = [k for k in mine if entries[k] not in self.session.failures]
             if mine:
-                run.final_evaluation = Evaluated(
-                    run.trained_seeds,
-                    result.returns[mine],
-                    result.lengths[mine],
-                    True,
-                    result.cut[mine],
-                )
+                own = Evaluation(*(part[mine] for part in result))
+                run.final_evaluation = evaluated(run.spec, run.trained_seeds, True, own)
                 save_evaluation(run.out, run.final_evaluation)
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from jaxtyping import Float
 
 from actorcritic.core import importing
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec, Observation
 from actorcritic.core.words import nearest
-from actorcritic.envs import masks
+from actorcritic.envs import masks, pettingzoo
 from actorcritic.envs.host.arrays import leaves, zeros
-from actorcritic.envs.host.checks import check_environment, refuse_normalizers
+from actorcritic.envs.host.checks import CHECKED_STEPS, check_environment, refuse_normalizers
 from actorcritic.envs.host.finding import Factory, find, make, make_guarded, make_masked
-from actorcritic.envs.host.stepping import Stepper, autoreset_mode
+from actorcritic.envs.host.stepping import ColumnStepper, Stepper, autoreset_mode
 from actorcritic.envs.host.workers import Workers, undisturbed
 from actorcritic.maths import spaces
 
@@ -38,6 +40,8 @@ class HostEnvironment:
 
     - a Gymnasium id, "Hopper-v5", also with the module that registers it, "ale_py:ALE/Pong-v5";
     - "module:Name", a class or function of a module that the current directory has;
+    - "pettingzoo:MODULE", a module of PettingZoo's, as "pettingzoo:mpe2.simple_spread_v3" (a class
+      or function may also make an environment of PettingZoo's, with several agents);
     - such a class or function itself, called with `options`;
     - a `gymnasium.vector.VectorEnv` that you made, in whichever autoreset mode.
 
@@ -104,15 +108,20 @@ class HostEnvironment:
         return self._described[0]
 
     @cached_property
-    def _described(self) -> tuple[EnvSpec, masks.Source | None]:
-        """The spec, and where masks of actions come from, if not from the observations."""
+    def _described(self) -> tuple[EnvSpec, masks.Source | None, EnvSpec | None]:
+        """The spec, where masks of actions come from, if not from the observations, and how the
+        parts of several agents are packed.
+        """
         environment = make(self.id, self._factory, self.options)
         try:
             spec = self._spec_of(environment)
+            several = getattr(environment.unwrapped, "agents_spec", None)
+            if several is not None:
+                return replace(several, id=self.id), None, spec
             source = masks.source(environment)
             if source is not None:
                 spec = self._spec_of(masks.Masked(environment, self.id, source))
-            return spec, source
+            return spec, source, None
         finally:
             environment.close()
 
@@ -159,33 +168,43 @@ class HostEnvironment:
             return Workers(self.id, factories, mode, self.worker_timeout)
         return SyncVectorEnv([one] * num_envs, copy=False, autoreset_mode=mode)
 
+    def stepper(self, environments: VectorEnv) -> Stepper | ColumnStepper:
+        """What steps environments of this one."""
+        packed = None if self.vector is not None else self._described[2]
+        if packed is None:
+            return Stepper(environments, self.spec)
+        return ColumnStepper(environments, self.spec, packed)
+
     def episodes(
         self,
         environments: VectorEnv,
         policy: Callable[[Observation], np.ndarray],
         seed: int,
         max_steps: int,
-    ) -> Iterator[tuple[int, float, int, bool]]:
-        """(index, return, length, whether it was cut) of episodes as they end, without end.
+    ) -> Iterator[tuple[int, float, int, bool, Float[np.ndarray, " N"]]]:
+        """(index, return, length, whether it was cut, each agent's return) of episodes as they
+        end, without end.
 
         `policy` maps a batch of observations to actions inside the bounds. Where the environment
         states no time limit, an episode is left after `max_steps` steps.
         """
-        stepper, count = Stepper(environments, self.spec), environments.num_envs
-        observation, successor = (zeros(self.spec.observation_space, count) for _ in range(2))
-        current, after = (leaves(self.spec.observation_space, x) for x in (observation, successor))
-        limit = math.inf if self.spec.max_episode_steps else max_steps
-        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+        stepper, count = self.stepper(environments), environments.num_envs
+        spec, rows = self.spec, count * self.spec.columns
+        observation, successor = (zeros(spec.observation_space, rows) for _ in range(2))
+        current, after = (leaves(spec.observation_space, x) for x in (observation, successor))
+        limit = math.inf if spec.max_episode_steps else max_steps
+        returns, lengths = np.zeros((count, spec.columns)), np.zeros(count, np.int64)
         stepper.reset(seed, current)
         while True:
             experience = ~stepper.resetting
             reward, terminated, truncated = stepper.step(policy(observation), after, current)
-            returns += reward
+            returns += reward.reshape(count, -1)
             lengths += experience
-            done = terminated | truncated
+            done = (terminated | truncated).reshape(count, -1).all(axis=1)
             left = ~done & (lengths >= limit)
             for k in np.flatnonzero(done | left):
-                yield int(k), float(returns[k]), int(lengths[k]), bool(left[k])
+                team = returns[k, list(spec.first_team)].mean()
+                yield int(k), float(team), int(lengths[k]), bool(left[k]), returns[k].copy()
                 returns[k], lengths[k] = 0.0, 0
             if left.any():
                 stepper.restart(left, current)
@@ -201,7 +220,11 @@ class HostEnvironment:
             environment = self.make_single()
             try:
                 refuse_normalizers(environment, self.id)
-                check_environment(environment, self.spec)
+                inner = environment.unwrapped
+                if isinstance(inner, pettingzoo.Several):
+                    inner.check(CHECKED_STEPS)
+                else:
+                    check_environment(environment, self._described[2] or self.spec)
             finally:
                 with contextlib.suppress(Exception):
                     environment.close()

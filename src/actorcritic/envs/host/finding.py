@@ -15,7 +15,7 @@ from actorcritic.core import importing
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.words import nearest, told
-from actorcritic.envs import masks
+from actorcritic.envs import masks, pettingzoo
 from actorcritic.envs.host.failures import failing
 
 Factory = Callable[..., gymnasium.Env]
@@ -36,6 +36,8 @@ def find(environment: str | Factory) -> tuple[str, Factory]:
                 * made
             )
         return getattr(environment, "__name__", type(environment).__name__), environment
+    if environment.startswith(pettingzoo.PREFIX):
+        return environment, pettingzoo.factory_of(environment)
     module_name, colon, name = environment.rpartition(":")
     if not colon:
         return environment, _registered(environment)
@@ -76,9 +78,10 @@ def _make_registered(spec: Any, **options: Any) -> gymnasium.Env:
         return gymnasium.make(spec, disable_env_checker=True, **options)
 
 
-def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
+def made(name: str, factory: Factory, options: dict[str, Any]) -> Any:
+    """What the factory makes, whatever that is."""
     try:
-        environment = factory(**options)
+        return factory(**options)
     except UserError:
         raise
     except Exception as error:
@@ -86,6 +89,16 @@ def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
             raise UserError(missing_dependency(name, error)) from error
         given = f" with the options {options}" if options else ""
         raise UserError(f"{name} could not be made{given}: {told(error)}.") from error
+
+
+def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
+    return wrapped(name, made(name, factory, options))
+
+
+def wrapped(name: str, environment: Any) -> gymnasium.Env:
+    """What was made as Gymnasium's environment; several agents are packed into one of these."""
+    if pettingzoo.is_several(environment):
+        return pettingzoo.Several(environment, name)
     if not isinstance(environment, gymnasium.Env):
         if isinstance(environment, Environment):
             raise UserError(
@@ -95,8 +108,8 @@ def make(name: str, factory: Factory, options: dict[str, Any]) -> gymnasium.Env:
             )
         raise UserError(
             f"{name} made a {type(environment).__module__}.{type(environment).__qualname__}; "
-            "expected a gymnasium.Env. Environments of the old 'gym' package must be ported, or "
-            "wrapped with the package 'shimmy'."
+            "expected a gymnasium.Env, or an environment of PettingZoo. Environments of the old "
+            "'gym' package must be ported, or wrapped with the package 'shimmy'."
         )
     return environment
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec
-from actorcritic.envs import masks
+from actorcritic.envs import columns, masks
 from actorcritic.envs.host.arrays import Leaves, leaves, write, zeros
 from actorcritic.envs.host.failures import failing
 from actorcritic.maths import spaces
@@ -38,8 +38,11 @@ class Stepper:
       NEXT_STEP  step returns it; the step after that only resets, and is no experience
     """
 
+    leaving = False  # of several agents, some may leave before the others
+
     def __init__(self, environments: VectorEnv, spec: EnvSpec) -> None:
         self.environments, self._spec = environments, spec
+        self.valid = np.ones(environments.num_envs, bool)  # see `ColumnStepper`
         self.mode = autoreset_mode(environments, spec.id)
         # NEXT_STEP: the environments that the coming step will only reset.
         self.resetting = np.zeros(environments.num_envs, bool)
@@ -138,3 +141,68 @@ class Stepper:
             for leaf, x in zip(successor, last, strict=True):
                 leaf[k] = x
         return reward, terminated, truncated
+
+
+class ColumnStepper:
+    """The same of environments with several agents each: what is given and returned is columns.
+
+    The environments pack what their agents have into one observation (see `columns.packed`).
+    """
+
+    def __init__(self, environments: VectorEnv, spec: EnvSpec, packed: EnvSpec) -> None:
+        self._inner, self._spec = Stepper(environments, packed), spec
+        self.environments, self.mode = environments, self._inner.mode
+        space, count = packed.observation_space, environments.num_envs
+        self._after, self._now = (zeros(space, count) for _ in range(2))
+        self._leaves = [leaves(space, room) for room in (self._after, self._now)]
+        self.leaving = columns.VALID in packed.observation_space.spaces  # type: ignore[attr-defined]
+        # Which agents were there to act in the latest step; all, where none may leave.
+        self.valid = np.ones(count * spec.columns, bool)
+        self._masked = spaces.has_mask(spec.observation_space)
+
+    @property
+    def resetting(self) -> np.ndarray:
+        """NEXT_STEP: the environments that the coming step will only reset, [B]."""
+        return self._inner.resetting
+
+    def reset(self, seed: int | None, current: Leaves) -> None:
+        """Start an episode in every environment; its observations are written to `current`."""
+        self._inner.reset(seed, self._leaves[1])
+        self._write(self._now, current)
+
+    def restart(self, which: np.ndarray, current: Leaves) -> None:
+        """Leave the episodes of some environments, and start new ones."""
+        self._inner.restart(which, self._leaves[1])
+        self._write(self._now, current)
+
+    def step(
+        self, action: np.ndarray, successor: Leaves, current: Leaves
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One step of every environment: (reward, terminated, truncated), a number a column."""
+        resetting = np.repeat(self.resetting, self._spec.columns)
+        action = action.reshape(-1, self._spec.columns, *action.shape[1:])
+        self._inner.step(action, *self._leaves)
+        self._write(self._after, successor)
+        self._write(self._now, current)
+        after: Any = self._after
+        reward, terminated, truncated = (
+            after[name].reshape(-1)
+            for name in (columns.REWARD, columns.TERMINATED, columns.TRUNCATED)
+        )
+        terminated, truncated = (flag.astype(bool) & ~resetting for flag in (terminated, truncated))
+        if self.leaving:
+            self.valid = after[columns.VALID].reshape(-1).astype(bool) & ~resetting
+        return np.where(resetting, 0.0, reward), terminated, truncated
+
+    def info(self, name: str, k: int) -> float:
+        """A number of the infos of environment k, as `Stepper.info` gives it."""
+        return self._inner.info(name, k)
+
+    def _write(self, packed: Any, into: Leaves) -> None:
+        seen = leaves(self._spec.observation_space, packed[columns.COLUMNS])
+        for leaf, x in zip(into, seen, strict=True):
+            leaf[...] = x.reshape(leaf.shape)
+        if self._masked:
+            mask = packed[columns.COLUMNS][spaces.MASK]
+            acting = np.ones(mask.shape[0] * mask.shape[1], bool)
+            masks.check(self._spec, mask.reshape(len(acting), -1), acting)
