@@ -2,6 +2,9 @@ from . import audit as audit
 from . import envs as envs
 from . import lab as lab
 from .algorithms import A2C as A2C
+from .algorithms import BC as BC
+from .algorithms import CQL as CQL
+from .algorithms import IQL as IQL
 from .algorithms import PPO as PPO
 from .algorithms import SAC as SAC
 from .algorithms import TRPO as TRPO
@@ -19,6 +22,8 @@ from .core.types import EnvSpec as EnvSpec
 from .core.types import Extras as Extras
 from .core.types import Step as Step
 from .core.types import Transition as Transition
+from .data.dataset import Dataset as Dataset
+from .data.finding import dataset as dataset
 from .experiments.compare import ablate as ablate
 from .experiments.compare import compare as compare
 from .experiments.comparison import Comparison as Comparison

@@ -1,5 +1,8 @@
 from .a2c import A2C as A2C
+from .bc import BC as BC
 from .catalogue import ALGORITHMS as ALGORITHMS
+from .cql import CQL as CQL
+from .iql import IQL as IQL
 from .one_step import QActorCritic as QActorCritic
 from .one_step import TDActorCritic as TDActorCritic
 from .ppo import PPO as PPO

@@ -22,6 +22,9 @@ ALGORITHMS = Catalogue(
         "ppo": Entry(f"{HERE}.ppo:PPO", "proximal policy optimisation: a clipped ratio, epochs"),
         "trpo": Entry(f"{HERE}.trpo:TRPO", "natural gradient steps of bounded KL divergence"),
         "sac": Entry(f"{HERE}.sac:SAC", "soft actor-critic: off-policy, for continuous actions"),
+        "bc": Entry(f"{HERE}.bc:BC", "behaviour cloning, from a data set"),
+        "iql": Entry(f"{HERE}.iql:IQL", "implicit Q-learning, from a data set"),
+        "cql": Entry(f"{HERE}.cql:CQL", "conservative Q-learning, from a data set"),
     },
 )
 
