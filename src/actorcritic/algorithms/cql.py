@@ -81,9 +81,7 @@ class ConservativeSAC(sac.SAC):
     ) -> tuple[Float[Array, ""], Metrics]:
         loss, said = super()._critics_loss(model, critics, sample, target)
         found: Proposals = sample.own
-        x = jnp.broadcast_to(
-            sample.observation, (found.action.shape[0], *sample.observation.shape)
-        )
+        x = jnp.broadcast_to(sample.observation, (found.action.shape[0], *sample.observation.shape))
         inputs = jnp.concatenate([x, found.action], axis=-1)
         term = jnp.zeros(())
         for critic in critics:
@@ -206,10 +204,10 @@ class CQL(Offline):
         policy_rate = rate
         if self.policy_learning_rate is not None:
             policy_rate = self._rate(self.policy_learning_rate, progress)
+        rate_of: Any = {"learning_rate": policy_rate, "critic_learning_rate": rate}
+        rate_of["temperature_learning_rate"] = policy_rate
         soft = ConservativeSAC(
-            learning_rate=policy_rate,
-            critic_learning_rate=rate,
-            temperature_learning_rate=policy_rate,
+            **rate_of,
             max_grad_norm=self.max_grad_norm,
             gamma=self.gamma,
             tau=self.tau,

@@ -16,7 +16,6 @@ those of advantage-weighted regression (Peng et al. 2019), β its inverse temper
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -150,9 +149,7 @@ class IQL(Offline):
         return _value(network, learner.params.value, encoded(learner, observation))
 
 
-def _begin_value(
-    network: NetworkLike, key: Key[Array, ""], spec: EnvSpec
-) -> tuple[PyTree, Dense]:
+def _begin_value(network: NetworkLike, key: Key[Array, ""], spec: EnvSpec) -> tuple[PyTree, Dense]:
     trunk_key, head_key = jax.random.split(key)
     x = jnp.zeros((1, feature_count(spec.observation_space)))
     trunk = network.init(trunk_key, x)

@@ -219,7 +219,9 @@ class Offline(Algorithm[Learner, Actor, Transition]):
 
     def _critic(self, spec: EnvSpec) -> Critic:
         network = self._network(spec)
-        if isinstance(network, CNN) and not isinstance(spec.action_space, gymnasium.spaces.Discrete):
+        if isinstance(network, CNN) and not isinstance(
+            spec.action_space, gymnasium.spaces.Discrete
+        ):
             network = replace(network, start=network.start or 0)  # the action stands behind
         return Critic(spec, network)
 

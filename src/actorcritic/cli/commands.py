@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from actorcritic.cli.data import CollectOptions, DataOptions
 from actorcritic.cli.options import (
     Field,
     as_settings,
@@ -44,7 +45,7 @@ SPACE: Field = (
 )
 
 
-WHICH = "the last policies, or those that --keep-best kept"
+WHICH = "the last policies, those that --keep-best kept, or those of an eighth of the training"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _EvaluateOptions:
     episodes: Annotated[int, "episodes of each seed"] = 100
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
     seed: Annotated[int, "of the evaluation's own randomness"] = 1_000_000
-    which: Annotated[Literal["last", "best"], WHICH] = "last"
+    which: Annotated[Literal["last", "best", "early"], WHICH] = "last"
     algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
     json: Annotated[bool, "print every return as JSON"] = False
@@ -66,7 +67,7 @@ class _PlayOptions:
     seed: Annotated[int | None, "which trained seed (default: the best)"] = None
     episodes: Annotated[int, "how many episodes to play"] = 1
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
-    which: Annotated[Literal["last", "best"], WHICH] = "last"
+    which: Annotated[Literal["last", "best", "early"], WHICH] = "last"
     algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
 
@@ -121,25 +122,32 @@ def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.catalogue import ALGORITHMS, find
     from actorcritic.algorithms.presets import preset
     from actorcritic.cli.files import with_files
+    from actorcritic.data import finding
     from actorcritic.runs import configuration
     from actorcritic.runs.run import prepare_jax
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
 
-    usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
+    usage = (
+        "train ALGORITHM ENV [options], or train ALGORITHM --data DIR; for all of them: "
+        "actorcritic train ALGORITHM --help"
+    )
     named, rest = with_files(rest)
     every = {field[0]: field for cls in ALGORITHMS.values() for field in hyperparameters_of(cls())}
     known = with_settings(TrainSettings, *every.values())
     if named and not separated(rest, known, 2)[0]:
         rest = [*named, *rest]
-    words, given = split(usage, known, rest, 2)
+    # From data alone, there is no environment.
+    alone = len(separated(rest, known, 2)[0]) == 1 and _names(rest, "--data")
+    count = 1 if alone else 2
+    words, given = split(usage, known, rest, count)
     if not words:  # a plea for help
         say(f"Usage: actorcritic {usage}\n")
         parse("train ALGORITHM ENV", options_of("train"), given)
     algorithm = find(words[0])
     if ":" in words[0]:  # its own settings were not known above
         own = with_settings(TrainSettings, *hyperparameters_of(algorithm))
-        words, given = split(usage, own, rest, 2)
+        words, given = split(usage, own, rest, count)
     helped = asks_for_help(given)
     command = f"train {' '.join([*words, 'ENV'][:2])}"
 
@@ -150,17 +158,23 @@ def _train(rest: list[str]) -> int:
         values = {name: getattr(options, name) for name, *_ in own}
         return options, {n: v for n, v in values.items() if v != getattr(algorithm, n)}
 
-    if len(words) == 2:
+    if len(words) == count:
         # What is not given depends on the environment, on how it is made, and on what is given.
         options, changes = parsed(algorithm, [] if helped else given)
         settings = as_settings(TrainSettings, options)
         prepare_jax()
-        world = configuration.resolve_environment(words[1], settings)
+        data = None if settings.data is None else finding.dataset(settings.data)
+        settings = dataclasses.replace(settings, data=data)
+        world = configuration.world_of(words[1] if count == 2 else None, settings, data)
         algorithm = preset(words[0], world.spec, settings.total_steps, changes).algorithm
     options, changes = parsed(algorithm, given)
-    out = options.out or _new_folder(f"{words[0]}-{words[1]}")
-    settings = as_settings(TrainSettings, options, out=out)
-    return _conclude(train(words[0], words[1], settings, **changes))
+    out = options.out or _new_folder(f"{words[0]}-{world.spec.id}")
+    settings = as_settings(TrainSettings, options, out=out, data=data)
+    return _conclude(train(words[0], words[1] if count == 2 else None, settings, **changes))
+
+
+def _names(rest: list[str], option: str) -> bool:
+    return any(word.partition("=")[0] == option for word in rest)
 
 
 def _new_folder(stem: str) -> Path:
@@ -180,7 +194,7 @@ def _conclude(run: Any) -> int:
     kind = "deterministic evaluation" if result else "training only, not evaluated"
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
-    say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
+    say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} {run.step_unit})")
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     say(f"Next:        actorcritic play {run.command}")
     say(f"             actorcritic plot {run.out} --out curve.svg")
@@ -374,6 +388,18 @@ def _study(rest: list[str]) -> int:
     return _tell(result, out)
 
 
+def _collect(rest: list[str]) -> int:
+    from actorcritic.cli.data import collect_command
+
+    return collect_command(rest)
+
+
+def _data(rest: list[str]) -> int:
+    from actorcritic.cli.data import data_command
+
+    return data_command(rest)
+
+
 def _report(rest: list[str]) -> int:
     usage = "report RUN_OR_EXPERIMENT… [--out report.html]"
     paths, options = read(usage, options_of("report"), rest)
@@ -471,6 +497,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": _sweep,
     "study": _study,
     "report": _report,
+    "collect": _collect,
+    "data": _data,
     "audit": _audit,
     "audit-env": _audit_env,
     "list": _list,
@@ -491,6 +519,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "sweep": _EXPERIMENTS,
     "study": _EXPERIMENTS,
     "report": _EXPERIMENTS,
+    "collect": (*_TRAINING, "actorcritic.runs.collecting"),
+    "data": ("actorcritic.data.summary", "actorcritic.figures.plots", "tyro"),
     "audit": ("actorcritic.audit.command",),
     "audit-env": ("actorcritic.audit.command",),
     "completion": (*_EXPERIMENTS, "actorcritic.audit.command"),
@@ -501,4 +531,6 @@ OPTIONS: dict[str, type] = {
     "plot": _PlotOptions,
     "study": _StudyOptions,
     "report": _ReportOptions,
+    "collect": CollectOptions,
+    "data": DataOptions,
 }

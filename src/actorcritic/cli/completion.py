@@ -26,6 +26,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sweep": ("algorithm", "environment", "none"),
     "study": ("study", "none"),
     "report": ("run",),
+    "collect": ("run", "none"),
+    "data": ("file", "none"),
     "audit": ("file", "none"),
     "audit-env": ("environment", "none"),
     "list": ("list",),
@@ -130,7 +132,7 @@ _actorcritic_candidates() {
     esac
     case "$option $command $count" in
         "--env "*) kind=environment ;;
-        "--out "*|"--html "*|"--config "*) kind=file ;;
+        "--out "*|"--html "*|"--config "*|"--data "*) kind=file ;;
         "--like "*|"--start-from "*|"--from "*) kind=run ;;
         -*) kind=none ;;
 @KINDS@

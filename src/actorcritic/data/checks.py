@@ -38,7 +38,9 @@ def fitted(spec: EnvSpec, number: int, episode: Mapping[str, Any]) -> dict[str, 
         )
     missing = [name for name in REQUIRED if name not in episode]
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; it has {', '.join(map(str, episode))}.")
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}; it has {', '.join(map(str, episode))}."
+        )
     reward = _numbers(episode["reward"], np.float32, f"{where}: reward")
     if reward.ndim != 1 or not len(reward):
         raise UserError(
@@ -72,7 +74,7 @@ def fitted(spec: EnvSpec, number: int, episode: Mapping[str, Any]) -> dict[str, 
 def _numbers(given: Any, dtype: Any, what: str) -> np.ndarray:
     try:
         found = np.asarray(given)
-        if found.dtype == object or not np.issubdtype(found.dtype, np.number | np.bool_):
+        if found.dtype.kind not in "biuf":
             raise TypeError
         return found.astype(dtype)
     except (TypeError, ValueError):
@@ -94,8 +96,8 @@ def _observation(space: gymnasium.Space, given: Any, where: str) -> Observation:
     shape = space.shape or ()
     if found.shape[1:] != shape or found.ndim != len(shape) + 1:
         raise UserError(
-            f"{where} has observations of shape {found.shape[1:]}; expected {shape}, as in {space}. "
-            "All episodes of a data set are of one space."
+            f"{where} has observations of shape {found.shape[1:]}; expected {shape}, as in "
+            f"{space}. All episodes of a data set are of one space."
         )
     return found
 
@@ -182,15 +184,16 @@ def check_spaces(recorded: EnvSpec, wanted: EnvSpec) -> None:
         ("observations", recorded.observation_space, wanted.observation_space),
         ("actions", recorded.action_space, wanted.action_space),
     ):
-        if not alike(theirs, ours):
+        bounds = what == "actions" and isinstance(ours, gym_spaces.Box)
+        if not alike(theirs, ours) or (bounds and not _same_bounds(theirs, ours)):
             raise UserError(
-                f"The data set of {recorded.id} has {what} of {theirs}, and {wanted.id} has {ours}. "
-                "Name an environment of the same spaces, or leave it out."
+                f"The data set of {recorded.id} has {what} of {theirs}, and {wanted.id} has "
+                f"{ours}. Name an environment of the same spaces, or leave it out."
             )
 
 
 def alike(one: gymnasium.Space, other: gymnasium.Space) -> bool:
-    """The same shapes and choices; for actions the same bounds, for observations whatever bounds."""
+    """The same shapes and choices; of a Box whatever bounds."""
     if isinstance(one, gym_spaces.Box) and isinstance(other, gym_spaces.Box):
         return one.shape == other.shape and _kind(one) == _kind(other)
     if isinstance(one, gym_spaces.Dict) and isinstance(other, gym_spaces.Dict):
@@ -200,6 +203,10 @@ def alike(one: gymnasium.Space, other: gymnasium.Space) -> bool:
     if isinstance(one, gym_spaces.Tuple) and isinstance(other, gym_spaces.Tuple):
         return len(one.spaces) == len(other.spaces) and all(map(alike, one.spaces, other.spaces))
     return one == other
+
+
+def _same_bounds(one: Any, other: Any) -> bool:
+    return np.allclose(one.low, other.low) and np.allclose(one.high, other.high)
 
 
 def _kind(space: gym_spaces.Box) -> str:
@@ -238,9 +245,9 @@ def problems(data: Dataset) -> Iterator[str]:
     if outside.any():
         step = int(np.flatnonzero(outside)[0])
         yield (
-            f"{_first(data, outside)} has the action {data.action[step].tolist()}, which is outside "
-            f"of {data.spec.action_space}{_times(outside)}. State the bounds that the actions have, "
-            "or record the actions that were executed."
+            f"{_first(data, outside)} has the action {data.action[step].tolist()}, which is "
+            f"outside of {data.spec.action_space}{_times(outside)}. State the bounds that the "
+            "actions have, or record the actions that were executed."
         )
     unseen = _unseen(data.spec.observation_space, data.observation)
     if unseen is not None and unseen.any():
@@ -313,7 +320,7 @@ def _outside(data: Dataset) -> Bool[np.ndarray, " N"]:
 
 
 def _unseen(space: gymnasium.Space, observation: Observation) -> np.ndarray | None:
-    """Rows with a choice that the space does not have; bounds of a Box are often loose, and kept."""
+    """Rows with a choice that the space does not have; bounds of a Box are often wrong."""
     match space:
         case gym_spaces.Dict():
             found = [_unseen(part, observation[name]) for name, part in space.spaces.items()]

@@ -1,4 +1,4 @@
-"""A data set: episodes that were recorded, by whatever policy, to learn from without an environment.
+"""A data set: recorded episodes, of whatever policy, to learn from without an environment.
 
 Every observation is kept once: an episode of T steps has T + 1 of them, so that what follows a step
 is its true successor, also where the episode was cut.
@@ -45,6 +45,7 @@ class Dataset:
     lengths: Int[np.ndarray, " E"]
     log_prob: Float[np.ndarray, " N"] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None  # where it was opened: a folder, or minari:ID
 
     # ------------------------------------------------------------------ made of
 
@@ -58,6 +59,7 @@ class Dataset:
         id: str = "data",
         max_episode_steps: int | None = None,
         about: Mapping[str, Any] | None = None,
+        source: str | None = None,
     ) -> Self:
         """Of episodes, each a mapping with
 
@@ -84,7 +86,7 @@ class Dataset:
             for name in found[0]
         }
         lengths = np.array([len(each["reward"]) for each in found], np.int64)
-        return cls(spec, **columns, lengths=lengths, about=dict(about or {}))
+        return cls(spec, **columns, lengths=lengths, about=dict(about or {}), source=source)
 
     @classmethod
     def from_arrays(
@@ -220,12 +222,12 @@ class Dataset:
         """Steps [n] as a batch that leads with [1, n], as an algorithm learns from them."""
         place = self.place[rows]
 
-        def column(x: np.ndarray) -> np.ndarray:
+        def column(x: np.ndarray) -> Any:
             return x[rows][None]
 
         return Transition(
             jax.tree.map(lambda x: x[place][None], self.observation),
-            spaces.as_drawn(self.spec.action_space, self.action[rows])[None],
+            column(spaces.as_drawn(self.spec.action_space, self.action)),
             column(self.reward),
             column(self.terminated),
             column(self.truncated),

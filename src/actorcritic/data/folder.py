@@ -102,7 +102,9 @@ def load(folder: str | Path) -> Dataset:
     except (safetensors.SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
         raise _unlike(folder / ROWS) from error
     known = about.get("about")
-    return Dataset(spec, **columns, about=known if isinstance(known, dict) else {})
+    return Dataset(
+        spec, **columns, about=known if isinstance(known, dict) else {}, source=str(folder)
+    )
 
 
 def _unlike(path: Path) -> UserError:

@@ -7,6 +7,8 @@ every start.
 """
 
 from actorcritic.figures.curves import (
+    STEPS,
+    UPDATES,
     diagnostics,
     learning_curve,
     lines,
@@ -22,6 +24,7 @@ from actorcritic.figures.maps import (
     value_maps,
 )
 from actorcritic.figures.pictures import save, svg
+from actorcritic.figures.recorded import recorded
 from actorcritic.figures.scores import (
     Scores,
     score_intervals,
@@ -55,6 +58,8 @@ __all__ = [
     "NARROW",
     "PAPER",
     "RULE",
+    "STEPS",
+    "UPDATES",
     "WALL",
     "WIDTH",
     "Field",
@@ -72,6 +77,7 @@ __all__ = [
     "overlay",
     "panel_of",
     "profile",
+    "recorded",
     "returns_and_lengths",
     "save",
     "score_intervals",

@@ -52,13 +52,15 @@ class Data(NamedTuple):
     def of(cls, data: Dataset) -> Data:
         action = spaces.as_drawn(data.spec.action_space, data.action)
         ends = data.terminated, data.truncated
-        return cls(data.observation, data.place, action, data.reward, *ends)
+        columns: Any = (data.place, action, data.reward, *ends)
+        return cls(data.observation, *columns)
 
     def at(self, rows: Int[Array, " n"]) -> Transition:
         """These steps as a batch, leaves [1, n, ...]."""
         place = self.place[rows]
         before, after = (
-            jax.tree.map(lambda x, at=at: x[at][None], self.observation) for at in (place, place + 1)
+            jax.tree.map(lambda x, at=at: x[at][None], self.observation)
+            for at in (place, place + 1)
         )
         action, reward, terminated, truncated = (x[rows][None] for x in self[2:])
         return Transition(before, action, reward, terminated, truncated, after)

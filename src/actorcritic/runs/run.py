@@ -6,6 +6,7 @@
     episodes.csv      one row a finished training episode; likewise from 65,536 on
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two
+    early/            the policies of an eighth of the training;  best/: those that evaluated best
     evaluation.json   the final evaluation;  curve.png: the learning curve
     warnings.txt      what looked wrong on the way, if anything did
 
@@ -33,10 +34,10 @@ from jaxtyping import Bool, Float, Int
 
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec
+from actorcritic.core.types import EnvSpec
 from actorcritic.core.words import listed, printable
-from actorcritic.envs.host.environment import HostEnvironment
-from actorcritic.figures import statistics
+from actorcritic.data.dataset import Dataset
+from actorcritic.figures import plots, statistics
 from actorcritic.runners.evaluate import (
     MAX_STEPS,
     Policy,
@@ -45,6 +46,7 @@ from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
 from actorcritic.runs import checkpoints, configuration, notebook, trackers
+from actorcritic.runs.configuration import SpacesOnly, World
 from actorcritic.runs.console import warn
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
@@ -91,8 +93,8 @@ class Evaluated:
         return f"; {which} cut after {MAX_STEPS:,} steps" if number else ""
 
 
-WARNINGS, CHECKPOINTS, BEST = "warnings.txt", "checkpoints", "best"
-Which = Literal["last", "best"]  # of the policies of a run
+WARNINGS, CHECKPOINTS, BEST, EARLY = "warnings.txt", "checkpoints", "best", "early"
+Which = Literal["last", "best", "early"]  # of the policies of a run
 EVALUATION_SEED = 1_000_000  # added to a seed, for the randomness of its evaluation
 
 
@@ -101,12 +103,13 @@ class Run:
     """A training, in memory or in a folder, finished or not."""
 
     algorithm: Any
-    environment: Environment | HostEnvironment
+    environment: World
     seeds: tuple[int, ...]
     total_steps: int
     out: Path | None
     steps_per_second: float = float("nan")  # of all seeds together, without compilation
     spread: int | None = None  # over how many devices the rows of a seed are spread
+    data: Dataset | None = field(default=None, repr=False)  # that it learns from, or began with
     steps: int = 0  # that each seed has made, but those that failed
     stopped: str | None = None  # why it ended before its steps were made, if it did
     phases: list[dict[str, Any]] = field(default_factory=list)  # what it was before, until when
@@ -132,6 +135,23 @@ class Run:
         return self.steps or self.total_steps
 
     @property
+    def learns_from_data(self) -> bool:
+        """Whether its steps are updates, and its episodes those of evaluations."""
+        if self.stored is not None:
+            return bool(self.stored.get("step") == "update")
+        return self.algorithm.draws is not None
+
+    @property
+    def step_unit(self) -> str:
+        """What its steps are: "updates" of a training from a data set, else "steps"."""
+        return "updates" if self.learns_from_data else "steps"
+
+    @property
+    def across(self) -> str:
+        """What its learning curve is drawn against."""
+        return plots.UPDATES if self.learns_from_data else plots.STEPS
+
+    @property
     def label(self) -> str:
         return f"{self.algorithm.name} on {self.spec.id}"
 
@@ -148,20 +168,22 @@ class Run:
         return actors_of([self.algorithm] * len(self.seeds), self.trained)
 
     def actors_of(self, which: Which) -> Any:
-        """The last actors, or those that evaluated best; leaves [S]. UserError without them."""
+        """The last actors, those that evaluated best, or those of an eighth of the training;
+        leaves [S]. UserError without them.
+        """
         if which == "last":
             return self.actors
+        if which == "early":
+            return _load_early(self)
         if which != "best":
-            raise UserError(f"which must be 'last' or 'best'; got {which!r}.")
+            raise UserError(f"which must be 'last', 'best' or 'early'; got {which!r}.")
         if self.best is None:
             if self.out is None:
                 raise UserError(
                     f"{self.name} kept no best policy. Train with evaluate_every=… and "
                     "keep_best=True."
                 )
-            shapes = jax.eval_shape(
-                partial(actors_of, [self.algorithm] * len(self.seeds)), _learner_shapes(self)
-            )
+            shapes = _actor_shapes(self)
             self.best = Best.read(self.out / BEST, self.seeds, shapes)
         return self.best.actors
 
@@ -199,7 +221,12 @@ class Run:
 
     @property
     def episodes(self) -> EpisodeTable:
-        """The finished training episodes: seed, step, returns, length. Read from the folder."""
+        """The finished training episodes: seed, step, returns, length. Read from the folder.
+
+        A training from a data set steps no environment: they are those of its evaluations.
+        """
+        if self.learns_from_data:
+            return self.evaluations
         if path := self._written(trackers.EPISODES):
             return trackers.read_episodes(path)
         return EpisodeTable.join([report.episodes for report in self.reports])
@@ -216,7 +243,7 @@ class Run:
         if self.stored is not None:
             return self.stored
         found = configuration.describe(
-            self.algorithm, self.environment, self.seeds, self.total_steps, self.spread
+            self.algorithm, self.environment, self.seeds, self.total_steps, self.spread, self.data
         )
         more = {"phases": self.phases, "origin": self.origin}
         return found | {name: value for name, value in more.items() if value}
@@ -275,6 +302,11 @@ class Run:
         seeds = self.trained_seeds
         if not seeds:
             raise UserError(f"{self.name} cannot be evaluated: {' '.join(self.failed.values())}")
+        if isinstance(self.environment, SpacesOnly):
+            raise UserError(
+                f"{self.name} has no environment to be evaluated in. Name one: --env "
+                "(Python: open_run(…, environment=…)); or estimate from data: --data DIR."
+            )
         actors = rows_of(self.actors_of(which), [self.seeds.index(s) for s in seeds])
         check_finite(actors, seeds, self.name)
         algorithms = [self.algorithm] * len(seeds)
@@ -351,9 +383,8 @@ class Run:
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
-        from actorcritic.figures import plots
-
-        return plots.learning_curve([(self.label, self.episodes)], Path(path), title=self.label)
+        curves = [(self.label, self.episodes)]
+        return plots.learning_curve(curves, Path(path), title=self.label, across=self.across)
 
 
 # ------------------------------------------------------------------------------------ opening
@@ -409,8 +440,8 @@ def load(
     out = configuration.folder(path)
     data = configuration.read(out)
     algorithm = configuration.rebuild_algorithm(data, out, algorithm)
-    world = _SpecOnly(configuration.spec_from_json(data["environment"]))
-    run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
+    world = SpacesOnly(configuration.spec_from_json(data["environment"]))
+    run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)
     restore_results(run)
     return run.policy(seed, which=which)
 
@@ -422,7 +453,7 @@ def read_run(path: str | Path) -> Run:
     """
     out = configuration.folder(path)
     data = configuration.read(out)
-    world = _SpecOnly(configuration.spec_from_json(data["environment"]))
+    world = SpacesOnly(configuration.spec_from_json(data["environment"]))
     name = _NameOnly(data["algorithm"]["name"])
     seeds, total_steps = tuple(data["seeds"]), data["total_steps"]
     run = Run(name, world, seeds, total_steps, out, stored=data)  # type: ignore[arg-type]
@@ -436,13 +467,6 @@ class _NameOnly:
     """Stands for an algorithm where only its name is needed."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class _SpecOnly:
-    """Stands for an environment where only its spaces are needed."""
-
-    spec: EnvSpec
 
 
 class _Learners(NamedTuple):
@@ -471,6 +495,20 @@ def _load_actors(run: Run) -> Any:
     loaded = iter(jax.tree.leaves(state))
     leaves = [next(loaded) if need else _nothing(x) for x, need in zip(shapes, needed, strict=True)]
     return make(jax.tree.unflatten(structure, leaves))
+
+
+def _actor_shapes(run: Run) -> Any:
+    make = partial(actors_of, [run.algorithm] * len(run.seeds))
+    return jax.eval_shape(make, _learner_shapes(run))
+
+
+def _load_early(run: Run) -> Any:
+    if run.out is None or checkpoints.newest(run.out / EARLY) is None:
+        raise UserError(
+            f"{run.name} kept no early policy: a run with a folder keeps one after an eighth of "
+            "its steps. Train it again, or name another run."
+        )
+    return checkpoints.load(run.out / EARLY, _actor_shapes(run), warn)[0]
 
 
 def _nothing(like: jax.ShapeDtypeStruct) -> Any:
@@ -581,16 +619,27 @@ def read_evaluation(out: Path) -> Evaluated | None:
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
     """One picture with the learning curves of several run folders."""
-    from actorcritic.figures import plots
-
-    curves = []
+    curves, across = [], set[str]()
     for path in map(Path, paths):
         data = configuration.read(path)
         label = f"{data['algorithm']['name']} on {data['environment']['id']}"
-        episodes = trackers.read_episodes(path / "episodes.csv")
+        of_data = data.get("step") == "update"
+        across.add(plots.UPDATES if of_data else plots.STEPS)
+        table = path / (trackers.EVALUATIONS if of_data else trackers.EPISODES)
+        if of_data and not table.exists():
+            raise UserError(
+                f"{path} learned from data and was never evaluated while it did, so that there is "
+                "no curve. Train it on an environment: actorcritic train ALGORITHM ENV --data …"
+            )
+        episodes = trackers.read_episodes(table)
         curves.append((label if len(paths) == 1 else f"{label} ({path.name})", episodes))
     title = curves[0][0] if len(curves) == 1 else "Learning curves"
-    return plots.learning_curve(curves, Path(out), title=title)
+    if len(across) > 1:
+        raise UserError(
+            "Some of these runs count environment steps, and some updates from a data set; they "
+            "have no axis in common. Draw them apart."
+        )
+    return plots.learning_curve(curves, Path(out), title=title, across=across.pop())
 
 
 def prepare_jax() -> None:

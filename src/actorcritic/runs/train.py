@@ -10,6 +10,7 @@ from typing import Any
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
+from actorcritic.data.finding import dataset
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runs import configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
@@ -21,22 +22,24 @@ from actorcritic.runs.training import Training
 
 
 def train(
-    algorithm: Any, environment: Any, settings: TrainSettings | None = None, **options: Any
+    algorithm: Any, environment: Any = None, settings: TrainSettings | None = None, **options: Any
 ) -> Run:
-    """Train an algorithm on an environment.
+    """Train an algorithm on an environment, or from a data set (`data`), or on both.
 
     `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo", or one of your
     own, "module:Class"), which takes the tuned preset of the environment, or else defaults that
     fit it. `environment` is a Gymnasium id, "module:Name", a factory, or a compiled environment or
-    its class. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are
-    hyperparameters (learning_rate=1e-3).
+    its class; without one, a training from a data set is not evaluated. `options` are fields of
+    `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
+    (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
     """
     prepare_jax()
     settings, overrides = TrainSettings.split(settings, options)
-    world = configuration.resolve_environment(environment, settings)
+    data = None if settings.data is None else dataset(settings.data)
+    world = configuration.world_of(environment, settings, data)
     total_steps, why = settings.total_steps, None
     if isinstance(algorithm, str):
         chosen = preset(algorithm, world.spec, total_steps, overrides)
@@ -45,12 +48,13 @@ def train(
     if overrides:
         algorithm = hyperparameters.replace(algorithm, **overrides)
     total_steps = DEFAULT_STEPS if total_steps is None else total_steps
-    configuration.check(algorithm, world, total_steps)
+    configuration.check(algorithm, world, total_steps, data)
+    _check_evaluations(world, settings)
 
     if settings.wandb is not None:
         _check_wandb(settings)
 
-    run = Run(algorithm, world, settings.all_seeds, total_steps, settings.folder)
+    run = Run(algorithm, world, settings.all_seeds, total_steps, settings.folder, data=data)
     with new_folder(run.out):
         return _alone(run, settings, why)
 
@@ -81,8 +85,21 @@ def resume(
         found = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if settings.total_steps is not None:
             found.total_steps = settings.total_steps
-        configuration.check(found.algorithm, found.environment, found.total_steps)
+        found.data = configuration.data_again(configuration.read(path), path, settings.data)
+        configuration.check(found.algorithm, found.environment, found.total_steps, found.data)
+        _check_evaluations(found.environment, settings)
         return _alone(found, settings)
+
+
+def _check_evaluations(world: Any, settings: ResumeSettings) -> None:
+    """UserError where something is asked for that only an environment could tell."""
+    if isinstance(world, configuration.SpacesOnly):
+        for name in ("evaluate_every", "stop_at"):
+            if getattr(settings, name) is not None:
+                raise UserError(
+                    f"{name} needs an environment, and none was named. Name it behind the "
+                    "algorithm, or leave the setting out."
+                )
 
 
 def _go_on_in_memory(run: Run, settings: ResumeSettings, algorithm: Any) -> Run:
@@ -123,7 +140,7 @@ def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
-        with TrainingDisplay(run.label, total, settings.quiet) as display:
+        with TrainingDisplay(run.label, total, settings.quiet, run.step_unit) as display:
             display.say(_opening(run, resumed))
             if why is not None:
                 display.say(why)
@@ -138,7 +155,7 @@ def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
             on_host = isinstance(training.session, HostSession)
             if on_host and run.out is not None and (resumed or not run.finished):
                 display.say(RESUME_NOTE)
-        if run.out is not None:
+        if run.out is not None and not isinstance(run.environment, configuration.SpacesOnly):
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
                 warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.command}")
@@ -150,4 +167,5 @@ def _opening(run: Run, resumed: bool) -> str:
     seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
     where = f" → {run.out}" if run.out is not None else ""
     on = " (resumed)" * resumed
-    return f"{run.label}: {seeds}, {run.total_steps:,} steps{where}{on}"
+    data = f" of {run.data}" if run.data is not None else ""
+    return f"{run.label}: {seeds}, {run.total_steps:,} {run.step_unit}{data}{where}{on}"
