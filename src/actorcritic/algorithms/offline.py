@@ -240,6 +240,7 @@ class Offline(Algorithm[Learner, Actor, Transition]):
             terminated=batch.terminated.astype(batch.reward.dtype),
             next_observation=encoded(learner, batch.next_observation),
             next_allowed=spaces.action_mask(space, batch.next_observation),
+            own=batch.extras.own,
         )
 
     def _descend(

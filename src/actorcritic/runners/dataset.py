@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from actorcritic.core.types import Algorithm, EnvSpec, Observation, Transition
+from actorcritic.core.types import Algorithm, EnvSpec, Extras, Observation, Transition
 from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.data.dataset import Dataset
 from actorcritic.maths import spaces
@@ -47,12 +47,13 @@ class Data(NamedTuple):
     reward: Float[Array, " N"]
     terminated: Bool[Array, " N"]
     truncated: Bool[Array, " N"]
+    own: Any = ()  # leaves [N, ...], for `Extras.own`
 
     @classmethod
-    def of(cls, data: Dataset) -> Data:
+    def of(cls, data: Dataset, own: Any = ()) -> Data:
         action = spaces.as_drawn(data.spec.action_space, data.action)
         ends = data.terminated, data.truncated
-        columns: Any = (data.place, action, data.reward, *ends)
+        columns: Any = (data.place, action, data.reward, *ends, own)
         return cls(data.observation, *columns)
 
     def at(self, rows: Int[Array, " n"]) -> Transition:
@@ -62,8 +63,9 @@ class Data(NamedTuple):
             jax.tree.map(lambda x, at=at: x[at][None], self.observation)
             for at in (place, place + 1)
         )
-        action, reward, terminated, truncated = (x[rows][None] for x in self[2:])
-        return Transition(before, action, reward, terminated, truncated, after)
+        action, reward, terminated, truncated = (x[rows][None] for x in self[2:6])
+        own = jax.tree.map(lambda x: x[rows][None], self.own)
+        return Transition(before, action, reward, terminated, truncated, after, Extras(own=own))
 
 
 class DataState(NamedTuple):
@@ -90,14 +92,19 @@ def begin(algorithm: Algorithm, spec: EnvSpec, key: Key[Array, ""]) -> DataState
 
 
 def update_once(
-    algorithm: Algorithm, data: Data, state: DataState, total_steps: Int[Array, ""]
+    algorithm: Algorithm,
+    data: Data,
+    pool: Int[Array, " n"] | None,
+    state: DataState,
+    total_steps: Int[Array, ""],
 ) -> tuple[DataState, Named]:
-    """Draw rows, and learn from them."""
+    """Draw rows, of all or of a pool of them, and learn from them."""
     assert algorithm.draws is not None
     key, draw_key, update_key = jax.random.split(state.key, 3)
     # The remainder favours no row by more than N / 2³²; `randint` takes longer.
-    drawn = jax.random.bits(draw_key, (algorithm.draws,)) % np.uint32(len(data.reward))
-    batch = data.at(drawn.astype(jnp.int32))
+    count = len(data.reward if pool is None else pool)
+    rows = (jax.random.bits(draw_key, (algorithm.draws,)) % np.uint32(count)).astype(jnp.int32)
+    batch = data.at(rows if pool is None else pool[rows])
     progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
     names = tuple(sorted(metrics))
@@ -108,12 +115,13 @@ def update_once(
 def learn_chunk(
     algorithm: Algorithm,
     data: Data,
+    pool: Int[Array, " n"] | None,
     state: DataState,
     count: Int[Array, ""],
     total_steps: Int[Array, ""],
 ) -> tuple[DataState, Log]:
     """`count` updates, at most `ROWS` rows of them; rows end at multiples of UPDATES_PER_ROW."""
-    once = partial(jax.jit(update_once, inline=True), algorithm, data)
+    once = partial(jax.jit(update_once, inline=True), algorithm, data, pool)
     end = state.updates + count
 
     def row(carry: tuple[Array, DataState, Log]) -> tuple[Array, DataState, Log]:
@@ -127,7 +135,7 @@ def learn_chunk(
 
         sums = jnp.zeros_like(log.metrics.values[0])
         state, sums = jax.lax.fori_loop(0, number, one, (state, sums))
-        values = log.metrics.values.at[k].set(sums / number)
+        values = log.metrics.values.at[k].set(sums / number.astype(sums.dtype))
         metrics = Named(values, log.metrics.names)
         return k + 1, state, Log(metrics, log.updates.at[k].set(state.updates))
 
@@ -143,7 +151,9 @@ class DatasetSession:
     """All seeds of a run that learns from a data set. `state` is a DataState, leaves [S].
 
     As `CompiledSession`, with a data set in the place of an environment: one algorithm for each
-    entry of `seeds` may be given, and `rows` are what reports call each entry.
+    entry of `seeds` may be given, and `rows` are what reports call each entry. `own` is what else
+    belongs to each step [N, ...], for the algorithm's `Extras.own`. With `pools` [S, n], each entry
+    draws from those steps only, which may repeat: a bootstrap.
     """
 
     spread = 1  # over how many devices the rows of a seed are spread
@@ -156,6 +166,9 @@ class DatasetSession:
         seeds: Sequence[int],
         total_steps: int,
         rows: Sequence[int] | None = None,
+        *,
+        own: Any = (),
+        pools: Int[np.ndarray, "S n"] | None = None,
     ) -> None:
         use_all_cores()
         self.seeds, self.total_steps = tuple(seeds), total_steps
@@ -175,23 +188,31 @@ class DatasetSession:
         self._algorithms = stacked([*algorithms, *algorithms[:1] * padding])
         self._by_seed, everywhere = NamedSharding(mesh, P("seeds")), NamedSharding(mesh, P())
         self._each = jax.device_put(self._algorithms, self._by_seed)
-        self._data = jax.device_put(Data.of(data), everywhere)
+        self._data = jax.device_put(Data.of(data, own), everywhere)
+        if pools is not None:
+            pools = jax.device_put(np.concatenate([pools, pools[:padding]]), self._by_seed)
+        self._pools = pools
         self._on_cpu = jax.default_backend() == "cpu"
 
         def init(algorithms: Algorithm, keys: Array) -> DataState:
             return jax.lax.map(lambda each: begin(each[0], spec, each[1]), (algorithms, keys))
 
         def train(
-            algorithms: Algorithm, data: Data, states: DataState, counts: Array, total: Array
+            algorithms: Algorithm,
+            data: Data,
+            pools: Array | None,
+            states: DataState,
+            counts: Array,
+            total: Array,
         ) -> tuple[DataState, Log]:
-            def chunk(each: tuple[Algorithm, DataState, Array]) -> tuple[DataState, Log]:
+            def chunk(each: tuple[Algorithm, Any, DataState, Array]) -> tuple[DataState, Log]:
                 return learn_chunk(each[0], data, *each[1:], total)
 
             # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
             if self._on_cpu:
-                return jax.lax.map(chunk, (algorithms, states, counts))
+                return jax.lax.map(chunk, (algorithms, pools, states, counts))
             count = jnp.max(counts)
-            after, log = jax.vmap(lambda *each: chunk((*each, count)))(algorithms, states)
+            after, log = jax.vmap(lambda *each: chunk((*each, count)))(algorithms, pools, states)
             return select(counts > 0, after, states), log
 
         self._init = jax.jit(init, out_shardings=self._by_seed, compiler_options=COMPILE_FAST)
@@ -204,11 +225,11 @@ class DatasetSession:
             jax.shard_map(
                 train,
                 mesh=mesh,
-                in_specs=(seeded, P(), seeded, seeded, P()),
+                in_specs=(seeded, P(), seeded, seeded, seeded, P()),
                 out_specs=(seeded, seeded),
                 check_vma=False,
             ),
-            donate_argnums=2,
+            donate_argnums=3,
         )
         self._copy = jax.jit(
             lambda state: jax.tree.map(lambda x: jnp.copy(x[: len(seeds)]), state),
@@ -277,7 +298,7 @@ class DatasetSession:
             return
         state = beside(lambda: self._state)
         counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
-        arguments = (self._each, self._data, self._shapes, counts, jnp.int32(0))
+        arguments = (self._each, self._data, self._pools, self._shapes, counts, jnp.int32(0))
         self._program = compiled(self._train.lower(*arguments))
         wait_for(state)
 
@@ -294,7 +315,12 @@ class DatasetSession:
         counts = self._counts(min(budget, (ROWS - 1) * UPDATES_PER_ROW), before, until)
         start = time.perf_counter()
         self._started, log = self._program(
-            self._each, self._data, self._state, counts, jnp.int32(self.total_steps)
+            self._each,
+            self._data,
+            self._pools,
+            self._state,
+            counts,
+            jnp.int32(self.total_steps),
         )
         log = jax.tree.map(np.asarray, log)
         elapsed = time.perf_counter() - start

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,20 @@ from actorcritic.runners.compiled import reset
 from actorcritic.runs.policies import check_finite, rows_of
 from actorcritic.runs.run import Run, open_run
 
-RANDOM, REST = "random", "the rest"
+RANDOM = "random"
 NAMED = {"checkpoint-early": "early", "checkpoint-best": "best"}  # of the run itself
 MOST_ENVIRONMENTS = 16  # side by side
 EPISODES_EACH = 4  # that an environment should see whole, at least
 STRETCH = 256  # steps of each environment between two looks
+
+
+class Part(NamedTuple):
+    """Of a mixture: who acts (no algorithm: uniformly random), and how many steps."""
+
+    name: str
+    algorithm: Any
+    actor: Any
+    steps: int
 
 
 @partial(
@@ -90,7 +99,8 @@ def uniform(spec: EnvSpec, observation: Observation, key: Key[Array, ""]) -> Dec
     if not sizes:
         low, high = (jnp.asarray(end.reshape(-1), jnp.float32) for end in (space.low, space.high))  # type: ignore[attr-defined]
         share = jax.random.uniform(key, (count, len(low)))
-        log_prob = jnp.broadcast_to(-jnp.sum(jnp.log(high - low)), (count,))
+        low, high = (jnp.broadcast_to(end, share.shape) for end in (low, high))
+        log_prob = -jnp.sum(jnp.log(high - low), axis=-1)
         return Decision(low + share * (high - low), Extras(log_prob=log_prob))
     logits = jnp.zeros((count, sum(sizes)))
     single = len(sizes) == 1 and space.shape == ()
@@ -134,36 +144,42 @@ def collect(
             "--env (Python: environment=…)."
         )
     parts = _parts(run, dict(mix or {}), steps, policy_seed)
-    found = []
-    for number, (name, (owner, actor, count)) in enumerate(parts.items()):
-        say(f"{count:,} steps of {name}")
-        acting = Acting(owner, Collects(1, 1), run.spec, explore=not deterministic)
-        batch = _experience(acting, world, actor, count, environment_seed(seed, number))
-        found.append(_episodes(run.spec, batch, count))
+    return recorded(world, parts, seed, explore=not deterministic, say=say)
+
+
+def recorded(
+    world: Environment | HostEnvironment,
+    parts: Sequence[Part],
+    seed: int,
+    *,
+    explore: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Dataset:
+    """A data set of the parts, one after another."""
+    found, spec = [], world.spec
+    for number, part in enumerate(parts):
+        say(f"{part.steps:,} steps of {part.name}")
+        acting = Acting(part.algorithm, Collects(1, 1), spec, explore)
+        batch = _experience(acting, world, part.actor, part.steps, environment_seed(seed, number))
+        found.append(_episodes(spec, batch, part.steps))
+    policies = [
+        {"policy": part.name, "steps": part.steps, "episodes": len(episodes)}
+        for part, episodes in zip(parts, found, strict=True)
+    ]
     data = Dataset.from_episodes(
-        [episode for part in found for episode in part],
-        run.spec.observation_space,
-        run.spec.action_space,
-        id=run.spec.id,
-        max_episode_steps=run.spec.max_episode_steps,
-        about={
-            "run": run.label,
-            "policies": [
-                {"policy": name, "steps": count, "episodes": len(part)}
-                for (name, (_, _, count)), part in zip(parts.items(), found, strict=True)
-            ],
-            "seed": seed,
-            "deterministic": deterministic,
-        },
+        [episode for episodes in found for episode in episodes],
+        spec.observation_space,
+        spec.action_space,
+        id=spec.id,
+        max_episode_steps=spec.max_episode_steps,
+        about={"policies": policies, "seed": seed, "deterministic": not explore},
     )
     data.check()
     return data
 
 
-def _parts(
-    run: Run, mix: dict[str, float], steps: int, policy_seed: int | None
-) -> dict[str, tuple[Any, Any, int]]:
-    """Of each part of the mixture: the algorithm, the actor, how many steps."""
+def _parts(run: Run, mix: dict[str, float], steps: int, policy_seed: int | None) -> list[Part]:
+    """The parts of a mixture; what no other has a share in is the run's own."""
     for name, share in mix.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise UserError(f"The share of {name} must lie in (0, 1]; got {share!r}.")
@@ -171,17 +187,18 @@ def _parts(
     if left < -1e-9:
         raise UserError(f"The shares of the mixture sum to {1 - left:g}; expected at most 1.")
     counts = {name: round(share * steps) for name, share in mix.items()}
-    parts: dict[str, tuple[Any, Any, int]] = {}
+    parts = []
     rest = steps - sum(counts.values())
     if rest > 0:
-        parts[run.label] = (run.algorithm, _actor(run, "last", policy_seed), rest)
+        parts.append(Part(run.label, run.algorithm, _actor(run, "last", policy_seed), rest))
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"The share of {name} comes to less than one of {steps:,} steps.")
         if name == RANDOM:
-            parts[name] = (None, (), count)
+            parts.append(Part(name, None, (), count))
         elif name in NAMED:
-            parts[name] = (run.algorithm, _actor(run, NAMED[name], policy_seed), count)
+            actor = _actor(run, NAMED[name], policy_seed)
+            parts.append(Part(name, run.algorithm, actor, count))
         elif not (Path(name) / "run.json").exists():
             raise UserError(
                 f"There is no policy '{printable(name)}' to mix in; expected random, "
@@ -192,7 +209,7 @@ def _parts(
             same = other.spec.observation_space == run.spec.observation_space
             if not same or other.spec.action_space != run.spec.action_space:
                 raise UserError(f"{name} was trained on other spaces than {run.name}.")
-            parts[name] = (other.algorithm, _actor(other, "last", None), count)
+            parts.append(Part(name, other.algorithm, _actor(other, "last", None), count))
     return parts
 
 
