@@ -36,6 +36,9 @@ from .maths.networks import CNN as CNN
 from .maths.networks import MLP as MLP
 from .maths.networks import Network as Network
 from .runners.evaluate import Policy as Policy
+from .runs.collecting import collect as collect
+from .runs.off_policy import OffPolicy as OffPolicy
+from .runs.off_policy import evaluate_off_policy as evaluate_off_policy
 from .runs.run import Evaluated as Evaluated
 from .runs.run import Run as Run
 from .runs.run import load as load

@@ -56,6 +56,9 @@ class _EvaluateOptions:
     which: Annotated[Literal["last", "best", "early"], WHICH] = "last"
     algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
+    data: Annotated[str | None, "estimate from this data set instead: a folder, minari:ID"] = None
+    gamma: Annotated[float | None, "of estimates from data (default: the algorithm's)"] = None
+    updates: Annotated[int, "of each fit, where data are estimated from"] = 10_000
     json: Annotated[bool, "print every return as JSON"] = False
 
 
@@ -195,6 +198,11 @@ def _conclude(run: Any) -> int:
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
     say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} {run.step_unit})")
+    if not (run.out / "curve.png").exists():  # from data alone
+        say(f"Run folder:  {run.out}   what is known: {run.out / 'known.json'}")
+        say(f"Next:        actorcritic evaluate {run.command} --data {run.data.source}")
+        say(f"             actorcritic evaluate {run.command} --env ENV")
+        return 0
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     say(f"Next:        actorcritic play {run.command}")
     say(f"             actorcritic plot {run.out} --out curve.svg")
@@ -213,13 +221,15 @@ def _resume(rest: list[str]) -> int:
 
 
 def _evaluate(rest: list[str]) -> int:
-    usage = "evaluate RUN [--episodes N] [--stochastic]"
+    usage = "evaluate RUN [--episodes N] [--stochastic] [--data DIR]"
     (path,), options = read(usage, options_of("evaluate"), rest, 1)
 
     import actorcritic as ac
     from actorcritic.runs.console import working
 
     run = ac.open_run(path, algorithm=options.algorithm, environment=options.env)
+    if options.data is not None:
+        return _estimate(run, options)
     with working(f"Evaluating {run.label}: {options.episodes:,} episodes of each seed"):
         result = run.evaluate(
             options.episodes,
@@ -237,6 +247,27 @@ def _evaluate(rest: list[str]) -> int:
             f"{returns.min():.2f} to {returns.max():.2f}), mean length {lengths.mean():.1f}"
         )
     say(f"{run.label}: {result}")
+    return 0
+
+
+def _estimate(run: Any, options: Any) -> int:
+    """What the policy is worth, from data alone."""
+    from actorcritic.data import finding
+    from actorcritic.runs.console import working
+    from actorcritic.runs.off_policy import evaluate_off_policy
+
+    data, policy = finding.dataset(options.data), run.policy(which=options.which)
+    with working(f"Estimating {run.label} from {data.steps:,} steps") as now:
+        found = evaluate_off_policy(
+            policy,
+            data,
+            gamma=options.gamma,
+            deterministic=not options.stochastic,
+            updates=options.updates,
+            seed=options.seed,
+            say=now,
+        )
+    say(json.dumps(found.json()) if options.json else f"{run.label}, from data alone\n{found}")
     return 0
 
 

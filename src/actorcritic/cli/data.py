@@ -63,7 +63,7 @@ def collect_command(rest: list[str]) -> int:
         )
         now("writing")
         where = finding.save(data, options.out)
-    say(f"{data}, mean return {data.returns.mean():.1f}")
+    say(f"{data.spec.id}: {data.counts}, mean return {data.returns.mean():.1f}")
     say(f"Data set:    {where}")
     say(f"Next:        actorcritic data {where}")
     say(f"             actorcritic train iql {data.spec.id} --data {where}")

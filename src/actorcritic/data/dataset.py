@@ -247,8 +247,12 @@ class Dataset:
         """All that is wrong, a sentence for each kind."""
         return list(checks.problems(self))
 
+    @property
+    def counts(self) -> str:
+        return f"{self.steps:,} steps in {self.episodes:,} episodes"
+
     def __repr__(self) -> str:
-        return f"Dataset({self.spec.id}: {self.episodes:,} episodes, {self.steps:,} steps)"
+        return f"Dataset({self.spec.id}: {self.counts})"
 
 
 def _flags(name: str, given: Any) -> Bool[np.ndarray, " N"]:

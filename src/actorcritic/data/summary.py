@@ -35,7 +35,7 @@ class Summary:
     def __str__(self) -> str:
         known = "recorded" if self.records_log_prob else "not recorded"
         lines = [
-            f"{self.name}: {self.episodes:,} episodes, {self.steps:,} steps",
+            f"{self.name}: {self.steps:,} steps in {self.episodes:,} episodes",
             f"Returns:     {_spread(self.returns)}",
             f"Lengths:     {_spread(self.lengths)}",
             f"Ends:        {self.terminated:,} terminated, {self.episodes - self.terminated:,} not",

@@ -5,6 +5,7 @@ All of it is of the discounted return from the start of an episode, Σ_t γ^t r_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from actorcritic.algorithms.fitted_q import Choices, FittedQ
+from actorcritic.algorithms.offline import inside
 from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Observation
@@ -87,6 +89,7 @@ def evaluate_off_policy(
     updates: int = 10_000,
     bootstraps: int = 16,
     seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> OffPolicy:
     """What a policy is worth, from a data set alone.
@@ -98,7 +101,8 @@ def evaluate_off_policy(
       (Precup, Sutton & Singh 2000), whole or per decision. It needs `log_prob` in the data. Its
       interval is of a percentile bootstrap over episodes.
 
-    `deterministic` is of the policy that is judged. γ is the policy's own, where none is given.
+    `deterministic` is of the policy that is judged; `say` is told how far it is. γ is the policy's
+    own, where none is given.
     Raises UserError where the data are of other spaces.
     """
     data.check(policy.spec)
@@ -109,7 +113,7 @@ def evaluate_off_policy(
     rng = np.random.default_rng(seed)
     returns = data.returns_to_go(gamma)[data.starts]
     recorded = _percentile(returns.mean(), returns[_resampled(rng, len(returns))].mean(1))
-    fitted = _fitted(policy, data, gamma, deterministic, updates, bootstraps, seed, options)
+    fitted = _fitted(policy, data, gamma, deterministic, updates, bootstraps, seed, options, say)
     weighted = per_decision = None
     effective = float("nan")
     log_prob = _log_prob(policy, data, deterministic)
@@ -118,6 +122,12 @@ def evaluate_off_policy(
     else:
         found = ratios(data, log_prob, gamma)
         (weighted, per_decision), effective = _weighted(found, rng)
+        if weighted is None:
+            notes.append(
+                "No importance sampling: in no recorded episode is every action one that the "
+                "policy would take. Judge the one that explores: --stochastic (Python: "
+                "deterministic=False)."
+            )
     cut = int((~data.terminated[data.starts + data.lengths - 1]).sum())
     if cut and weighted is not None:
         notes.append(
@@ -148,6 +158,7 @@ def _fitted(
     bootstraps: int,
     seed: int,
     options: dict[str, Any],
+    say: Callable[[str], None],
 ) -> Estimate:
     chosen: dict[str, Any] = {"gamma": gamma, "hidden_sizes": (64, 64)} | options
     algorithm = FittedQ(**chosen)
@@ -183,6 +194,7 @@ def _fitted(
     )
     while not session.finished:
         session.advance(1.0)
+        say(f"fitted Q evaluation, {int(session.steps.min()):,} of {updates:,} updates")
     learners = session.state.learner
     worth = jax.jit(jax.vmap(algorithm.worth, (0, None, None)))(learners, before, at_start)
     means = np.array(
@@ -345,3 +357,73 @@ def _percentile(value: float, drawn: Float[np.ndarray, " R"]) -> Estimate:
         return Estimate(float(value), np.nan, np.nan)
     low, high = np.quantile(known, [0.025, 0.975])
     return Estimate(float(value), float(low), float(high))
+
+
+# ------------------------------------------------------------------------------ beside a training
+
+
+@dataclass(frozen=True)
+class Known:
+    """What data alone tell of a trained policy. Means over the steps of the data set."""
+
+    steps: int
+    recorded_return: float  # Σ γ^k r_{t+k} of the data, up to the end of each episode
+    value: float | None  # Q(s, a) of the recorded actions, or V(s) where that is what is learned
+    correlation: float | None  # of the two
+    agreement: float | None  # discrete: the share of the recorded actions that are the policy's
+    distance: float | None  # continuous: between the two, in a dimension, where the box is 2 wide
+
+    @property
+    def _correlation(self) -> str:
+        return "" if self.correlation is None else f"(correlation {self.correlation:.2f})"
+
+    def __str__(self) -> str:
+        lines = ["What the data alone tell:"]
+        if self.value is not None:
+            lines.append(
+                f"  value of the recorded actions {self.value:,.2f}, their discounted returns "
+                f"{self.recorded_return:,.2f} {self._correlation}"
+            )
+        if self.agreement is not None:
+            lines.append(f"  the policy takes the recorded action in {self.agreement:.0%} of steps")
+        if self.distance is not None:
+            lines.append(
+                f"  the policy's actions are {self.distance:.3f} from the recorded ones, in a "
+                "dimension, of bounds that are 2 apart"
+            )
+        return "\n".join(lines)
+
+
+def known_from(algorithm: Any, learner: Any, data: Dataset) -> Known:
+    """What a data set tells of a learner, without any environment."""
+    gamma = float(getattr(algorithm, "gamma", 0.99))
+    recorded = data.returns_to_go(gamma)
+    actor, spec = algorithm.actor(learner), data.spec
+    values = hasattr(algorithm, "value")
+
+    @jax.jit
+    def some(observation: Observation, action: Array) -> tuple[Array, Array]:
+        chosen, _ = algorithm.act(actor, observation, jax.random.key(0), explore=False)
+        value = algorithm.value(learner, observation, action) if values else jnp.zeros(len(action))
+        if isinstance(spec.action_space, gymnasium.spaces.Box):
+            gap = jnp.abs(inside(spec, chosen) - inside(spec, action))
+            return value, gap.mean(axis=-1)
+        return value, (chosen == action).reshape(len(action), -1).all(axis=-1).astype(jnp.float32)
+
+    action = spaces.as_drawn(spec.action_space, data.action)
+    found = []
+    for start in range(0, data.steps, AT_ONCE):
+        rows = slice(start, min(start + AT_ONCE, data.steps))
+        before = jax.tree.map(lambda x, rows=rows: x[data.place[rows]], data.observation)
+        found.append([np.asarray(x, np.float64) for x in some(before, action[rows])])
+    value, gap = (np.concatenate(x) for x in zip(*found, strict=True))
+    box = isinstance(spec.action_space, gymnasium.spaces.Box)
+    spread = values and value.std() > 0 and recorded.std() > 0
+    return Known(
+        data.steps,
+        float(recorded.mean()),
+        float(value.mean()) if values else None,
+        float(np.corrcoef(value, recorded)[0, 1]) if spread else None,
+        None if box else float(gap.mean()),
+        float(gap.mean()) if box else None,
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
-from actorcritic.core import hyperparameters
+from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.data.finding import dataset
 from actorcritic.runners.host import RESUME_NOTE, HostSession
@@ -16,6 +19,7 @@ from actorcritic.runs import configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import interruptible
+from actorcritic.runs.off_policy import known_from
 from actorcritic.runs.run import Run, open_run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
 from actorcritic.runs.training import Training
@@ -155,11 +159,25 @@ def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
             on_host = isinstance(training.session, HostSession)
             if on_host and run.out is not None and (resumed or not run.finished):
                 display.say(RESUME_NOTE)
-        if run.out is not None and not isinstance(run.environment, configuration.SpacesOnly):
+        if isinstance(run.environment, configuration.SpacesOnly):
+            _tell_what_is_known(run, display)
+        elif run.out is not None:
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
                 warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.command}")
     return run
+
+
+def _tell_what_is_known(run: Run, display: TrainingDisplay) -> None:
+    """Of a finished training from data alone, of its first seed; and keep it in its folder."""
+    if not run.finished or run.data is None or not run.trained_seeds:
+        return
+    at = run.seeds.index(run.trained_seeds[0])
+    learner = jax.tree.map(lambda x: x[at], run.learners)
+    known = known_from(run.algorithm, learner, run.data)
+    if run.out is not None:
+        files.write(run.out / "known.json", json.dumps(vars(known), indent=2))
+    display.say(f"{known}\n  (of seed {run.trained_seeds[0]})")
 
 
 def _opening(run: Run, resumed: bool) -> str:
@@ -167,5 +185,5 @@ def _opening(run: Run, resumed: bool) -> str:
     seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
     where = f" → {run.out}" if run.out is not None else ""
     on = " (resumed)" * resumed
-    data = f" of {run.data}" if run.data is not None else ""
+    data = f", {run.data.counts} of data" if run.data is not None else ""
     return f"{run.label}: {seeds}, {run.total_steps:,} {run.step_unit}{data}{where}{on}"

@@ -34,5 +34,9 @@ STUDIES = Catalogue(
             f"{HERE}.s7_log_density_of_squashed_actions",
             "The correction of squashed actions",
         ),
+        "S8": Entry(
+            f"{HERE}.s8_learning_from_recorded_episodes",
+            "Behaviour cloning, CQL and IQL from data of three qualities",
+        ),
     },
 )
