@@ -28,6 +28,8 @@ ALGORITHMS = Catalogue(
     },
 )
 
+FROM_DATA = ("bc", "iql", "cql")  # whose steps are updates, from a data set
+
 
 def find(name: str) -> Any:
     """The algorithm that a name or module:Name stands for, as it is without settings.

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, FROM_DATA
 from actorcritic.core import hyperparameters
 from actorcritic.core.types import EnvSpec
 from actorcritic.core.words import shown
@@ -165,7 +165,7 @@ def defaults(
     cls = ALGORITHMS[name]
     hyperparameters.check(hyperparameters.replace(cls(), **given))
     task = Task.of(spec, total_steps, given)
-    if cls().draws is not None:
+    if name in FROM_DATA:
         task = replace(task, unit="updates")
     found = RULES[name](task) if name in RULES else {}
     found = {k: v for k, v in found.items() if k not in given and v != getattr(cls, k)}

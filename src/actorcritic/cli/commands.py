@@ -505,10 +505,12 @@ def _environments() -> Iterator[tuple[str, str]]:
 
 
 def _presets() -> Iterator[tuple[str, str]]:
+    from actorcritic.algorithms.catalogue import FROM_DATA
     from actorcritic.algorithms.presets import PRESETS
 
     for (algorithm, environment), preset in PRESETS.items():
-        yield f"{algorithm} {environment}", f"{preset.total_steps:,} steps"
+        unit = "updates" if algorithm in FROM_DATA else "steps"
+        yield f"{algorithm} {environment}", f"{preset.total_steps:,} {unit}"
 
 
 LISTS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {

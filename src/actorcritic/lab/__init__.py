@@ -45,8 +45,10 @@ from actorcritic.lab.measurements import (
     measure_gradient,
 )
 from actorcritic.lab.process import MDP
+from actorcritic.lab.recording import record
 from actorcritic.lab.return_moments import PairMoments
 from actorcritic.lab.sampling import Trajectories, horizon, sample
+from actorcritic.lab.support import seen, supported_values
 from actorcritic.lab.worlds import chain, cliff, from_grid_world, layers, random_mdp
 
 __all__ = [
@@ -89,8 +91,11 @@ __all__ = [
     "optimal_values",
     "policy_gradient",
     "random_mdp",
+    "record",
     "sample",
+    "seen",
     "softmax",
+    "supported_values",
     "td",
     "td_error",
     "values",

@@ -39,9 +39,9 @@ ROWS = 1024  # of metrics that the log of one chunk has room for
 
 
 class Data(NamedTuple):
-    """A data set on the device: N steps, and N + E observations that they point into."""
+    """A data set on the device: N steps, and M observations that they point into."""
 
-    observation: Observation  # leaves [N + E, ...]
+    observation: Observation  # leaves [M, ...]
     place: Int[Array, " N"]  # of a step's own observation; its successor lies one further
     action: Array  # as a policy draws it
     reward: Float[Array, " N"]
@@ -53,8 +53,14 @@ class Data(NamedTuple):
     def of(cls, data: Dataset, own: Any = ()) -> Data:
         action = spaces.as_drawn(data.spec.action_space, data.action)
         ends = data.terminated, data.truncated
+        # Room for so many, that data sets of as many steps share a compiled program.
+        spare = max(0, data.steps // 8 - data.episodes)
+        room = jax.tree.map(
+            lambda x: np.concatenate([x, np.zeros((spare, *x.shape[1:]), x.dtype)]),
+            data.observation,
+        )
         columns: Any = (data.place, action, data.reward, *ends, own)
-        return cls(data.observation, *columns)
+        return cls(room, *columns)
 
     def at(self, rows: Int[Array, " n"]) -> Transition:
         """These steps as a batch, leaves [1, n, ...]."""
