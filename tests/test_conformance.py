@@ -438,9 +438,10 @@ def test_probes_are_learned(name, probe):
         "tau": 0.05,
         "gradient_steps": 2,
         # From random data: near the best action of those recorded, none valued below its worth.
-        "expectile": 0.95,
+        "expectile": 0.99,
         "inverse_temperature": 20.0,
         "conservative_weight": 0.0,
+        "policy_learning_rate": None,
     }
     if probe == "target":
         # As σ shrinks, large steps along normalised advantages overshoot; and while it is large,

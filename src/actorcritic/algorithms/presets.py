@@ -274,7 +274,7 @@ TUNED = {
         expectile=0.8,
     ),
     ("cql", "Pendulum-v1"): tuned(
-        10_000,
+        5_000,
         hidden_sizes=(64, 64),
         batch_size=128,
         learning_rate=0.001,

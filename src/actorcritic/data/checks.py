@@ -167,7 +167,7 @@ def check_successors(before: Observation, after: Observation, ends: np.ndarray) 
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         x, y = np.asarray(x)[1:], np.asarray(y)[:-1]
         same = (x == y) | ((x != x) & (y != y))
-        differ |= ~same.reshape(len(same), -1).all(1)
+        differ |= ~same.all(axis=tuple(range(1, same.ndim)))
     wrong = np.flatnonzero(differ & ~ends[:-1])
     if len(wrong):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What recorded steps can support: which actions of which states they hold, and what that allows."""
+"""What recorded steps can support: which actions they hold, and how good a policy that allows."""
 
 from __future__ import annotations
 

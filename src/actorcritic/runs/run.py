@@ -536,17 +536,41 @@ def learners_from(origin: str | Path, run: Run, like: Any) -> tuple[Any, dict[st
             )
     alike = set(run.seeds) <= set(source.trained_seeds)
     chosen = list(run.seeds) if alike else [source._choose(None)[0]] * len(run.seeds)
+    only: dict[str, Any] = {}
     try:
         every = _load_learners(source, _shapes_for(like, len(source.seeds)))
     except UserError as error:
-        raise UserError(
-            f"{origin} cannot be started from, because {source.algorithm.name} there and "
-            f"{run.algorithm.name} here do not keep the same: {error} Take the same algorithm and "
-            "network."
-        ) from None
+        every = _load_parameters(source, like)
+        only = {"only": "parameters"}
+        if every is None:
+            raise UserError(
+                f"{origin} cannot be started from, because {source.algorithm.name} there and "
+                f"{run.algorithm.name} here do not keep the same: {error} Take the same algorithm "
+                "and network, or of another one the same networks (cql, then sac)."
+            ) from None
     rows = rows_of(every, [source.seeds.index(seed) for seed in chosen])
     where = source.out.name if source.out is not None else str(origin)
-    return rows, {"run": where, "seeds": chosen, "steps": source.steps}
+    return rows, {"run": where, "seeds": chosen, "steps": source.steps} | only
+
+
+class _Parameters(NamedTuple):
+    """The part of a learner that another algorithm may have as well."""
+
+    params: Any
+
+
+def _load_parameters(source: Run, like: Any) -> Any:
+    """The parameters of another algorithm's learners, where they are of the same networks: SAC
+    goes on where CQL ended. None where they are not, or were made for normalised observations.
+    """
+    settings = source.configuration()["algorithm"]["hyperparameters"]
+    if not hasattr(like, "params") or settings.get("normalize_observation"):
+        return None
+    wanted = _shapes_for(_Parameters(like.params), len(source.seeds))
+    try:
+        return _load_learners(source, wanted)
+    except UserError:
+        return None
 
 
 def _shapes_for(like: Any, seeds: int) -> Any:

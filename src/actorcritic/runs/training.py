@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,8 @@ class Training:
             return
         run, state = self.runs[0], self.session.state
         learners, run.origin = learners_from(origin, run, jax.eval_shape(lambda: state.learner))
+        if "only" in run.origin:  # another algorithm's: the rest of the learner is fresh
+            learners = replace(state.learner, params=learners.params)
         self.session.state = state._replace(learner=learners)
         save_configuration(run)
 
