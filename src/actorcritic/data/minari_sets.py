@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium
 import jax
 import numpy as np
 
@@ -99,21 +101,14 @@ def save(data: Dataset, id: str) -> None:
                 truncations=list(data.truncated[rows].tolist()),
             )
         )
-    minari.create_dataset_from_buffers(
-        id,
-        buffer=buffers,
-        env=data.spec.id if _is_registered(data.spec.id) else None,
-        observation_space=data.spec.observation_space,
-        action_space=data.spec.action_space,
-        algorithm_name=str(data.about.get("run", "actorcritic")),
-        author="actorcritic",
-        author_email="",
-        code_permalink="",
-        description=f"{data.episodes} episodes, {data.steps} steps",
-    )
-
-
-def _is_registered(id: str) -> bool:
-    import gymnasium
-
-    return id in gymnasium.registry
+    with warnings.catch_warnings():  # about an author and a link that nobody has
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            id,
+            buffer=buffers,
+            env=data.spec.id if data.spec.id in gymnasium.registry else None,
+            observation_space=data.spec.observation_space,
+            action_space=data.spec.action_space,
+            algorithm_name="actorcritic",
+            description=data.counts,
+        )
