@@ -22,6 +22,7 @@ from PIL import Image
 import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
+from actorcritic.algorithms.catalogue import FROM_DATA
 from actorcritic.algorithms.presets import PRESETS
 from actorcritic.cli.options import NOT_OPTIONS
 from actorcritic.envs import COMPILED, CartPole
@@ -300,7 +301,8 @@ def test_lists(capsys):
         for name in names:
             assert re.search(rf"^  {name} +\w", text, re.MULTILINE)
     for algorithm, id in PRESETS:
-        assert re.search(rf"^  {algorithm} {id} +[\d,]+ steps$", presets, re.MULTILINE)
+        unit = "updates" if algorithm in FROM_DATA else "steps"
+        assert re.search(rf"^  {algorithm} {id} +[\d,]+ {unit}$", presets, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

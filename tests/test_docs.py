@@ -17,9 +17,13 @@ import pytest
 import actorcritic as ac
 from actorcritic import cli
 from actorcritic.algorithms import ALGORITHMS
+from actorcritic.algorithms.catalogue import FROM_DATA
 from actorcritic.algorithms.presets import preset
 from actorcritic.core import hyperparameters
+from actorcritic.data import folder
+from actorcritic.envs import CartPole, Pendulum
 from actorcritic.runs import configuration
+from actorcritic.runs.collecting import Part, recorded
 from actorcritic.runs.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,11 +157,12 @@ class Trained(Exception):
 def check_only(algorithm: Any, environment: Any, settings: Any = None, **options: Any) -> None:
     """In the place of `train`: all that it checks, and no training."""
     settings, overrides = TrainSettings.split(settings, options)
-    world = configuration.resolve_environment(environment, settings)
+    data = None if settings.data is None else ac.dataset(settings.data)
+    world = configuration.world_of(environment, settings, data)
     if isinstance(algorithm, str):
         algorithm = preset(algorithm, world.spec, settings.total_steps, overrides).algorithm
     algorithm = hyperparameters.replace(algorithm, **overrides)
-    configuration.check(algorithm, world, settings.total_steps or 1_000_000)
+    configuration.check(algorithm, world, settings.total_steps or 1_000_000, data)
     raise Trained
 
 
@@ -165,7 +170,12 @@ ALGORITHM_PAGES = [*sorted((DOCS / "algorithms").glob("*.md")), DOCS / "continuo
 
 
 @pytest.mark.parametrize("page", ALGORITHM_PAGES, ids=lambda p: p.stem)
-def test_command_lines_and_snippets_are_right_up_to_the_first_step(page, monkeypatch):
+def test_command_lines_and_snippets_are_right_up_to_the_first_step(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if page.stem in FROM_DATA:  # such a page names data sets
+        for world in (Pendulum(), CartPole()):
+            data = recorded(world, [Part("random", None, (), 20)], seed=0)
+            folder.save(data, Path("data") / world.spec.id.removesuffix("-v1").lower())
     monkeypatch.setattr(ac, "train", check_only)  # first: it is looked up when it is first used
     monkeypatch.setattr("actorcritic.runs.train.train", check_only)
     commands = "".join(blocks(page, "")).splitlines()

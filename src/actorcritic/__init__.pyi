@@ -4,8 +4,11 @@ from . import lab as lab
 from . import language as language
 from .algorithms import A2C as A2C
 from .algorithms import A3C as A3C
+from .algorithms import BC as BC
+from .algorithms import CQL as CQL
 from .algorithms import IMPALA as IMPALA
 from .algorithms import IPPO as IPPO
+from .algorithms import IQL as IQL
 from .algorithms import MAPPO as MAPPO
 from .algorithms import PPO as PPO
 from .algorithms import SAC as SAC
@@ -25,6 +28,8 @@ from .core.types import EnvSpec as EnvSpec
 from .core.types import Extras as Extras
 from .core.types import Step as Step
 from .core.types import Transition as Transition
+from .data.dataset import Dataset as Dataset
+from .data.finding import dataset as dataset
 from .decisions.agent import Decider as Decider
 from .experiments.compare import ablate as ablate
 from .experiments.compare import compare as compare
@@ -38,7 +43,10 @@ from .maths.networks import CNN as CNN
 from .maths.networks import MLP as MLP
 from .maths.networks import Network as Network
 from .runners.evaluate import Policy as Policy
+from .runs.collecting import collect as collect
 from .runs.evaluated import Evaluated as Evaluated
+from .runs.off_policy import OffPolicy as OffPolicy
+from .runs.off_policy import evaluate_off_policy as evaluate_off_policy
 from .runs.run import Run as Run
 from .runs.run import load as load
 from .runs.run import open_run as open_run

@@ -1,7 +1,10 @@
 from .a2c import A2C as A2C
 from .a3c import A3C as A3C
+from .bc import BC as BC
 from .catalogue import ALGORITHMS as ALGORITHMS
+from .cql import CQL as CQL
 from .impala import IMPALA as IMPALA
+from .iql import IQL as IQL
 from .mappo import IPPO as IPPO
 from .mappo import MAPPO as MAPPO
 from .one_step import QActorCritic as QActorCritic

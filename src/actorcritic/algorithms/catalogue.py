@@ -26,8 +26,13 @@ ALGORITHMS = Catalogue(
         "mappo": Entry(f"{HERE}.mappo:MAPPO", "PPO for several agents, with a central critic"),
         "ippo": Entry(f"{HERE}.mappo:IPPO", "PPO for several agents, each with its own critic"),
         "sac": Entry(f"{HERE}.sac:SAC", "soft actor-critic: off-policy, for continuous actions"),
+        "bc": Entry(f"{HERE}.bc:BC", "behaviour cloning, from a data set"),
+        "iql": Entry(f"{HERE}.iql:IQL", "implicit Q-learning, from a data set"),
+        "cql": Entry(f"{HERE}.cql:CQL", "conservative Q-learning, from a data set"),
     },
 )
+
+FROM_DATA = ("bc", "iql", "cql")  # whose steps are updates, from a data set
 
 
 def find(name: str) -> Any:

@@ -7,12 +7,12 @@ They follow from its spaces, its time limit and the number of steps, never from 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import gymnasium
 
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, FROM_DATA
 from actorcritic.core import hyperparameters
 from actorcritic.core.types import EnvSpec
 from actorcritic.core.words import shown
@@ -33,6 +33,7 @@ class Task:
     limit: int | None
     total_steps: int
     given: Mapping[str, Any]
+    unit: str = "steps"  # of a training
 
     @classmethod
     def of(cls, spec: EnvSpec, total_steps: int, given: Mapping[str, Any]) -> Task:
@@ -51,7 +52,9 @@ class Task:
 
     def __str__(self) -> str:
         kind = "continuous" if self.continuous else "discrete"
-        return f"{self.observations} observations, {kind} actions and {self.total_steps:,} steps"
+        return (
+            f"{self.observations} observations, {kind} actions and {self.total_steps:,} {self.unit}"
+        )
 
     @property
     def longest(self) -> int:
@@ -139,6 +142,11 @@ def reinforce(task: Task) -> dict[str, Any]:
     }
 
 
+def from_data(task: Task) -> dict[str, Any]:
+    """Numbers of unknown scale, as the other algorithms have them."""
+    return {"normalize_observation": task.observations == "vector"}
+
+
 RULES: dict[str, Callable[[Task], dict[str, Any]]] = {
     "ppo": ppo,
     "trpo": trpo,
@@ -148,6 +156,9 @@ RULES: dict[str, Callable[[Task], dict[str, Any]]] = {
     "q-actor-critic": one_step,
     "td-actor-critic": one_step,
     "reinforce": reinforce,
+    "bc": from_data,
+    "iql": from_data,
+    "cql": from_data,
 }
 
 
@@ -161,6 +172,8 @@ def defaults(
     cls = ALGORITHMS[name]
     hyperparameters.check(hyperparameters.replace(cls(), **given))
     task = Task.of(spec, total_steps, given)
+    if name in FROM_DATA:
+        task = replace(task, unit="updates")
     found = RULES[name](task) if name in RULES else {}
     found = {k: v for k, v in found.items() if k not in given and v != getattr(cls, k)}
     which = " ".join(f"{k}={shown(v)}" for k, v in found.items()) or "the algorithm's own"

@@ -100,6 +100,17 @@ class Actor:
     spec: EnvSpec
 
 
+def encoded(who: Learner | Actor, observation: Observation) -> Float[Array, "... features"]:
+    """Observations as a network takes them, by the statistics of who has some."""
+    space = who.spec.observation_space
+    x = spaces.encode(space, observation)
+    if who.observations is not None:
+        numeric = spaces.is_numeric(space)
+        normal = who.observations.normalize(x, clip=10.0)
+        x = normal if numeric.all() else jnp.where(numeric, normal, x)
+    return x
+
+
 class Rows(NamedTuple):
     """A batch made ready for the loss: one row a step [N]."""
 
@@ -424,13 +435,7 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
     def _encode(
         self, who: Learner | Actor, observation: Observation
     ) -> Float[Array, "... features"]:
-        space = who.spec.observation_space
-        x = spaces.encode(space, observation)
-        if who.observations is not None:
-            numeric = spaces.is_numeric(space)
-            normal = who.observations.normalize(x, clip=10.0)
-            x = normal if numeric.all() else jnp.where(numeric, normal, x)
-        return x
+        return encoded(who, observation)
 
     def _value(
         self, learner: Learner, x: Float[Array, "... features"], action: Array | None = None

@@ -278,6 +278,43 @@ TUNED = {
         learning_starts=10_000,
         buffer_size=100_000,
     ),
+    ("bc", "Pendulum-v1"): tuned(
+        10_000,
+        hidden_sizes=(64, 64),
+        learning_rate=0.001,
+    ),
+    ("iql", "Pendulum-v1"): tuned(
+        10_000,
+        hidden_sizes=(64, 64),
+        learning_rate=0.001,
+        gamma=0.95,
+        expectile=0.8,
+    ),
+    ("cql", "Pendulum-v1"): tuned(
+        5_000,
+        hidden_sizes=(64, 64),
+        batch_size=128,
+        learning_rate=0.001,
+        policy_learning_rate=0.0003,
+        gamma=0.95,
+        proposals=4,
+    ),
+    ("bc", "CartPole-v1"): tuned(
+        10_000,
+        hidden_sizes=(64, 64),
+        learning_rate=0.001,
+    ),
+    ("iql", "CartPole-v1"): tuned(
+        10_000,
+        hidden_sizes=(64, 64),
+        learning_rate=0.001,
+        expectile=0.8,
+    ),
+    ("cql", "CartPole-v1"): tuned(
+        10_000,
+        hidden_sizes=(64, 64),
+        learning_rate=0.001,
+    ),
     ("ppo", "Hopper-v5"): MUJOCO_PPO,
     ("ppo", "InvertedPendulum-v5"): MUJOCO_PPO,
     ("trpo", "Swimmer-v5"): tuned(

@@ -50,6 +50,7 @@ class Sample(NamedTuple):
     reward: Float[Array, " N"]
     terminated: Float[Array, " N"]
     next_observation: Float[Array, "N features"]
+    own: Any = ()  # whatever else a variant's losses want
 
 
 Critics = tuple[Any, Any]  # two, each apart: on a CPU, products of stacked matrices are slow
@@ -268,7 +269,7 @@ class SAC(Algorithm[Learner, Actor, Transition]):
             action, _ = model.draw(actor.params, x, noise)
             uniform = jax.random.uniform(actor.warm_up, action.shape, minval=-1.0)
             action = jnp.where(actor.uniform, uniform, action)
-        middle, half = _bounds(actor.spec, action)
+        middle, half = bounds(actor.spec, action)
         return Decision(middle + half * action)
 
     def update(
@@ -315,9 +316,9 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         noise = jax.random.normal(key, size, sample.reward.dtype)
 
         target = self._target(model, params, sample, noise[0])
-        gradient, (value_loss, q_value) = jax.grad(
-            partial(self._critics_loss, model), has_aux=True
-        )(critics, sample, target)
+        gradient, said = jax.grad(partial(self._critics_loss, model), has_aux=True)(
+            critics, sample, target
+        )
         critics, critics_state, critics_norm = _adam(
             critics, gradient, optimizer.critics, self.critic_learning_rate, self.max_grad_norm
         )
@@ -336,12 +337,10 @@ class SAC(Algorithm[Learner, Actor, Transition]):
             log_temperature, temperature_state, _ = _adam(
                 log_temperature, gradient, temperature_state, self.temperature_learning_rate, 1e9
             )
-        metrics = {
+        metrics = said | {
             "policy_loss": policy_loss,
-            "value_loss": value_loss,
             "entropy": -jnp.mean(log_prob),
             "temperature": temperature,
-            "q_value": q_value,
             "gradient_norm": jnp.hypot(critics_norm, actor_norm),
         }
         learner = replace(
@@ -351,14 +350,29 @@ class SAC(Algorithm[Learner, Actor, Transition]):
         )
         return learner, metrics
 
+    def remember(self, learner: Learner, batch: Transition) -> Learner:
+        middle, half = bounds(learner.spec, batch.action)
+        batch = batch._replace(action=(batch.action - middle) / half)
+        alone = learner.buffer._replace(latest=jnp.full(batch.reward.shape[1], -1, jnp.int32))
+        buffer = alone.insert(batch)._replace(latest=jnp.full_like(learner.buffer.latest, -1))
+        return replace(learner, buffer=buffer)
+
     # ------------------------------------------------------------------ for whoever looks inside
+
+    def policy(self, actor: Actor, observation: Observation) -> TanhGaussian:
+        """π(·|s) over the environment's own actions, for observations [..., *]."""
+        x = spaces.encode(actor.spec.observation_space, observation)
+        policy = self._model(actor.spec).policy(actor.params, x)
+        box: Any = actor.spec.action_space
+        low, high = (jnp.asarray(end.reshape(-1), x.dtype) for end in (box.low, box.high))
+        return replace(policy, low=low, high=high)
 
     def value(
         self, learner: Learner, observation: Observation, action: Array
     ) -> Float[Array, "..."]:
         """min_i Q_i(s, a) for observations [..., *] and actions as `act` gives them."""
         x = spaces.encode(learner.spec.observation_space, observation)
-        middle, half = _bounds(learner.spec, action)
+        middle, half = bounds(learner.spec, action)
         model = self._model(learner.spec)
         return model.least_q(learner.params.critics, x, (action - middle) / half)
 
@@ -376,10 +390,10 @@ class SAC(Algorithm[Learner, Actor, Transition]):
 
     def _critics_loss(
         self, model: Model, critics: Critics, sample: Sample, target: Float[Array, " N"]
-    ) -> tuple[Float[Array, ""], Any]:
+    ) -> tuple[Float[Array, ""], Metrics]:
         q = jnp.stack([model.q(critic, sample.inputs) for critic in critics])
         loss = jnp.sum(jnp.mean(losses.value_loss(q, target[None]), axis=-1))
-        return loss, (loss, jnp.mean(q))
+        return loss, {"value_loss": loss, "q_value": jnp.mean(q)}
 
     def _actor_loss(
         self,
@@ -410,11 +424,11 @@ class SAC(Algorithm[Learner, Actor, Transition]):
 
     def _stored(self, learner: Learner, batch: Transition) -> Buffer:
         """The buffer with the batch, its actions scaled to [-1, 1]."""
-        middle, half = _bounds(learner.spec, batch.action)
+        middle, half = bounds(learner.spec, batch.action)
         return learner.buffer.insert(batch._replace(action=(batch.action - middle) / half))
 
 
-def _bounds(spec: EnvSpec, action: Action) -> tuple[Array, Array]:
+def bounds(spec: EnvSpec, action: Action) -> tuple[Array, Array]:
     """The middle of the box of actions and half its width, like `action`."""
     space: Any = spec.action_space
     low, high = space.low.reshape(-1) / 2, space.high.reshape(-1) / 2

@@ -14,6 +14,7 @@ actorcritic: actor-critic reinforcement learning
 
   actorcritic train ALGORITHM ENV [--total-steps N] [--seeds K] [--seed S] [--out DIR] [--host]
                                   [--HYPERPARAMETER VALUE …]
+  actorcritic train bc|iql|cql [ENV] --data DIR     from recorded data
   actorcritic resume RUN [--total-steps N]
   actorcritic evaluate RUN [--episodes N] [--stochastic]
   actorcritic play RUN [--out clip.gif]     a window where there is a screen, else a file
@@ -23,6 +24,8 @@ actorcritic: actor-critic reinforcement learning
   actorcritic sweep ALGORITHM ENV --space SETTING=log:LOW:HIGH [--trials N] [--seeds K]
   actorcritic study [NAME] [--quick]        a study of the field's questions; without NAME, a list
   actorcritic report RUN_OR_EXPERIMENT… [--out report.html]
+  actorcritic collect RUN --out DIR [--steps N] [--mix random=0.3,checkpoint-early=0.3]
+  actorcritic data DIR                      what is in a data set, and what is wrong with it
   actorcritic audit FILE.py:FUNCTION [--kind KIND] [--map THEIR_NAME=OUR_NAME …] [--json]
   actorcritic audit-env ENV              does an environment keep its promises?
   actorcritic decide simulate|replay|serve|report|export …   decisions in a live application

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from actorcritic.cli.data import CollectOptions, DataOptions
 from actorcritic.cli.options import (
     Field,
     as_settings,
@@ -44,7 +45,7 @@ SPACE: Field = (
 )
 
 
-WHICH = "the last policies, or those that --keep-best kept"
+WHICH = "the last policies, those that --keep-best kept, or those of an eighth of the training"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,12 @@ class _EvaluateOptions:
     episodes: Annotated[int, "episodes of each seed"] = 100
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
     seed: Annotated[int, "of the evaluation's own randomness"] = 1_000_000
-    which: Annotated[Literal["last", "best"], WHICH] = "last"
+    which: Annotated[Literal["last", "best", "early"], WHICH] = "last"
     algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
+    data: Annotated[str | None, "estimate from this data set instead: a folder, minari:ID"] = None
+    gamma: Annotated[float | None, "of estimates from data (default: the algorithm's)"] = None
+    updates: Annotated[int, "of each fit, where data are estimated from"] = 10_000
     json: Annotated[bool, "print every return as JSON"] = False
 
 
@@ -66,7 +70,7 @@ class _PlayOptions:
     seed: Annotated[int | None, "which trained seed (default: the best)"] = None
     episodes: Annotated[int, "how many episodes to play"] = 1
     stochastic: Annotated[bool, "sample actions instead of taking the most likely"] = False
-    which: Annotated[Literal["last", "best"], WHICH] = "last"
+    which: Annotated[Literal["last", "best", "early"], WHICH] = "last"
     algorithm: Annotated[str | None, "the algorithm, if it is your own (module:Name)"] = None
     env: Annotated[str | None, "the environment, if it is your own (module:Name)"] = None
 
@@ -127,26 +131,33 @@ def _train(rest: list[str]) -> int:
     from actorcritic.algorithms.catalogue import ALGORITHMS, find
     from actorcritic.algorithms.presets import preset
     from actorcritic.cli.files import with_files
+    from actorcritic.data import finding
     from actorcritic.envs.host.environment import HostEnvironment
     from actorcritic.runs import configuration
     from actorcritic.runs.run import prepare_jax
     from actorcritic.runs.settings import TrainSettings
     from actorcritic.runs.train import train
 
-    usage = "train ALGORITHM ENV [options]; for all of them: actorcritic train ALGORITHM --help"
+    usage = (
+        "train ALGORITHM ENV [options], or train ALGORITHM --data DIR; for all of them: "
+        "actorcritic train ALGORITHM --help"
+    )
     named, rest = with_files(rest)
     every = {field[0]: field for cls in ALGORITHMS.values() for field in hyperparameters_of(cls())}
     known = with_settings(TrainSettings, *every.values())
     if named and not separated(rest, known, 2)[0]:
         rest = [*named, *rest]
-    words, given = split(usage, known, rest, 2)
+    # From data alone, there is no environment.
+    alone = len(separated(rest, known, 2)[0]) == 1 and _names(rest, "--data")
+    count = 1 if alone else 2
+    words, given = split(usage, known, rest, count)
     if not words:  # a plea for help
         say(f"Usage: actorcritic {usage}\n")
         parse("train ALGORITHM ENV", options_of("train"), given)
     algorithm = find(words[0])
     if ":" in words[0]:  # its own settings were not known above
         own = with_settings(TrainSettings, *hyperparameters_of(algorithm))
-        words, given = split(usage, own, rest, 2)
+        words, given = split(usage, own, rest, count)
     helped = asks_for_help(given)
     command = f"train {' '.join([*words, 'ENV'][:2])}"
 
@@ -157,19 +168,26 @@ def _train(rest: list[str]) -> int:
         values = {name: getattr(options, name) for name, *_ in own}
         return options, {n: v for n, v in values.items() if v != getattr(algorithm, n)}
 
-    if len(words) == 2:
+    if len(words) == count:
         # What is not given depends on the environment, on how it is made, and on what is given.
         options, changes = parsed(algorithm, [] if helped else given)
         settings = as_settings(TrainSettings, options)
         prepare_jax()
-        world = configuration.resolve_environment(words[1], settings)
+        data = None if settings.data is None else finding.dataset(settings.data)
+        settings = dataclasses.replace(settings, data=data)
+        world = configuration.world_of(words[1] if count == 2 else None, settings, data)
         algorithm = preset(words[0], world.spec, settings.total_steps, changes).algorithm
     options, changes = parsed(algorithm, given)
-    out = options.out or new_folder(f"{words[0]}-{words[1]}")
-    settings = as_settings(TrainSettings, options, out=out)
+    out = options.out or new_folder(f"{words[0]}-{world.spec.id}")
+    settings = as_settings(TrainSettings, options, out=out, data=data)
     # An environment on the host may take long to make: it is not made twice.
-    environment = world if isinstance(world, HostEnvironment) else words[1]
+    on_host = isinstance(world, HostEnvironment)
+    environment = world if on_host else words[1] if count == 2 else None
     return _conclude(train(words[0], environment, settings, **changes))
+
+
+def _names(rest: list[str], option: str) -> bool:
+    return any(word.partition("=")[0] == option for word in rest)
 
 
 def new_folder(stem: str) -> Path:
@@ -189,11 +207,16 @@ def _conclude(run: Any) -> int:
     kind = "deterministic evaluation" if result else "training only, not evaluated"
     if run.failed:
         kind += f"; {len(run.failed)} of {len(run.seeds)} seeds failed and are left out"
-    say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} steps)")
+    say(f"{run.label}: {result or 'finished'} ({kind}, {run.trained_steps:,} {run.step_unit})")
     for line in result.of_agents if result else []:
         say(line)
     if run.workers is not None:
         say(_of_the_cluster(run))
+    if not (run.out / "curve.png").exists():  # from data alone
+        say(f"Run folder:  {run.out}   what is known: {run.out / 'known.json'}")
+        say(f"Next:        actorcritic evaluate {run.command} --data {run.data.source}")
+        say(f"             actorcritic evaluate {run.command} --env ENV")
+        return 0
     say(f"Run folder:  {run.out}   learning curve: {run.out / 'curve.png'}")
     say(f"Next:        actorcritic play {run.command}")
     say(f"             actorcritic plot {run.out} --out curve.svg")
@@ -224,13 +247,15 @@ def _resume(rest: list[str]) -> int:
 
 
 def _evaluate(rest: list[str]) -> int:
-    usage = "evaluate RUN [--episodes N] [--stochastic]"
+    usage = "evaluate RUN [--episodes N] [--stochastic] [--data DIR]"
     (path,), options = read(usage, options_of("evaluate"), rest, 1)
 
     import actorcritic as ac
     from actorcritic.runs.console import working
 
     run = ac.open_run(path, algorithm=options.algorithm, environment=options.env)
+    if options.data is not None:
+        return _estimate(run, options)
     with working(f"Evaluating {run.label}: {options.episodes:,} episodes of each seed"):
         result = run.evaluate(
             options.episodes,
@@ -253,6 +278,27 @@ def _evaluate(rest: list[str]) -> int:
     say(f"{run.label}: {result}")
     for line in result.of_agents:
         say(line)
+    return 0
+
+
+def _estimate(run: Any, options: Any) -> int:
+    """What the policy is worth, from data alone."""
+    from actorcritic.data import finding
+    from actorcritic.runs.console import working
+    from actorcritic.runs.off_policy import evaluate_off_policy
+
+    data, policy = finding.dataset(options.data), run.policy(which=options.which)
+    with working(f"Estimating {run.label} from {data.steps:,} steps") as now:
+        found = evaluate_off_policy(
+            policy,
+            data,
+            gamma=options.gamma,
+            deterministic=not options.stochastic,
+            updates=options.updates,
+            seed=options.seed,
+            say=now,
+        )
+    say(json.dumps(found.json()) if options.json else f"{run.label}, from data alone\n{found}")
     return 0
 
 
@@ -414,6 +460,18 @@ def _study(rest: list[str]) -> int:
     return _tell(result, out)
 
 
+def _collect(rest: list[str]) -> int:
+    from actorcritic.cli.data import collect_command
+
+    return collect_command(rest)
+
+
+def _data(rest: list[str]) -> int:
+    from actorcritic.cli.data import data_command
+
+    return data_command(rest)
+
+
 def _report(rest: list[str]) -> int:
     usage = "report RUN_OR_EXPERIMENT… [--out report.html]"
     paths, options = read(usage, options_of("report"), rest)
@@ -500,10 +558,12 @@ def _environments() -> Iterator[tuple[str, str]]:
 
 
 def _presets() -> Iterator[tuple[str, str]]:
+    from actorcritic.algorithms.catalogue import FROM_DATA
     from actorcritic.algorithms.presets import PRESETS
 
     for (algorithm, environment), preset in PRESETS.items():
-        yield f"{algorithm} {environment}", f"{preset.total_steps:,} steps"
+        unit = "updates" if algorithm in FROM_DATA else "steps"
+        yield f"{algorithm} {environment}", f"{preset.total_steps:,} {unit}"
 
 
 LISTS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
@@ -523,6 +583,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": _sweep,
     "study": _study,
     "report": _report,
+    "collect": _collect,
+    "data": _data,
     "audit": _audit,
     "audit-env": _audit_env,
     "decide": _decide,
@@ -545,6 +607,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "sweep": _EXPERIMENTS,
     "study": _EXPERIMENTS,
     "report": _EXPERIMENTS,
+    "collect": (*_TRAINING, "actorcritic.runs.collecting"),
+    "data": ("actorcritic.data.summary", "actorcritic.figures.plots", "tyro"),
     "audit": ("actorcritic.audit.command",),
     "audit-env": ("actorcritic.audit.command",),
     "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.sft"),
@@ -566,4 +630,6 @@ OPTIONS: dict[str, type] = {
     "plot": _PlotOptions,
     "study": _StudyOptions,
     "report": _ReportOptions,
+    "collect": CollectOptions,
+    "data": DataOptions,
 }

@@ -26,6 +26,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sweep": ("algorithm", "environment", "none"),
     "study": ("study", "none"),
     "report": ("run",),
+    "collect": ("run", "none"),
+    "data": ("file", "none"),
     "audit": ("file", "none"),
     "audit-env": ("environment", "none"),
     "decide": ("decision", "file"),

@@ -28,6 +28,7 @@ AS_WRITTEN: dict[str, tuple[str, Any, Any]] = {
     "info_metrics": ("info_metric", tuple[str, ...], ()),
     "seeds": ("seeds", int, None),
     "out": ("out", Path | None, None),
+    "data": ("data", str | None, None),
 }
 ONLY_PYTHON = ("title", "command", "callbacks", "sinks")
 

@@ -136,7 +136,8 @@ class Transition(NamedTuple):
     Columns are contiguous in time: row t + 1 of a column follows row t, or begins the next episode
     where row t ended one. `next_observation` is the true successor of `observation`, never the
     observation after a reset. `terminated` means that the task ended (the successor is worth 0),
-    `truncated` that the episode was cut short (the successor keeps its value).
+    `truncated` that the episode was cut short (the successor keeps its value). Rows that were drawn
+    from a data set are [1, B]: columns of one row each, which say nothing of each other.
     """
 
     observation: Observation
@@ -262,6 +263,15 @@ class Algorithm(Protocol[Learner, Actor, Batch]):
         """What a runner gathers for an update; None where `update` learns from data or text."""
         return None
 
+    @property
+    def draws(self) -> int | None:
+        """Rows of a data set that an update learns from; None where it learns from none.
+
+        The runner draws them uniformly and with replacement, and gives them as a `Transition`
+        whose leaves lead with [1, draws].
+        """
+        return None
+
     def init(self, key: Key[Array, ""], spec: EnvSpec) -> Learner:
         """A fresh learner: one pytree with everything that learning changes."""
         ...
@@ -292,6 +302,13 @@ class Algorithm(Protocol[Learner, Actor, Batch]):
 
     def check(self, spec: EnvSpec) -> None:
         """Raise UserError where hyperparameters do not fit each other, or the environment."""
+
+    def remember(self, learner: Learner, batch: Transition) -> Learner | None:
+        """The learner with recorded experience [T, 1] in its memory, not yet learned from.
+
+        None where it keeps no experience.
+        """
+        return None
 
     def notes(self, spec: EnvSpec) -> list[str]:
         """What is allowed on this environment, but seldom meant."""
@@ -338,7 +355,10 @@ class Asynchronous(Protocol):
         ...
 
 
-WITH_DEFAULT = ("action_spaces", "collects", "behaviour", "check", "notes", "spread")
+WITH_DEFAULT = (
+    *("action_spaces", "collects", "draws", "behaviour"),
+    *("check", "notes", "remember", "spread"),
+)
 
 
 def check_protocol(algorithm: Any) -> None:
@@ -372,4 +392,10 @@ def check_protocol(algorithm: Any) -> None:
     if collects is not None and not isinstance(collects, Collects):
         raise UserError(
             f"{kind}.collects is {collects!r}; expected Collects(num_envs, num_steps) or None."
+        )
+    draws = algorithm.draws
+    if draws is not None and (type(draws) is not int or draws < 1 or collects is not None):
+        raise UserError(
+            f"{kind}.draws is {draws!r}; expected a whole number of rows of a data set, or None. "
+            "Where an algorithm draws rows, its `collects` is None."
         )

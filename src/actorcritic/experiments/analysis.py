@@ -142,6 +142,19 @@ class Analysis:
         return _About.of(self.runs[self.reference]).environment_name
 
     @property
+    def across(self) -> str:
+        """What learning curves are drawn against: environment steps, or updates."""
+        return self.runs[self.reference].across
+
+    @property
+    def counted(self) -> str:
+        return self.across.partition(",")[0]
+
+    @property
+    def unit(self) -> str:
+        return self.runs[self.reference].step_unit
+
+    @property
     def paired(self) -> bool:
         """Whether all variants have the same seeds."""
         return len(self.runs) > 1 and len(set(self.seeds.values())) == 1
@@ -154,7 +167,7 @@ class Analysis:
         if done is not None:
             kind = "deterministic" if done.deterministic else "stochastic"
             what = f"{done.returns.shape[1]:,} {kind} episodes"
-            return f"mean return of {what} after {run.trained_steps:,} steps"
+            return f"mean return of {what} after {run.trained_steps:,} {run.step_unit}"
         fewest = min(
             int((self.episodes[label].seed == seed).sum())
             for label, seeds in self.seeds.items()
@@ -358,7 +371,7 @@ class Analysis:
                 said.append(f"{times.text(_two)} times sooner than {label}")
         if not said:
             return f"how soon they reach {threshold:g} cannot be told apart"
-        return f"{first} gets to {threshold:g} in {median[first]:,.0f} steps, {listed(said)}"
+        return f"{first} gets to {threshold:g} in {median[first]:,.0f} {self.unit}, {listed(said)}"
 
     def _higher_on_the_way(self, group: Sequence[str]) -> str:
         """Without a threshold: whose learning curve is higher over the whole training."""
@@ -465,7 +478,7 @@ class Analysis:
             rows.append((label, known, _or_none(deviation, write)))
         total = self.runs[self.reference].total_steps
         note = (
-            "The mean height of a seed's learning curve over environment steps 0 to "
+            f"The mean height of a seed's learning curve over {self.counted} 0 to "
             f"{total:,}: the mean of its last {self.window} training returns, before the first "
             "episode's end that episode's return. It is of the training, not of the score. "
             f"{self.how_many} {self._how_sure}"
@@ -480,7 +493,7 @@ class Analysis:
             steps = u.steps.text(statistics.counts(u.most_steps))
             episodes = u.episodes.text(statistics.counts(u.most_episodes))
             rows.append((f"{u.threshold:g}", u.label, f"{u.reached} of {seeds}", steps, episodes))
-        columns = ("threshold", "variant", "reached", "steps", "episodes")
+        columns = ("threshold", "variant", "reached", self.unit, "episodes")
         note = (
             f"When the mean of a seed's last {self.window} training returns was first the "
             "threshold or more: the median over seeds, by which half of them were there. A seed "
@@ -497,11 +510,11 @@ class Analysis:
             speed = _or_none(variant.steps_per_second, lambda x: f"{x:,.0f}")
             rows.append((label, speed, str(len(self.seeds[label]))))
         note = (
-            "Environment steps a second of all seeds together while training, without compiling. "
-            "Comparable only between trainings of as many seeds on the same idle machine. "
-            f"{self.how_many}"
+            f"{self.counted.capitalize()} a second of all seeds together while training, without "
+            "compiling. Comparable only between trainings of as many seeds on the same idle "
+            f"machine. {self.how_many}"
         )
-        columns = ("variant", "steps per second", "seeds")
+        columns = ("variant", f"{self.unit} per second", "seeds")
         return Table("speed", "Speed of training", columns, tuple(rows), note)
 
     @cached_property
@@ -537,7 +550,7 @@ class Analysis:
     def plot(self, path: str | Path) -> Path:
         """Draw returns and episode lengths of all; the ending of `path` says PNG or SVG."""
         curves = list(self.episodes.items())
-        figure = plots.returns_and_lengths(curves, self.title, self.thresholds)
+        figure = plots.returns_and_lengths(curves, self.title, self.thresholds, across=self.across)
         return plots.save(figure, Path(path))
 
     # ------------------------------------------------------------------------ numbers
@@ -630,10 +643,13 @@ class _About(NamedTuple):
             options = {name: value for name, value in options.items() if usual.get(name) != value}
         task = ("id", "observation_space", "action_space", "max_episode_steps")
         how = ("host", "vectorization", "autoreset")
+        more = {name: world.get(name) for name in how}
+        if recorded := data.get("data"):
+            more["data"] = recorded["source"] or recorded["sha256"]
         return cls(
             run,
             _as_json({name: world[name] for name in task} | {"options": options}),
-            _as_json(algorithm["hyperparameters"] | {name: world.get(name) for name in how}),
+            _as_json(algorithm["hyperparameters"] | more),
             algorithm["own"],
         )
 

@@ -96,9 +96,7 @@ def _evaluations(comparison: Analysis, shown: Sequence[str], *, ordered: bool) -
         return []
     known = np.concatenate([[one.y, one.low, one.high] for one in curves], axis=1)
     limits = plots.on_scale(float(np.nanmin(known)), float(np.nanmax(known)))
-    figure = plots.lines(
-        curves, "environment steps, per seed", "mean return", markers=True, limits=limits
-    )
+    figure = plots.lines(curves, comparison.across, "mean return", markers=True, limits=limits)
     note = "IQM over seeds of the mean return of an evaluation, with 95 % bands."
     return [Picture("evaluations", "Evaluations while training", figure, note)]
 
@@ -233,7 +231,7 @@ def publish(
         run = one.runs[one.reference]
         count = len(one.runs)
         variants = ", ".join(one.runs) if count <= MOST_IN_A_PICTURE else f"{count} variants"
-        steps = f"{run.trained_steps:,} environment steps; {one.how_many}"
+        steps = f"{run.trained_steps:,} {one.counted}; {one.how_many}"
         said = len(comparisons) == 1 and one.environment in title  # by the title
         summary.append(steps if said else f"{variants} on {one.environment}: {steps}")
     described = [run.configuration() for one in comparisons for run in one.runs.values()]

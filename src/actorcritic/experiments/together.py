@@ -44,7 +44,7 @@ def train_all(runs: Mapping[str, Run], task: Task, title: str, remarks: Iterable
     if missing:
         total = sum(run.total_steps * len(run.seeds) for run in missing)
         with (
-            TrainingDisplay(title, total, task.settings.quiet) as display,
+            TrainingDisplay(title, total, task.settings.quiet, missing[0].step_unit) as display,
             interruptible() as interruption,
             _pool() as pool,
         ):
@@ -112,7 +112,7 @@ def _opening(runs: Mapping[str, Run], missing: Sequence[Run], title: str) -> str
     there = f", {len(runs) - len(missing)} of them there already" * (len(runs) > len(missing))
     return (
         f"{title}: {len(runs)} variant{'s' * (len(runs) > 1)}{there}; {len(first.seeds):,} "
-        f"seed{'s' * (len(first.seeds) > 1)} each, {first.total_steps:,} steps"
+        f"seed{'s' * (len(first.seeds) > 1)} each, {first.total_steps:,} {first.step_unit}"
     )
 
 
@@ -125,6 +125,12 @@ def _notes(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Note: {label}: {note}"
 
 
+def _what(described: Mapping[str, Any], name: str) -> Any:
+    """A part of run.json; of a data set what is in it, not where it is."""
+    part = described.get(name)
+    return part["sha256"] if name == "data" and part is not None else part
+
+
 def _is_finished(run: Run, task: Task) -> bool:
     """Whether the run's folder has it whole already; if so, it is read."""
     if run.out is None or not (run.out / "run.json").exists():
@@ -132,8 +138,8 @@ def _is_finished(run: Run, task: Task) -> bool:
     stored = configuration.read(run.out)
     run.spread = stored.get("spread")
     wanted = json.loads(json.dumps(run.configuration()))
-    for name in ("algorithm", "environment", "seeds", "total_steps"):
-        if not configuration.same(stored[name], wanted[name]):
+    for name in ("algorithm", "environment", "seeds", "total_steps", "data"):
+        if not configuration.same(_what(stored, name), _what(wanted, name)):
             raise UserError(
                 f"{run.out} holds a run with another {name} than is asked for now. Choose another "
                 "folder, or repeat the experiment as it was."

@@ -14,6 +14,8 @@ from actorcritic.core import hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment, EnvSpec, check_protocol
 from actorcritic.core.words import printable, shown
+from actorcritic.data.dataset import Dataset
+from actorcritic.data.finding import dataset
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runs import configuration
 from actorcritic.runs.run import Run, prepare_jax
@@ -119,12 +121,14 @@ class Task:
     environment: Environment | HostEnvironment
     seeds: tuple[int, ...]
     settings: ResumeSettings
+    data: Dataset | None = None
 
     @classmethod
     def of(cls, environment: Any, settings: EnvironmentSettings) -> Task:
         prepare_jax()
         world = configuration.resolve_environment(environment, settings)
-        return cls(world, settings.all_seeds, settings)
+        data = None if settings.data is None else dataset(settings.data)
+        return cls(world, settings.all_seeds, settings, data)
 
     @property
     def spec(self) -> EnvSpec:
@@ -136,7 +140,7 @@ def planned(
 ) -> dict[str, Run]:
     """A run of each variant, not yet begun; UserError where one cannot be trained."""
     for algorithm in variants.values():
-        configuration.check(algorithm, task.environment, total_steps)
+        configuration.check(algorithm, task.environment, total_steps, task.data)
     return {
         label: Run(
             algorithm,
@@ -145,6 +149,7 @@ def planned(
             total_steps,
             None if folder is None else folder / _folder_name(number, label),
             variant=label,
+            data=task.data,
         )
         for number, (label, algorithm) in enumerate(variants.items())
     }

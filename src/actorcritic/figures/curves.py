@@ -51,6 +51,7 @@ MOST_SEEDS = 60  # in a panel that a page draws: of more, it has the curves of v
 MOST_MARKS = 60  # on a line: of more, it has none
 CHOICE_POINTS = 100  # of a curve that is drawn only when it is asked for
 STEPS, EPISODES = "environment steps, per seed", "episodes, per seed"
+UPDATES = "updates, per seed"  # of a training from a data set
 
 Runs = Sequence[tuple[str, EpisodeTable]]
 
@@ -107,6 +108,7 @@ def learning_curve(
     title: str,
     threshold: float | None = None,
     *,
+    across: str = STEPS,
     evaluations: EpisodeTable | None = None,
 ) -> Path:
     """Write the picture of `returns_and_lengths`. `path` ends in .png or .svg, and is returned.
@@ -116,7 +118,7 @@ def learning_curve(
     path = Path(path)
     picture_kind(path)  # before the work, not after it
     thresholds = () if threshold is None else (threshold,)
-    figure = returns_and_lengths(runs, title, thresholds)
+    figure = returns_and_lengths(runs, title, thresholds, across=across)
     if evaluations is not None:
         found = evaluated("evaluations", evaluations, np.unique(evaluations.seed).tolist(), INK)
         if found is not None:
@@ -173,6 +175,7 @@ def returns_and_lengths(
     window: int = WINDOW,
     seconds: Mapping[str, float] | None = None,
     ordered: bool = False,
+    across: str = STEPS,
 ) -> Figure:
     """Return against environment steps, of one or several runs; episode length where it says more.
 
@@ -181,6 +184,8 @@ def returns_and_lengths(
     runs, there is the bold line with its band only. `thresholds` are
     returns to mark, such as the one from which the task counts as solved. `ordered` runs, as those
     of a setting's values, have ever lighter colours.
+
+    `across` says what the steps are, where they are not the environment's.
 
     With `seconds`, which are those of training for one step of each run (NaN: not known), a page
     can also draw the curves against episodes and seconds, and smoother or less so.
@@ -198,7 +203,7 @@ def returns_and_lengths(
         for axes, (column, name) in zip(panels, named, strict=True):
             marked = thresholds if column == "returns" else ()
             curves = _draw(axes, runs, column, name, marked, window, palette)
-            views = _views(runs, column, window, palette, curves, seconds)
+            views = _views(runs, column, window, palette, curves, seconds, across)
             attach(axes, Panel(tuple(views), tuple((f"threshold {t:g}", t) for t in marked)))
             if column == "length":
                 axes.locator_params(axis="y", integer=True)
@@ -206,7 +211,7 @@ def returns_and_lengths(
         # A little more, so that a round number of steps is marked.
         panels[-1].set_xlim(0, 1.01 * last)
         panels[-1].xaxis.set_major_formatter(tick)
-        panels[-1].set_xlabel(STEPS, color=INK, fontsize=9.5)
+        panels[-1].set_xlabel(across, color=INK, fontsize=9.5)
 
         top = 0.43 if title else 0.12  # inches, as the rest is: what is above the first panel
         if title:
@@ -342,6 +347,7 @@ def _views(
     palette: Sequence[str],
     curves: Sequence[Curve],
     seconds: Mapping[str, float] | None,
+    steps: str,
 ) -> Iterator[View]:
     """The curves as drawn; with `seconds`, also against episodes, and more or less smooth."""
     tables = [table for _, table in runs]
@@ -350,7 +356,7 @@ def _views(
     def view(curves: Sequence[Curve], across: str, window: int) -> View:
         series = []
         for (label, table), curve, colour in zip(runs, curves, palette, strict=True):
-            rate = (seconds or {}).get(label, np.nan) if across == STEPS else np.nan
+            rate = (seconds or {}).get(label, np.nan) if across == steps else np.nan
             whole = Series(
                 label, curve.step, curve.iqm, curve.low, curve.high, colour, seconds=rate
             )
@@ -372,15 +378,15 @@ def _views(
         smoothing = "none" if window == 1 else f"mean of {window} episodes"
         return View(tuple(series), across, smoothing, _key(runs, window, dots=False))
 
-    yield view(curves, STEPS, window)
+    yield view(curves, steps, window)
     if seconds is None:
         return
     fewest = _fewest_episodes(tables)
     windows = [w for w in sorted({1, window, 5 * window}) if w == window or w <= fewest // 2]
     by_episode = _against_episodes(tables, fewest)
-    for across, told in ((STEPS, tables), (EPISODES, by_episode)):
+    for across, told in ((steps, tables), (EPISODES, by_episode)):
         for w in windows if told else ():
-            if (across, w) != (STEPS, window):
+            if (across, w) != (steps, window):
                 found = [smoothed_curve(table, column, w, CHOICE_POINTS) for table in told]
                 yield view(found, across, w)
 

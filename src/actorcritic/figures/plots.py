@@ -7,6 +7,8 @@ every start.
 """
 
 from actorcritic.figures.curves import (
+    STEPS,
+    UPDATES,
     diagnostics,
     evaluated,
     learning_curve,
@@ -23,6 +25,7 @@ from actorcritic.figures.maps import (
     value_maps,
 )
 from actorcritic.figures.pictures import save, svg
+from actorcritic.figures.recorded import recorded
 from actorcritic.figures.scores import (
     Scores,
     score_intervals,
@@ -56,6 +59,8 @@ __all__ = [
     "NARROW",
     "PAPER",
     "RULE",
+    "STEPS",
+    "UPDATES",
     "WALL",
     "WIDTH",
     "Field",
@@ -74,6 +79,7 @@ __all__ = [
     "overlay",
     "panel_of",
     "profile",
+    "recorded",
     "returns_and_lengths",
     "save",
     "score_intervals",

@@ -54,10 +54,12 @@ from actorcritic.lab.measurements import (
     measure_gradient,
 )
 from actorcritic.lab.process import MDP
+from actorcritic.lab.recording import record
 from actorcritic.lab.responses import ResponseWorld, best_of_n_kl_bound, random_world
 from actorcritic.lab.return_moments import PairMoments
 from actorcritic.lab.sampling import Trajectories, horizon, sample
 from actorcritic.lab.service import from_routing, routing_observation
+from actorcritic.lab.support import seen, supported_values
 from actorcritic.lab.sycophancy import Sycophancy
 from actorcritic.lab.worlds import chain, cliff, from_grid_world, layers, random_mdp
 
@@ -110,10 +112,13 @@ __all__ = [
     "policy_gradient",
     "random_mdp",
     "random_world",
+    "record",
     "routing_observation",
     "sample",
+    "seen",
     "softmax",
     "solve",
+    "supported_values",
     "td",
     "td_error",
     "value_of",

@@ -26,6 +26,7 @@ class Distribution(Protocol):
     def kl(self, other: Any) -> Float[Array, "..."]: ...
 
 
+NEAR_ONE = 1 - 1e-6
 pytree = partial(partial, jax.tree_util.register_dataclass)
 
 
@@ -200,6 +201,14 @@ class TanhGaussian:
         """low + (tanh(u) + 1) / 2 · (high - low); rounding never leaves the box."""
         low, high = (jnp.broadcast_to(end, u.shape) for end in (self.low, self.high))
         return jnp.clip(low + (jnp.tanh(u) + 1) * (high / 2 - low / 2), low, high)
+
+    def unsquash(self, action: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """A u of which `action` is the action; at the bounds, the nearest that single precision
+        tells from them.
+        """
+        low, high = (jnp.broadcast_to(end, action.shape) for end in (self.low, self.high))
+        inside = (action - low) / (high / 2 - low / 2) - 1
+        return jnp.arctanh(jnp.clip(inside, -NEAR_ONE, NEAR_ONE))
 
     def log_prob(self, u: Float[Array, "... d"]) -> Float[Array, "..."]:
         """The log-density of action(u)."""

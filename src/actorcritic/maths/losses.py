@@ -156,3 +156,24 @@ def kl_k3(
     """
     log_ratio = jax.lax.stop_gradient(reference_log_prob) - log_prob
     return jnp.exp(log_ratio) - 1 - log_ratio
+
+
+def expectile_loss(
+    difference: Float[Array, "..."], expectile: float | Float[Array, ""]
+) -> Float[Array, "..."]:
+    """|τ - 1(u < 0)| u² for u = target - value; its minimum is the τ-expectile of the targets.
+
+    Kostrikov et al. 2021 (arXiv 2110.06169), eq. 2; at τ = ½ it is half of the squared error.
+    """
+    weight = jnp.where(difference < 0, 1 - expectile, expectile)
+    return weight * difference**2
+
+
+def conservative_loss(
+    log_sum_exp: Float[Array, "..."], q: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """log Σ_a exp Q(s, a) - Q(s, a) of the recorded action: how much of the value is others'.
+
+    Kumar et al. 2020 (arXiv 2006.04779), eq. 4, the variant CQL(H).
+    """
+    return log_sum_exp - q

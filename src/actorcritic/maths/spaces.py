@@ -288,6 +288,17 @@ def executable(space: spaces.Space, action: Action) -> Array:
     return action.reshape(*action.shape[:-1], *(space.shape or ()))
 
 
+def as_drawn(space: spaces.Space, action: np.ndarray) -> np.ndarray:
+    """Actions [N, …] of the space as a policy draws and a batch stores them: see `executable`."""
+    match space:
+        case spaces.Discrete():
+            return (np.asarray(action) - space.start).astype(np.int32)
+        case spaces.MultiDiscrete():
+            action = np.asarray(action) - space.start
+    dtype = np.float32 if isinstance(space, spaces.Box) else np.int32
+    return np.asarray(action).reshape(len(action), -1).astype(dtype)
+
+
 def _per_component(x: np.ndarray, action: Action) -> Array:
     return jnp.broadcast_to(jnp.asarray(x.reshape(-1), action.dtype), action.shape)
 

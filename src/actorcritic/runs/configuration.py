@@ -12,9 +12,9 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 import jax
 import numpy as np
@@ -22,7 +22,9 @@ import numpy as np
 from actorcritic.algorithms.catalogue import ALGORITHMS, find
 from actorcritic.core import files, hyperparameters, importing, words
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Agent, Environment, EnvSpec, check_protocol
+from actorcritic.core.types import Agent, Algorithm, Environment, EnvSpec, check_protocol
+from actorcritic.data.dataset import Dataset
+from actorcritic.data.finding import dataset
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
 from actorcritic.envs.compiled import check_compiled
 from actorcritic.envs.host.environment import HostEnvironment
@@ -39,10 +41,11 @@ MOST_SEEDS = 10_000
 
 def describe(
     algorithm: Any,
-    world: Environment | HostEnvironment,
+    world: World,
     seeds: Sequence[int],
     total_steps: int,
     spread: int | None,
+    data: Dataset | None = None,
 ) -> dict[str, Any]:
     """What run.json holds. `spread` is over how many devices the rows of a seed are spread."""
     names = ("actorcritic", "jax", "jaxlib", "optax", "numpy", "gymnasium")
@@ -55,8 +58,47 @@ def describe(
         "versions": {name: importlib.metadata.version(name) for name in names}
         | {"python": platform.python_version()},
         "spread": spread,
+        "data": None if data is None else _data_to_json(data),
+        "step": "update" if algorithm.draws else "environment step",
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
     }
+
+
+def _data_to_json(data: Dataset) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "id": data.spec.id,
+        "episodes": data.episodes,
+        "steps": data.steps,
+        "sha256": data.fingerprint,
+    }
+
+
+def data_again(run: dict[str, Any], out: Path, given: Any = None) -> Dataset | None:
+    """The data set that a run learns from, to go on with it; UserError where it is another."""
+    was = run.get("data")
+    if was is None or run.get("step") != "update":
+        return None
+    source = was["source"] if given is None else given
+    if source is None:
+        raise UserError(
+            f"{out} learned from a data set that was in memory. Name it again, to go on: data=…"
+        )
+    found = dataset(source)
+    if found.fingerprint != was["sha256"]:
+        raise UserError(
+            f"The data set {source} is not the one that {out} learned from: that had "
+            f"{was['steps']:,} steps in {was['episodes']:,} episodes, and another checksum. Name "
+            "where it is now with --data (Python: data=…), or start a new run."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class SpacesOnly:
+    """Stands for an environment where only its spaces are known or needed."""
+
+    spec: EnvSpec
 
 
 def _algorithm_to_json(algorithm: Any) -> dict[str, Any]:
@@ -110,7 +152,7 @@ def words_of(run: dict[str, Any]) -> tuple[str, str]:
     own = world.get("class") or world["make"] or world["id"]
     return (
         _address(algorithm.get("class")) if algorithm["own"] else algorithm["name"],
-        world["make"] if _is_ours(world) else _address(own),
+        (world["make"] or world["id"]) if _is_ours(world) else _address(own),
     )
 
 
@@ -128,8 +170,8 @@ def _address(place: Any) -> str:
 def _is_ours(world: dict[str, Any]) -> bool:
     """Can the environment be made without code of the user's?"""
     make = world["make"]
-    return make is not None and (
-        ":" not in make or (make.startswith("gymnax:") and not world["host"])
+    return bool(world.get("absent")) or (
+        make is not None and (":" not in make or (make.startswith("gymnax:") and not world["host"]))
     )
 
 
@@ -168,7 +210,7 @@ def rebuild_algorithm(run: dict[str, Any], out: Path, given: Any = None) -> Any:
     return algorithm
 
 
-def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]:
+def _environment_to_json(world: World) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "id": world.spec.id,
         "observation_space": spaces.to_json(world.spec.observation_space),
@@ -177,6 +219,8 @@ def _environment_to_json(world: Environment | HostEnvironment) -> dict[str, Any]
     }
     if world.spec.agents:
         spec["agents"] = [list(agent) for agent in world.spec.agents]
+    if isinstance(world, SpacesOnly):
+        return spec | {"host": False, "make": None, "class": None, "options": {}, "absent": True}
     if isinstance(world, HostEnvironment):
         return spec | {
             "host": True,
@@ -238,9 +282,7 @@ def agents_from_json(data: Any) -> tuple[Agent, ...]:
     return tuple(Agent(*row) for row in data)
 
 
-def rebuild_environment(
-    run: dict[str, Any], out: Path, given: Any = None
-) -> Environment | HostEnvironment:
+def rebuild_environment(run: dict[str, Any], out: Path, given: Any = None) -> World:
     """The environment of a run. What is the user's own has to be given again.
 
     Where it is named as the run has it, it gets the run's options.
@@ -252,6 +294,8 @@ def rebuild_environment(
         named = {given} if isinstance(given, str) else {importing.address(given)}
         same = bool(known & (named | {getattr(given, "__name__", None)}))
         return resolve_environment(given, how if same else replace(how, env_options=None))
+    if data.get("absent"):
+        return SpacesOnly(spec_from_json(data))
     if _is_ours(data):
         return resolve_environment(data["make"], how)
     raise UserError(
@@ -334,6 +378,29 @@ _FORM: dict[str, Any] = {
 }
 
 
+def fits(data: Any, form: Any) -> bool:
+    if not isinstance(form, dict):
+        return isinstance(data, form)
+    return isinstance(data, dict) and all(
+        name in data and fits(data[name], part) for name, part in form.items()
+    )
+
+
+World: TypeAlias = Environment | HostEnvironment | SpacesOnly
+
+
+def world_of(environment: Any, settings: EnvironmentSettings, data: Dataset | None) -> World:
+    """The environment; without one, the spaces of the data set."""
+    if environment is not None:
+        return resolve_environment(environment, settings)
+    if data is None:
+        raise UserError(
+            "There is neither an environment nor a data set to learn from. Name an environment "
+            "behind the algorithm, or a data set with --data (Python: data=…)."
+        )
+    return SpacesOnly(data.spec)
+
+
 def resolve_environment(
     environment: Any, settings: EnvironmentSettings
 ) -> Environment | HostEnvironment:
@@ -373,7 +440,7 @@ def _others(spec: EnvSpec) -> str:
     return f"Suited to it: {', '.join(names)}."
 
 
-def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int) -> None:
+def check(algorithm: Any, world: World, total_steps: int, data: Dataset | None = None) -> None:
     """Everything that can be wrong before the first step."""
     check_protocol(algorithm)
     hyperparameters.check(algorithm)
@@ -387,14 +454,29 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
             f"{world.spec.id} has {world.spec.action_space}. {_others(world.spec)}"
         )
     collects = algorithm.collects
-    if collects is None:
+    if data is not None:
+        _check_data(algorithm, world, data)
+    elif algorithm.draws is not None:
         raise UserError(
-            f"{algorithm.name} learns from data and collects none by itself: its `collects` is "
-            "None. Let it return Collects(num_envs, num_steps) to train it on an environment."
+            f"{algorithm.name} learns from a data set, and none was given. Name one: --data DIR "
+            "(Python: data=…). `actorcritic collect RUN` makes one."
         )
     algorithm.check(world.spec)
     if not type(algorithm).__module__.startswith("actorcritic."):
         check_algorithm(algorithm, world.spec)
+    if algorithm.draws is not None:
+        return
+    if collects is None:
+        raise UserError(
+            f"{algorithm.name} collects nothing by itself: its `collects` is None. Let it return "
+            "Collects(num_envs, num_steps) to train it on an environment, or let its `draws` say "
+            "how many rows of a data set an update learns from."
+        )
+    if isinstance(world, SpacesOnly):
+        raise UserError(
+            f"{algorithm.name} learns from an environment, and none was named. Name it behind the "
+            f"algorithm: actorcritic train {algorithm.name} ENV"
+        )
     steps = 1 if collects.whole_episodes else collects.num_steps
     batch = collects.num_envs * steps
     if total_steps < batch:
@@ -404,6 +486,20 @@ def check(algorithm: Any, world: Environment | HostEnvironment, total_steps: int
         )
     if isinstance(world, HostEnvironment):
         world.check()
+
+
+def _check_data(algorithm: Any, world: World, data: Dataset) -> None:
+    data.check(world.spec)
+    if algorithm.draws is None and type(algorithm).remember is Algorithm.remember:
+        keeping = [
+            name
+            for name, known in ALGORITHMS.items()
+            if known().draws or known.remember is not Algorithm.remember
+        ]
+        raise UserError(
+            f"{algorithm.name} neither learns from a data set nor keeps experience. Leave data out "
+            f"(--data), or choose one of {', '.join(keeping)}."
+        )
 
 
 def folder(path: Any) -> Path:

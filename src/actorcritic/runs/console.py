@@ -71,7 +71,10 @@ def working(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]
 class TrainingDisplay:
     """Progress of a training over all its seeds, with steps/s, recent return and time left."""
 
-    def __init__(self, title: str, total_steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self, title: str, total_steps: int, quiet: bool = False, unit: str = "steps"
+    ) -> None:
+        self._unit = unit
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._title, self._total = printable(title), total_steps
         self._earlier = self._done = 0
@@ -166,7 +169,9 @@ class TrainingDisplay:
         late = time.monotonic() - self._last_line > LINES_EVERY
         if late and self._shows_lines:
             self._last_line = time.monotonic()
-            self.say(f"{self._title}: {self._done:,} of {self._total:,} steps, {self._numbers()}")
+            self.say(
+                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {self._numbers()}"
+            )
 
     def now(self, title: str) -> None:
         """What of a larger whole is trained from here on."""
@@ -204,7 +209,7 @@ class TrainingDisplay:
         if short:
             return left
         reached = f"{self._reached}, " if self._reached else ""
-        return f"{reached}{rate:,.{0 if rate >= 10 else 2}f} steps/s, {left}"
+        return f"{reached}{rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s, {left}"
 
 
 # ------------------------------------------------------------------------------------ notebooks

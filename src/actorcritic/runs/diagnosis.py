@@ -100,9 +100,10 @@ class Diagnosis:
         """With what an algorithm and a task tell of gradients and entropies."""
         # Where masks leave little choice, a low entropy is no sign of anything.
         masked = has_mask(spec.observation_space)
+        imitates = algorithm.draws is not None  # and explores nothing
         return cls(
             total_steps,
-            None if masked else uniform_entropy(spec.action_space),
+            None if masked or imitates else uniform_entropy(spec.action_space),
             getattr(algorithm, "max_grad_norm", None),
             solved_from(spec.id),
         )

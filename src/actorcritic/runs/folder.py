@@ -22,7 +22,7 @@ def is_begun(out: Path) -> bool:
 
 
 # What a training makes in its folder before the first checkpoint is complete.
-BEGINNING = ("run.lock", "run.json", "checkpoints", "tensorboard", "wandb")
+BEGINNING = ("run.lock", "run.json", "checkpoints", "early", "tensorboard", "wandb")
 
 
 @contextlib.contextmanager

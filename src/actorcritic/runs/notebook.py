@@ -12,7 +12,7 @@ from actorcritic.figures import card, statistics
 def facts_of(run: Any) -> dict[str, str]:
     """What can be said of a run in a line each."""
     seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
-    facts = {"seeds": seeds, "steps": f"{run.trained_steps:,} steps"}
+    facts = {"seeds": seeds, "steps": f"{run.trained_steps:,} {run.step_unit}"}
     if run.failed:
         facts["seeds"] += f", {len(run.failed)} failed"
     if not run.finished:

@@ -25,6 +25,7 @@ from actorcritic.envs import (
 )
 from actorcritic.runners.evaluate import MAX_STEPS, Policy
 from actorcritic.runs import clips
+from actorcritic.runs.configuration import SpacesOnly
 from actorcritic.runs.console import working
 from actorcritic.runs.run import Run, Which
 
@@ -129,6 +130,11 @@ def _has_screen() -> bool:
 
 
 def _viewer(run: Run, mode: str) -> Any:
+    if isinstance(run.environment, SpacesOnly):
+        raise UserError(
+            f"{run.name} learned from data alone, and has no environment to play in. Name one: "
+            "--env (Python: open_run(…, environment=…))."
+        )
     if not isinstance(run.environment, Environment):
         return run.environment.make_single(render_mode=mode)
     kind = type(run.environment)

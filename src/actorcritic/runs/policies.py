@@ -15,7 +15,6 @@ from jaxtyping import Bool
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
-from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, evaluate_host
 from actorcritic.runners.seeds import stacked
 from actorcritic.runs import checkpoints
@@ -26,7 +25,7 @@ Evaluator = Callable[[Any, Sequence[int]], Evaluation]
 
 def evaluator(
     algorithms: Sequence[Any],
-    environment: Environment | HostEnvironment,
+    environment: Any,
     actors: Any,
     episodes: int,
     deterministic: bool = True,

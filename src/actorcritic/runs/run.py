@@ -6,6 +6,7 @@
     episodes.csv      one row a finished training episode; likewise from 65,536 on
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two
+    early/            the policies of an eighth of the training;  best/: those that evaluated best
     evaluation.json   the final evaluation;  curve.png: the learning curve
     warnings.txt      what looked wrong on the way, if anything did
 
@@ -32,21 +33,23 @@ import numpy as np
 
 from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment, EnvSpec
+from actorcritic.core.types import EnvSpec
 from actorcritic.core.words import listed, printable
-from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.data.dataset import Dataset
+from actorcritic.figures import plots
 from actorcritic.runners.evaluate import Policy
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import use_all_cores
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
 from actorcritic.runs import checkpoints, configuration, notebook, trackers
+from actorcritic.runs.configuration import SpacesOnly, World
 from actorcritic.runs.console import warn
 from actorcritic.runs.evaluated import Evaluated, evaluated, read_evaluation, save_evaluation
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
 
-WARNINGS, CHECKPOINTS, BEST = "warnings.txt", "checkpoints", "best"
-Which = Literal["last", "best"]  # of the policies of a run
+WARNINGS, CHECKPOINTS, BEST, EARLY = "warnings.txt", "checkpoints", "best", "early"
+Which = Literal["last", "best", "early"]  # of the policies of a run
 EVALUATION_SEED = 1_000_000  # added to a seed, for the randomness of its evaluation
 
 
@@ -55,13 +58,14 @@ class Run:
     """A training, in memory or in a folder, finished or not."""
 
     algorithm: Any
-    environment: Environment | HostEnvironment
+    environment: World
     seeds: tuple[int, ...]
     total_steps: int
     out: Path | None
     steps_per_second: float = float("nan")  # of all seeds together, without compilation
     spread: int | None = None  # over how many devices the rows of a seed are spread
     workers: int | None = None  # of a cluster, that collected for it
+    data: Dataset | None = field(default=None, repr=False)  # that it learns from, or began with
     steps: int = 0  # that each seed has made, but those that failed
     stopped: str | None = None  # why it ended before its steps were made, if it did
     phases: list[dict[str, Any]] = field(default_factory=list)  # what it was before, until when
@@ -88,6 +92,23 @@ class Run:
         return self.steps or self.total_steps
 
     @property
+    def learns_from_data(self) -> bool:
+        """Whether its steps are updates, and its episodes those of evaluations."""
+        if self.stored is not None:
+            return bool(self.stored.get("step") == "update")
+        return self.algorithm.draws is not None
+
+    @property
+    def step_unit(self) -> str:
+        """What its steps are: "updates" of a training from a data set, else "steps"."""
+        return "updates" if self.learns_from_data else "steps"
+
+    @property
+    def across(self) -> str:
+        """What its learning curve is drawn against."""
+        return plots.UPDATES if self.learns_from_data else plots.STEPS
+
+    @property
     def label(self) -> str:
         return f"{self.algorithm.name} on {self.spec.id}"
 
@@ -104,20 +125,22 @@ class Run:
         return actors_of([self.algorithm] * len(self.seeds), self.trained)
 
     def actors_of(self, which: Which) -> Any:
-        """The last actors, or those that evaluated best; leaves [S]. UserError without them."""
+        """The last actors, those that evaluated best, or those of an eighth of the training;
+        leaves [S]. UserError without them.
+        """
         if which == "last":
             return self.actors
+        if which == "early":
+            return _load_early(self)
         if which != "best":
-            raise UserError(f"which must be 'last' or 'best'; got {which!r}.")
+            raise UserError(f"which must be 'last', 'best' or 'early'; got {which!r}.")
         if self.best is None:
             if self.out is None:
                 raise UserError(
                     f"{self.name} kept no best policy. Train with evaluate_every=… and "
                     "keep_best=True."
                 )
-            shapes = jax.eval_shape(
-                partial(actors_of, [self.algorithm] * len(self.seeds)), _learner_shapes(self)
-            )
+            shapes = _actor_shapes(self)
             self.best = Best.read(self.out / BEST, self.seeds, shapes)
         return self.best.actors
 
@@ -155,7 +178,12 @@ class Run:
 
     @property
     def episodes(self) -> EpisodeTable:
-        """The finished training episodes: seed, step, returns, length. Read from the folder."""
+        """The finished training episodes: seed, step, returns, length. Read from the folder.
+
+        A training from a data set steps no environment: they are those of its evaluations.
+        """
+        if self.learns_from_data:
+            return self.evaluations
         if path := self._written(trackers.EPISODES):
             return trackers.read_episodes(path)
         return EpisodeTable.join([report.episodes for report in self.reports])
@@ -172,7 +200,7 @@ class Run:
         if self.stored is not None:
             return self.stored
         found = configuration.describe(
-            self.algorithm, self.environment, self.seeds, self.total_steps, self.spread
+            self.algorithm, self.environment, self.seeds, self.total_steps, self.spread, self.data
         )
         cluster = {"workers": self.workers} if self.workers else None
         more: dict[str, Any] = {"phases": self.phases, "origin": self.origin, "looks": self.looks}
@@ -231,6 +259,11 @@ class Run:
         seeds = self.trained_seeds
         if not seeds:
             raise UserError(f"{self.name} cannot be evaluated: {' '.join(self.failed.values())}")
+        if isinstance(self.environment, SpacesOnly):
+            raise UserError(
+                f"{self.name} has no environment to be evaluated in. Name one: --env "
+                "(Python: open_run(…, environment=…)); or estimate from data: --data DIR."
+            )
         actors = rows_of(self.actors_of(which), [self.seeds.index(s) for s in seeds])
         check_finite(actors, seeds, self.name)
         algorithms = [self.algorithm] * len(seeds)
@@ -307,14 +340,15 @@ class Run:
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
-        from actorcritic.figures import plots
-
         if not isinstance(path, str | os.PathLike):
             raise UserError(
                 f"plot writes a picture and needs a file's name, .png or .svg; got {path!r}."
             )
         curves = [(self.label, self.episodes)]
-        return plots.learning_curve(curves, Path(path), self.label, evaluations=self.evaluations)
+        between = None if self.learns_from_data else self.evaluations
+        return plots.learning_curve(
+            curves, Path(path), self.label, across=self.across, evaluations=between
+        )
 
 
 # ------------------------------------------------------------------------------------ opening
@@ -373,8 +407,8 @@ def load(
     out = configuration.folder(path)
     data = configuration.read(out)
     algorithm = configuration.rebuild_algorithm(data, out, algorithm)
-    world = _SpecOnly(configuration.spec_from_json(data["environment"]))
-    run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)  # type: ignore[arg-type]
+    world = SpacesOnly(configuration.spec_from_json(data["environment"]))
+    run = Run(algorithm, world, tuple(data["seeds"]), data["total_steps"], out)
     restore_results(run)
     return run.policy(seed, which=which)
 
@@ -386,7 +420,7 @@ def read_run(path: str | Path) -> Run:
     """
     out = configuration.folder(path)
     data = configuration.read(out)
-    world = _SpecOnly(configuration.spec_from_json(data["environment"]))
+    world = SpacesOnly(configuration.spec_from_json(data["environment"]))
     name = _NameOnly(data["algorithm"]["name"])
     seeds, total_steps = tuple(data["seeds"]), data["total_steps"]
     run = Run(name, world, seeds, total_steps, out, stored=data)  # type: ignore[arg-type]
@@ -400,13 +434,6 @@ class _NameOnly:
     """Stands for an algorithm where only its name is needed."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class _SpecOnly:
-    """Stands for an environment where only its spaces are needed."""
-
-    spec: EnvSpec
 
 
 class _Learners(NamedTuple):
@@ -437,6 +464,20 @@ def _load_actors(run: Run) -> Any:
     return make(jax.tree.unflatten(structure, leaves))
 
 
+def _actor_shapes(run: Run) -> Any:
+    make = partial(actors_of, [run.algorithm] * len(run.seeds))
+    return jax.eval_shape(make, _learner_shapes(run))
+
+
+def _load_early(run: Run) -> Any:
+    if run.out is None or checkpoints.newest(run.out / EARLY) is None:
+        raise UserError(
+            f"{run.name} kept no early policy: a run with a folder keeps one after an eighth of "
+            "its steps. Train it again, or name another run."
+        )
+    return checkpoints.load(run.out / EARLY, _actor_shapes(run), warn)[0]
+
+
 def _nothing(like: jax.ShapeDtypeStruct) -> Any:
     """Stands for a leaf that nobody looks at; takes no memory."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
@@ -462,17 +503,41 @@ def learners_from(origin: str | Path, run: Run, like: Any) -> tuple[Any, dict[st
             )
     alike = set(run.seeds) <= set(source.trained_seeds)
     chosen = list(run.seeds) if alike else [source._choose(None)[0]] * len(run.seeds)
+    only: dict[str, Any] = {}
     try:
         every = _load_learners(source, _shapes_for(like, len(source.seeds)))
     except UserError as error:
-        raise UserError(
-            f"{origin} cannot be started from, because {source.algorithm.name} there and "
-            f"{run.algorithm.name} here do not keep the same: {error} Take the same algorithm and "
-            "network."
-        ) from None
+        every = _load_parameters(source, like)
+        only = {"only": "parameters"}
+        if every is None:
+            raise UserError(
+                f"{origin} cannot be started from, because {source.algorithm.name} there and "
+                f"{run.algorithm.name} here do not keep the same: {error} Take the same algorithm "
+                "and network, or of another one the same networks (cql, then sac)."
+            ) from None
     rows = rows_of(every, [source.seeds.index(seed) for seed in chosen])
     where = source.out.name if source.out is not None else str(origin)
-    return rows, {"run": where, "seeds": chosen, "steps": source.steps}
+    return rows, {"run": where, "seeds": chosen, "steps": source.steps} | only
+
+
+class _Parameters(NamedTuple):
+    """The part of a learner that another algorithm may have as well."""
+
+    params: Any
+
+
+def _load_parameters(source: Run, like: Any) -> Any:
+    """The parameters of another algorithm's learners, where they are of the same networks: SAC
+    goes on where CQL ended. None where they are not, or were made for normalised observations.
+    """
+    settings = source.configuration()["algorithm"]["hyperparameters"]
+    if not hasattr(like, "params") or settings.get("normalize_observation"):
+        return None
+    wanted = _shapes_for(_Parameters(like.params), len(source.seeds))
+    try:
+        return _load_learners(source, wanted)
+    except UserError:
+        return None
 
 
 def _shapes_for(like: Any, seeds: int) -> Any:
@@ -521,17 +586,28 @@ def save_checkpoint(run: Run, state: Any, thinned: Thinned, since: Path | None) 
 
 def plot(paths: Sequence[str | Path], out: str | Path) -> Path:
     """One picture with the learning curves of several run folders."""
-    from actorcritic.figures import plots
-
     if len(paths) == 1:
         return read_run(paths[0]).plot(out)
-    curves = []
+    curves, across = [], set[str]()
     for path in map(Path, paths):
         data = configuration.read(path)
         label = f"{data['algorithm']['name']} on {data['environment']['id']}"
-        episodes = trackers.read_episodes(path / "episodes.csv")
+        of_data = data.get("step") == "update"
+        across.add(plots.UPDATES if of_data else plots.STEPS)
+        table = path / (trackers.EVALUATIONS if of_data else trackers.EPISODES)
+        if of_data and not table.exists():
+            raise UserError(
+                f"{path} learned from data and was never evaluated while it did, so that there is "
+                "no curve. Train it on an environment: actorcritic train ALGORITHM ENV --data …"
+            )
+        episodes = trackers.read_episodes(table)
         curves.append((f"{label} ({path.name})", episodes))
-    return plots.learning_curve(curves, Path(out), title="Learning curves")
+    if len(across) > 1:
+        raise UserError(
+            "Some of these runs count environment steps, and some updates from a data set; they "
+            "have no axis in common. Draw them apart."
+        )
+    return plots.learning_curve(curves, Path(out), title="Learning curves", across=across.pop())
 
 
 def prepare_jax() -> None:

@@ -56,6 +56,9 @@ class ResumeSettings:
     callbacks: Sequence[Any] = setting(
         (), "functions of a `Moment`, called after each stretch of training"
     )
+    data: Any = setting(
+        None, "a data set to learn from: a folder, minari:ID (Python: a Dataset as well)"
+    )
     sinks: Sequence[Any] = setting((), "more places for the numbers: objects with write and close")
 
     @classmethod

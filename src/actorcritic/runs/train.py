@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from actorcritic.algorithms.presets import DEFAULT_STEPS, preset
-from actorcritic.core import hyperparameters
+from actorcritic.core import files, hyperparameters
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Asynchronous
+from actorcritic.data.finding import dataset
 from actorcritic.runners.host import RESUME_NOTE, HostSession
 from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.folder import folder_of_its_own, is_begun, new_folder
 from actorcritic.runs.interruption import interruptible
+from actorcritic.runs.off_policy import known_from
 from actorcritic.runs.run import CHECKPOINTS, Run, open_run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
 from actorcritic.runs.training import Training
 
 
 def train(
-    algorithm: Any, environment: Any, settings: TrainSettings | None = None, **options: Any
+    algorithm: Any, environment: Any = None, settings: TrainSettings | None = None, **options: Any
 ) -> Run:
-    """Train an algorithm on an environment.
+    """Train an algorithm on an environment, or from a data set (`data`), or on both.
 
     `algorithm` is an object such as `PPO(learning_rate=1e-3)`, or a name ("ppo", or one of your
     own, "module:Class"), which takes the tuned preset of the environment, or else defaults that
     fit it. `environment` is a Gymnasium id, "module:Name", a factory, or a compiled environment or
-    its class. `options` are fields of `TrainSettings` (seeds=5, out="runs/x"), and any others are
-    hyperparameters (learning_rate=1e-3).
+    its class; without one, a training from a data set is not evaluated. `options` are fields of
+    `TrainSettings` (seeds=5, out="runs/x"), and any others are hyperparameters
+    (learning_rate=1e-3).
 
     With `out`, everything is kept in that folder; without it, nothing is written.
     Raises UserError for any mistake in these, before anything is written.
     """
     prepare_jax()
     settings, overrides = TrainSettings.split(settings, options)
-    world = configuration.resolve_environment(environment, settings)
+    data = None if settings.data is None else dataset(settings.data)
+    world = configuration.world_of(environment, settings, data)
     total_steps, why = settings.total_steps, None
     if isinstance(algorithm, str):
         chosen = preset(algorithm, world.spec, total_steps, overrides)
@@ -48,14 +55,14 @@ def train(
     total_steps = DEFAULT_STEPS if total_steps is None else total_steps
     if settings.cluster is not None and isinstance(algorithm, Asynchronous):
         algorithm = algorithm.worker()  # as many workers, as far behind, as the cluster has them
-    configuration.check(algorithm, world, total_steps)
+    configuration.check(algorithm, world, total_steps, data)
+    _check_evaluations(world, settings)
 
     if settings.wandb is not None:
         _check_wandb(settings)
 
-    run = Run(
-        algorithm, world, settings.all_seeds, total_steps, settings.folder, looks=settings.looks
-    )
+    out, looks = settings.folder, settings.looks
+    run = Run(algorithm, world, settings.all_seeds, total_steps, out, looks=looks, data=data)
     with new_folder(run.out):
         return _alone(run, settings, why)
 
@@ -88,12 +95,15 @@ def resume(
         found = open_run(path, algorithm=algorithm, environment=environment, restore=False)
         if settings.total_steps is not None:
             found.total_steps = settings.total_steps
-        configuration.check(found.algorithm, found.environment, found.total_steps)
+        found.data = configuration.data_again(stored, path, settings.data)
+        configuration.check(found.algorithm, found.environment, found.total_steps, found.data)
         if checkpoints.newest(path / CHECKPOINTS) is not None:
             # What is wrong with it is told when it is read whole.
             _, about = checkpoints.load(path / CHECKPOINTS, (), lambda text: None, partial=True)
             found.stopped = about.get("stopped")
-        return _alone(found, _as_before(found, settings))
+        settings = _as_before(found, settings)
+        _check_evaluations(found.environment, settings)
+        return _alone(found, settings)
 
 
 def _check_without_cluster(path: Path, stored: dict[str, Any]) -> None:
@@ -108,6 +118,17 @@ def _check_without_cluster(path: Path, stored: dict[str, Any]) -> None:
         f"{path} was trained on a cluster, which keeps no states of compiled environments. Go on "
         "there: --cluster local, or an address."
     )
+
+
+def _check_evaluations(world: Any, settings: ResumeSettings) -> None:
+    """UserError where something is asked for that only an environment could tell."""
+    if isinstance(world, configuration.SpacesOnly):
+        for name in ("evaluate_every", "stop_at"):
+            if getattr(settings, name) is not None:
+                raise UserError(
+                    f"{name} needs an environment, and none was named. Name it behind the "
+                    "algorithm, or leave the setting out."
+                )
 
 
 def _go_on_in_memory(run: Run, settings: ResumeSettings, algorithm: Any) -> Run:
@@ -158,7 +179,7 @@ def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
     total = run.total_steps * len(run.seeds)
     # From here on Ctrl-C saves: also while the program is compiled, before the first step.
     with interruptible() as interruption:
-        with TrainingDisplay(run.label, total, settings.quiet) as display:
+        with TrainingDisplay(run.label, total, settings.quiet, run.step_unit) as display:
             display.say(_opening(run, resumed))
             if why is not None:
                 display.say(why)
@@ -173,11 +194,25 @@ def _alone(run: Run, settings: ResumeSettings, why: str | None = None) -> Run:
             on_host = isinstance(training.session, HostSession)
             if on_host and run.out is not None and (resumed or not run.finished):
                 display.say(RESUME_NOTE)
-        if run.out is not None:
+        if isinstance(run.environment, configuration.SpacesOnly):
+            _tell_what_is_known(run, display)
+        elif run.out is not None:
             run.plot(run.out / "curve.png")
             if interruption() and interruption.signal == signal.SIGTERM:
                 warn(f"SIGTERM came. Everything is saved; go on: actorcritic resume {run.command}")
     return run
+
+
+def _tell_what_is_known(run: Run, display: TrainingDisplay) -> None:
+    """Of a finished training from data alone, of its first seed; and keep it in its folder."""
+    if not run.finished or run.data is None or not run.trained_seeds:
+        return
+    at = run.seeds.index(run.trained_seeds[0])
+    learner = jax.tree.map(lambda x: x[at], run.learners)
+    known = known_from(run.algorithm, learner, run.data)
+    if run.out is not None:
+        files.write(run.out / "known.json", json.dumps(vars(known), indent=2))
+    display.say(f"{known}\n  (of seed {run.trained_seeds[0]})")
 
 
 def _opening(run: Run, resumed: bool) -> str:
@@ -185,4 +220,5 @@ def _opening(run: Run, resumed: bool) -> str:
     seeds = f"{len(run.seeds):,} seed{'s' * (len(run.seeds) > 1)}"
     where = f" → {run.out}" if run.out is not None else ""
     on = " (resumed)" * resumed
-    return f"{run.label}: {seeds}, {run.total_steps:,} steps{where}{on}"
+    data = f", {run.data.counts} of data" if run.data is not None else ""
+    return f"{run.label}: {seeds}, {run.total_steps:,} {run.step_unit}{data}{where}{on}"

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.waiting import beside, wait_for
+from actorcritic.envs.host.environment import HostEnvironment
+from actorcritic.runners.dataset import DatasetSession
 from actorcritic.runners.distributed import ClusterSession
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy
 from actorcritic.runners.host import HostSession
@@ -28,6 +31,7 @@ from actorcritic.runners.seeds import CompiledSession
 from actorcritic.runners.session import EpisodeTable, Report, Session, Table, Thinned, some_rows
 from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.callbacks import Callback, Moment, StopAt
+from actorcritic.runs.configuration import SpacesOnly
 from actorcritic.runs.console import TrainingDisplay, warn
 from actorcritic.runs.diagnosis import Diagnosis
 from actorcritic.runs.evaluated import evaluated, save_evaluation
@@ -36,6 +40,7 @@ from actorcritic.runs.interruption import Interruption
 from actorcritic.runs.policies import Best, Evaluator, actors_of, evaluator, finite, rows_of
 from actorcritic.runs.run import (
     BEST,
+    EARLY,
     EVALUATION_SEED,
     WARNINGS,
     Run,
@@ -47,6 +52,7 @@ from actorcritic.runs.run import (
 from actorcritic.runs.settings import ResumeSettings, TrainSettings
 
 CHUNK_SECONDS = 0.3  # between two looks at the training
+EARLY_SHARE = 1 / 8  # of the training, after which the early policies are kept
 FEW_EPISODES = 10  # of a seed
 EPISODES_BETWEEN = 20  # of each seed, in an evaluation while it trains
 NEVER = np.iinfo(np.int64).max
@@ -71,8 +77,20 @@ class Training:
         seeds = [seed for run in runs for seed in run.seeds]
         ends = np.cumsum([len(run.seeds) for run in runs]).tolist()
         self._rows = [slice(end - len(r.seeds), end) for r, end in zip(runs, ends, strict=True)]
+        rows = range(len(seeds)) if len(self.runs) > 1 else None
         self.session: Session
-        if settings.cluster is not None:
+        if first.learns_from_data:
+            assert first.data is not None
+            if settings.cluster is not None:
+                raise UserError(
+                    f"{first.algorithm.name} learns from a data set, for which no workers of a "
+                    "cluster collect. Leave --cluster out."
+                )
+            self.session = DatasetSession(
+                self._algorithms, first.data, first.spec, seeds, first.total_steps, rows
+            )
+        elif settings.cluster is not None:
+            assert not isinstance(first.environment, SpacesOnly)
             self.session = session = ClusterSession(
                 first.algorithm,
                 first.environment,
@@ -83,7 +101,6 @@ class Training:
             )
             first.workers = session.workers
         elif isinstance(first.environment, Environment):
-            rows = range(len(seeds)) if len(self.runs) > 1 else None
             self.session = CompiledSession(
                 self._algorithms,
                 first.environment,
@@ -94,12 +111,19 @@ class Training:
                 spread=first.spread,
             )
         else:
+            assert isinstance(first.environment, HostEnvironment)
             self.session = HostSession(
                 first.algorithm, first.environment, first.seeds, first.total_steps
             )
         _check_room(self.session.shapes, len(seeds))
         for run in self.runs:
             run.spread = self._checked_spread(run)
+        # A training from data has no episodes but those of its evaluations.
+        self._evaluate_every = settings.evaluate_every
+        self._has_environment = not isinstance(first.environment, SpacesOnly)
+        if first.learns_from_data and self._has_environment and settings.evaluation_episodes:
+            tenth = max(1, first.total_steps // 10)
+            self._evaluate_every = settings.evaluate_every or tenth
         self._between: Future[Evaluator] | None = None
         self._evaluator = self._prepare_end()
         self._thinned = [Thinned() for _ in self.runs]
@@ -128,6 +152,8 @@ class Training:
     def _prepare_end(self) -> Future[Evaluator] | None:
         """Compile the final evaluation and import what draws, while the training runs."""
         first, learners = self.runs[0], self.session.shapes.learner
+        if not self._has_environment:
+            return None
         actors = jax.eval_shape(partial(actors_of, self._algorithms), learners)
 
         def prepare(episodes: int) -> Evaluator:
@@ -136,7 +162,7 @@ class Training:
             return evaluator(self._algorithms, first.environment, actors, episodes)
 
         pool = ThreadPoolExecutor(1)
-        if self._settings.evaluate_every is not None:  # needed sooner
+        if self._evaluate_every is not None:  # needed sooner
             self._between = pool.submit(prepare, EPISODES_BETWEEN)
         episodes = self._settings.evaluation_episodes
         future = pool.submit(prepare, episodes) if episodes else None
@@ -147,7 +173,7 @@ class Training:
         settings = self._settings
         found = list(settings.callbacks)
         if settings.stop_at is not None:
-            found.append(StopAt(settings.stop_at, settings.evaluate_every is not None))
+            found.append(StopAt(settings.stop_at, self._evaluate_every is not None))
         return found
 
     def go(self, display: TrainingDisplay, interruption: Interruption) -> None:
@@ -162,6 +188,7 @@ class Training:
         self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
         if not begun:
             self._start_from_another()
+            self._begin_with_data()
             self._save()
         self._train(display, interruption)
         actors = self.session.actors
@@ -173,7 +200,7 @@ class Training:
             run.steps = run.least_steps(self.session.steps[self._rows[k]].tolist())
             self._note_few_episodes(run, display)
             if run.stopped is not None:
-                display.say(f"Stopped after {run.steps:,} steps: {run.stopped}.")
+                display.say(f"Stopped after {run.steps:,} {run.step_unit}: {run.stopped}.")
         self._save()
         if all(run.finished for run in self.runs) and self._evaluator is not None:
             display.say_what("evaluating …")
@@ -194,13 +221,14 @@ class Training:
         saved = time.monotonic()
         first, rest = (0.0, 0), (0.0, 0)  # seconds and steps: the first stretch warms up
         stretch = CHUNK_SECONDS * max(1, len(self.runs) // 8)  # each run's files are written to
-        every = self._settings.evaluate_every
+        every = self._evaluate_every
         due: np.ndarray | None = None
         if every is not None:
             due = (self.session.steps.astype(np.int64) // every + 1) * every
             due[self.session.steps >= self.session.total_steps] = NEVER
         while not self.session.finished and not interrupted() and not self._all_stopped():
-            before = int(self.session.steps.sum())
+            before_each = self.session.steps
+            before = int(before_each.sum())
             whole = self.session.advance(stretch, interrupted, due)
             gained = int(self.session.steps.sum()) - before
             if first[0]:
@@ -210,6 +238,7 @@ class Training:
             display.advance(gained, whole)
             for note in self._notes():
                 display.say(f"Note: {note}")
+            self._keep_early(before_each)
             if due is not None and every is not None:
                 made, end = self.session.steps, self.session.total_steps
                 there = (made >= due) | ((made >= end) & (due < NEVER))
@@ -240,6 +269,16 @@ class Training:
         if seconds:
             for run in self.runs:
                 run.steps_per_second = steps / seconds
+
+    def _keep_early(self, before: Int[np.ndarray, " S"]) -> None:
+        """Keep the policies that an eighth of the training made: half-trained ones are of use to
+        whoever collects data.
+        """
+        run, due = self.runs[0], self.session.total_steps * EARLY_SHARE
+        if run.out is None or run.variant or not before.min() < due <= self.session.steps.min():
+            return
+        about = {"update": int(self.session.steps.sum()), "steps": self.session.steps.tolist()}
+        checkpoints.save(run.out / EARLY, self.session.actors, about)
 
     # Who looks into it: evaluations between, callbacks.
 
@@ -333,8 +372,22 @@ class Training:
             return
         run, state = self.runs[0], self.session.state
         learners, run.origin = learners_from(origin, run, jax.eval_shape(lambda: state.learner))
+        if "only" in run.origin:  # another algorithm's: the rest of the learner is fresh
+            learners = replace(state.learner, params=learners.params)
         self.session.state = state._replace(learner=learners)
         save_configuration(run)
+
+    def _begin_with_data(self) -> None:
+        """Put the data set of an algorithm that collects into the memory of every learner."""
+        data = self.runs[0].data
+        if data is None or self.runs[0].learns_from_data:
+            return
+        batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), data.at(np.arange(data.steps)))
+        state, algorithm = self.session.state, self._algorithms[0]  # floats play no part
+        remember = jax.jit(
+            lambda learners: jax.lax.map(lambda each: algorithm.remember(each, batch), learners)
+        )
+        self.session.state = state._replace(learner=remember(state.learner))
 
     def _fail(self, entries: Iterable[int], display: TrainingDisplay) -> None:
         """Mark seeds as failed, which is a result; the others are trained on.
@@ -355,7 +408,7 @@ class Training:
 
     def _note_few_episodes(self, run: Run, display: TrainingDisplay) -> None:
         """Where episodes have no end, that few of them ended is worth a word."""
-        if run.spec.max_episode_steps is not None or not run.finished:
+        if run.spec.max_episode_steps is not None or not run.finished or run.learns_from_data:
             return
         ended = len(run.episodes.step)
         if ended < FEW_EPISODES * len(run.seeds):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actorcritic.core.types import Environment
+from actorcritic.data.dataset import Dataset
 from actorcritic.experiments import page as pages
 from actorcritic.experiments.analysis import aligned, plain
 from actorcritic.experiments.comparison import Comparison
@@ -65,6 +66,9 @@ class Bench:
         environment: Environment,
         total_steps: int,
         name: str = "variants",
+        *,
+        data: Dataset | None = None,
+        seeds: tuple[int, ...] | None = None,
     ) -> dict[str, Run]:
         """Finished runs of all variants; what the folder has already is not trained again."""
         episodes = 10 if self.quick else 100
@@ -74,7 +78,7 @@ class Bench:
             cluster=self.cluster,
             workers=self.workers,
         )
-        task = Task(environment, self.seeds, how)
+        task = Task(environment, seeds or self.seeds, how, data)
         runs = planned(variants, task, total_steps, self.folder and self.folder / name)
         self.computing.close()
         train_missing(runs, task, self.title)

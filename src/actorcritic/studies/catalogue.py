@@ -34,6 +34,10 @@ STUDIES = Catalogue(
             f"{HERE}.s7_log_density_of_squashed_actions",
             "The correction of squashed actions",
         ),
+        "S8": Entry(
+            f"{HERE}.s8_learning_from_recorded_episodes",
+            "Behaviour cloning, CQL and IQL from data of three qualities",
+        ),
         "S9": Entry(
             f"{HERE}.s9_stale_actors",
             "Actors that are behind, with V-trace and without, on CartPole-v1",

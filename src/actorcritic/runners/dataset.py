@@ -1,0 +1,359 @@
+"""The data set runner: the data lie on the device, and the program learns K updates at a time.
+
+No environment is stepped. A step of such a training is an update: one gradient step on rows that
+the program draws from the data set, uniformly and with replacement, by its own key. All seeds are
+one program, as with the compiled runner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from actorcritic.core.types import Algorithm, EnvSpec, Extras, Observation, Transition
+from actorcritic.core.waiting import beside, compiled, wait_for
+from actorcritic.data.dataset import Dataset
+from actorcritic.maths import spaces
+from actorcritic.runners.compiled import Named, select
+from actorcritic.runners.seeds import stacked, use_all_cores
+from actorcritic.runners.session import (
+    COMPILE_FAST,
+    EpisodeTable,
+    MetricTable,
+    Report,
+    never,
+    tabulate,
+)
+
+UPDATES_PER_ROW = 25  # of metrics, which are means over them
+ROWS = 1024  # of metrics that the log of one chunk has room for
+
+
+class Data(NamedTuple):
+    """A data set on the device: N steps, and M observations that they point into."""
+
+    observation: Observation  # leaves [M, ...]
+    place: Int[Array, " N"]  # of a step's own observation; its successor lies one further
+    action: Array  # as a policy draws it
+    reward: Float[Array, " N"]
+    terminated: Bool[Array, " N"]
+    truncated: Bool[Array, " N"]
+    own: Any = ()  # leaves [N, ...], for `Extras.own`
+
+    @classmethod
+    def of(cls, data: Dataset, own: Any = ()) -> Data:
+        action = spaces.as_drawn(data.spec.action_space, data.action)
+        ends = data.terminated, data.truncated
+        # Room for so many, that data sets of as many steps share a compiled program.
+        spare = max(0, data.steps // 8 - data.episodes)
+        room = jax.tree.map(
+            lambda x: np.concatenate([x, np.zeros((spare, *x.shape[1:]), x.dtype)]),
+            data.observation,
+        )
+        columns: Any = (data.place, action, data.reward, *ends, own)
+        return cls(room, *columns)
+
+    def at(self, rows: Int[Array, " n"]) -> Transition:
+        """These steps as a batch, leaves [1, n, ...]."""
+        place = self.place[rows]
+        before, after = (
+            jax.tree.map(lambda x, at=at: x[at][None], self.observation)
+            for at in (place, place + 1)
+        )
+        action, reward, terminated, truncated = (x[rows][None] for x in self[2:6])
+        own = jax.tree.map(lambda x: x[rows][None], self.own)
+        return Transition(before, action, reward, terminated, truncated, after, Extras(own=own))
+
+
+class DataState(NamedTuple):
+    """All there is to a training under way, for one seed."""
+
+    learner: Any
+    key: Key[Array, ""]
+    updates: Int[Array, ""]
+    steps: Int[Array, ""]  # which are updates
+
+
+class Log(NamedTuple):
+    """What a chunk reports; rows from the number that were begun on are unused."""
+
+    metrics: Named  # [ROWS, M]
+    updates: Int[Array, " ROWS"]  # made when the row was complete
+
+
+def begin(algorithm: Algorithm, spec: EnvSpec, key: Key[Array, ""]) -> DataState:
+    """The state before the first update of one seed."""
+    key, learner_key = jax.random.split(key)
+    zero = jnp.zeros((), jnp.int32)
+    return DataState(algorithm.init(learner_key, spec), key, zero, zero)
+
+
+def update_once(
+    algorithm: Algorithm,
+    data: Data,
+    pool: Int[Array, " n"] | None,
+    state: DataState,
+    total_steps: Int[Array, ""],
+) -> tuple[DataState, Named]:
+    """Draw rows, of all or of a pool of them, and learn from them."""
+    assert algorithm.draws is not None
+    key, draw_key, update_key = jax.random.split(state.key, 3)
+    # The remainder favours no row by more than N / 2³²; `randint` takes longer.
+    count = len(data.reward if pool is None else pool)
+    rows = (jax.random.bits(draw_key, (algorithm.draws,)) % np.uint32(count)).astype(jnp.int32)
+    batch = data.at(rows if pool is None else pool[rows])
+    progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
+    learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
+    names = tuple(sorted(metrics))
+    row = Named(jnp.stack([metrics[name] for name in names]), names)
+    return DataState(learner, key, state.updates + 1, state.steps + 1), row
+
+
+def learn_chunk(
+    algorithm: Algorithm,
+    data: Data,
+    pool: Int[Array, " n"] | None,
+    state: DataState,
+    count: Int[Array, ""],
+    total_steps: Int[Array, ""],
+) -> tuple[DataState, Log]:
+    """`count` updates, at most `ROWS` rows of them; rows end at multiples of UPDATES_PER_ROW."""
+    once = partial(jax.jit(update_once, inline=True), algorithm, data, pool)
+    end = state.updates + count
+
+    def row(carry: tuple[Array, DataState, Log]) -> tuple[Array, DataState, Log]:
+        k, state, log = carry
+        stop = jnp.minimum((state.updates // UPDATES_PER_ROW + 1) * UPDATES_PER_ROW, end)
+        number = stop - state.updates
+
+        def one(_: Array, carry: tuple[DataState, Array]) -> tuple[DataState, Array]:
+            state, found = once(carry[0], total_steps)
+            return state, carry[1] + found.values
+
+        sums = jnp.zeros_like(log.metrics.values[0])
+        state, sums = jax.lax.fori_loop(0, number, one, (state, sums))
+        values = log.metrics.values.at[k].set(sums / number.astype(sums.dtype))
+        metrics = Named(values, log.metrics.names)
+        return k + 1, state, Log(metrics, log.updates.at[k].set(state.updates))
+
+    _, shape = jax.eval_shape(once, state, total_steps)
+    room = jnp.zeros((ROWS, *shape.values.shape), shape.values.dtype)
+    log = Log(Named(room, shape.names), jnp.zeros(ROWS, jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
+    _, state, log = jax.lax.while_loop(lambda c: c[1].updates < end, row, (zero, state, log))
+    return state, log
+
+
+class DatasetSession:
+    """All seeds of a run that learns from a data set. `state` is a DataState, leaves [S].
+
+    As `CompiledSession`, with a data set in the place of an environment: one algorithm for each
+    entry of `seeds` may be given, and `rows` are what reports call each entry. `own` is what else
+    belongs to each step [N, ...], for the algorithm's `Extras.own`. With `pools` [S, n], each entry
+    draws from those steps only, which may repeat: a bootstrap.
+    """
+
+    spread = 1  # over how many devices the rows of a seed are spread
+
+    def __init__(
+        self,
+        algorithm: Any,
+        data: Dataset,
+        spec: EnvSpec,
+        seeds: Sequence[int],
+        total_steps: int,
+        rows: Sequence[int] | None = None,
+        *,
+        own: Any = (),
+        pools: Int[np.ndarray, "S n"] | None = None,
+    ) -> None:
+        use_all_cores()
+        self.seeds, self.total_steps = tuple(seeds), total_steps
+        self._rows = self.seeds if rows is None else tuple(rows)
+        algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
+        algorithms *= len(seeds) // len(algorithms)
+        count = min(len(seeds), jax.device_count())
+        mesh = jax.make_mesh(
+            (count,),
+            ("seeds",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:count],
+        )
+        # Where the seeds do not divide evenly, one more is trained beside the others.
+        padding = -len(seeds) % count
+        self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *[seeds[0]] * padding]))
+        self._algorithms = stacked([*algorithms, *algorithms[:1] * padding])
+        self._by_seed, everywhere = NamedSharding(mesh, P("seeds")), NamedSharding(mesh, P())
+        self._each = jax.device_put(self._algorithms, self._by_seed)
+        self._data = jax.device_put(Data.of(data, own), everywhere)
+        if pools is not None:
+            pools = jax.device_put(np.concatenate([pools, pools[:padding]]), self._by_seed)
+        self._pools = pools
+        self._on_cpu = jax.default_backend() == "cpu"
+
+        def init(algorithms: Algorithm, keys: Array) -> DataState:
+            return jax.lax.map(lambda each: begin(each[0], spec, each[1]), (algorithms, keys))
+
+        def train(
+            algorithms: Algorithm,
+            data: Data,
+            pools: Array | None,
+            states: DataState,
+            counts: Array,
+            total: Array,
+        ) -> tuple[DataState, Log]:
+            def chunk(each: tuple[Algorithm, Any, DataState, Array]) -> tuple[DataState, Log]:
+                return learn_chunk(each[0], data, *each[1:], total)
+
+            # On a CPU, vmap over seeds would turn good matrix products into slow batched ones.
+            if self._on_cpu:
+                return jax.lax.map(chunk, (algorithms, pools, states, counts))
+            count = jnp.max(counts)
+            after, log = jax.vmap(lambda *each: chunk((*each, count)))(algorithms, pools, states)
+            return select(counts > 0, after, states), log
+
+        self._init = jax.jit(init, out_shardings=self._by_seed, compiler_options=COMPILE_FAST)
+        self._shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_seed),
+            jax.eval_shape(init, self._algorithms, self._keys),
+        )
+        seeded = P("seeds")
+        self._train = jax.jit(
+            jax.shard_map(
+                train,
+                mesh=mesh,
+                in_specs=(seeded, P(), seeded, seeded, seeded, P()),
+                out_specs=(seeded, seeded),
+                check_vma=False,
+            ),
+            donate_argnums=3,
+        )
+        self._copy = jax.jit(
+            lambda state: jax.tree.map(lambda x: jnp.copy(x[: len(seeds)]), state),
+            compiler_options=COMPILE_FAST,
+        )
+        self._actors = jax.jit(
+            lambda algorithms, state: jax.tree.map(
+                lambda x: x[: len(seeds)],
+                jax.vmap(lambda a, learner: a.actor(learner))(algorithms, state.learner),
+            ),
+            compiler_options=COMPILE_FAST,
+        )
+        self._program: Any = None
+        self._started: DataState | None = None
+        self.failures: dict[int, str] = {}
+        self._rate = 0.0  # updates per second of one seed
+
+    # ------------------------------------------------------------------ what may be saved and set
+
+    @property
+    def _state(self) -> DataState:
+        if self._started is None:
+            self._started = self._init(self._algorithms, self._keys)
+        return self._started
+
+    @property
+    def shapes(self) -> DataState:
+        """The shapes and types of `state`, without making one."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape[1:]), x.dtype), self._shapes
+        )
+
+    @property
+    def state(self) -> DataState:
+        return self._copy(self._state)
+
+    @state.setter
+    def state(self, state: DataState) -> None:
+        missing = self._keys.shape[0] - len(self.seeds)
+        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:missing]]), state)
+        self._started = jax.device_put(padded, self._by_seed)
+
+    @property
+    def actors(self) -> Any:
+        return self._actors(self._algorithms, self._state)
+
+    @property
+    def steps(self) -> np.ndarray:
+        return np.asarray(self._state.steps)[: len(self.seeds)]
+
+    @property
+    def finished(self) -> bool:
+        done = self.steps >= self.total_steps
+        done[list(self.failures)] = True
+        return bool(done.all())
+
+    def give_up(self, entry: int, why: str) -> None:
+        """Entries of the program run side by side: this one goes on, but nobody waits for it."""
+        self.failures[entry] = why
+
+    # ------------------------------------------------------------------ training
+
+    def compile(self) -> None:
+        """Compile the program (once; `advance` does it otherwise), beside the first state's."""
+        if self._program is not None:
+            return
+        state = beside(lambda: self._state)
+        counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
+        arguments = (self._each, self._data, self._pools, self._shapes, counts, jnp.int32(0))
+        self._program = compiled(self._train.lower(*arguments))
+        wait_for(state)
+
+    def advance(
+        self,
+        seconds: float,
+        interrupted: Callable[[], bool] = never,
+        until: np.ndarray | None = None,
+    ) -> Report:
+        self.compile()
+        before = np.asarray(self._state.updates)
+        # The first stretch is short: it tells how long an update takes.
+        budget = max(1, int(self._rate * seconds / UPDATES_PER_ROW)) * UPDATES_PER_ROW
+        counts = self._counts(min(budget, (ROWS - 1) * UPDATES_PER_ROW), before, until)
+        start = time.perf_counter()
+        self._started, log = self._program(
+            self._each,
+            self._data,
+            self._pools,
+            self._state,
+            counts,
+            jnp.int32(self.total_steps),
+        )
+        log = jax.tree.map(np.asarray, log)
+        elapsed = time.perf_counter() - start
+        made = np.asarray(self._state.updates) - before
+        self._rate = made.max() / elapsed
+        return self._report(log, made, elapsed)
+
+    def _counts(self, most: int, made: np.ndarray, until: np.ndarray | None) -> Array:
+        """How many updates each seed makes now: at most so many, and none beyond the end."""
+        counts = np.minimum(most, np.maximum(self.total_steps - made, 0))
+        if until is not None:
+            until = np.concatenate([until, [until[0]] * (len(counts) - len(until))])
+            counts = np.minimum(counts, np.maximum(until - made, 0))
+        if not self._on_cpu and counts.any():
+            counts = np.where(counts > 0, counts[counts > 0].min(), 0)
+        return jax.device_put(counts.astype(np.int32), self._by_seed)
+
+    def _report(self, log: Any, made: np.ndarray, seconds: float) -> Report:
+        metrics = []
+        for s, name in enumerate(self._rows):
+            after = log.updates[s]
+            n = int((after > 0).sum()) if made[s] else 0
+            after = after[:n].astype(np.int64)
+            columns = np.full(n, name), after, after
+            metrics.append(MetricTable(*columns, log.metrics.names, log.metrics.values[s, :n]))
+        gained = int(made[: len(self.seeds)].sum())
+        return tabulate(MetricTable.join(metrics), EpisodeTable.join([]), gained, seconds)
+
+    def close(self) -> None:
+        """Nothing to give back."""
