@@ -141,7 +141,7 @@ class Parts:
             rows = np.random.default_rng(0).integers(512, size=64)
             self.batch = jax.tree.map(jnp.asarray, data_of(environment).at(rows))
         else:
-            self.batch = collect(self.algorithm, self.actor)
+            self.batch = collect(self.algorithm, self.learner)
 
     def observations(self, count: int, value: float = 0.0) -> Any:
         return jnp.full((count, *self.batch.observation.shape[2:]), value)
