@@ -324,10 +324,11 @@ class DPOTask:
             return jnp.stack(found)
 
         def updated(
-            learner: PairLearner, fixed: PyTree, batch: PreferencePairs, progress: Array
+            learner: PairLearner, fixed: PyTree, batch: PreferencePairs, progress: Array, beta: Any
         ) -> tuple[PairLearner, Metrics]:
-            whole = replace(learner, fixed=fixed)
-            found, metrics = settings.update(whole, batch, self._key, progress)
+            whole = replace(learner, fixed=fixed)  # β is an argument: another is the same program
+            algorithm = replace(settings, beta=beta)
+            found, metrics = algorithm.update(whole, batch, self._key, progress)
             return replace(found, fixed=()), metrics
 
         def measured(learner: PairLearner, fixed: PyTree, batch: PreferencePairs) -> Sums:
@@ -361,7 +362,7 @@ class DPOTask:
         both = _both([self.data.rows[i] for i in chosen], self.model.tokenizer.pad)
         batch = PreferencePairs(*both, *self._reference[:, chosen])  # type: ignore[arg-type]
         progress = jnp.float32(number / self.total_steps)
-        return self._updated(learner, self._fixed, batch, progress)
+        return self._updated(learner, self._fixed, batch, progress, jnp.float32(self.settings.beta))
 
     def evaluate(self, learner: PairLearner) -> Mapping[str, float]:
         """Loss, accuracy and margins of the held-out pairs."""
