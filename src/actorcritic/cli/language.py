@@ -62,13 +62,13 @@ def options_of(task: str) -> type:
     """The options of a task."""
     if task == "generate":
         return _GenerateOptions
-    from actorcritic.language.sft import SFTSettings
+    from actorcritic.language.supervised import SFTSettings
 
     return with_settings(SFTSettings, *SFT)
 
 
 def _sft(rest: list[str]) -> int:
-    from actorcritic.language.sft import SFTSettings, sft
+    from actorcritic.language.supervised import SFTSettings, sft
 
     usage = "language sft --model DIR|new:tiny --data texts.jsonl [--out runs/sft]"
     _, options = read(usage, options_of("sft"), rest, 0)
@@ -167,10 +167,13 @@ class Task(NamedTuple):
     modules: tuple[str, ...]  # that it imports
 
 
+_SUPERVISED = "actorcritic.language.supervised"
 _MODEL = ("actorcritic.language.model", "actorcritic.runs.run", "tyro")
 TASKS: dict[str, Task] = {
     "sft": Task(
-        _sft, "learn texts, answers to prompts, or chats", ("actorcritic.language.sft", *_MODEL)
+        _sft,
+        "learn texts, answers to prompts, or chats",
+        (_SUPERVISED, *_MODEL),
     ),
     "generate": Task(_generate, "continue prompts", _MODEL),
 }
