@@ -500,7 +500,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "report": _EXPERIMENTS,
     "audit": ("actorcritic.audit.command",),
     "audit-env": ("actorcritic.audit.command",),
-    "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.sft"),
+    "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.supervised"),
 }
 
 

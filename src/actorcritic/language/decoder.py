@@ -198,13 +198,13 @@ def hidden(
         seen = jax.lax.dynamic_update_slice(cache.valid, valid, (0, start))
     position = jnp.maximum(before + jnp.cumsum(valid, 1, dtype=jnp.int32) - 1, 0)
     column, row = jnp.arange(seen.shape[1]), start + jnp.arange(length)
-    mask = (column <= row[:, None]) & seen[:, None, :]  # [B T S]
+    mask = (column[None, None] <= row[None, :, None]) & seen[:, None]  # [B T S]
     x = params["embedding"][tokens]
     rope = None
     if config.is_gpt2:
         x = x + params["positions"][position]
     else:
-        angle = position[..., None] * frequencies(config)
+        angle = position[..., None].astype(jnp.float32) * frequencies(config)[None, None]
         rope = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]  # [B 1 T h/2]
 
     def layer(x: Array, part: tuple[Params, Any, Any]) -> tuple[Array, Any]:
@@ -313,10 +313,11 @@ def _layer(
         weights = layer[name]
         y = x @ weights["kernel"]
         if "bias" in weights:
-            y = y + weights["bias"]
+            y = y + _along(weights["bias"], y)
         if extra is not None and name in extra:
             low = extra[name]
-            y = y + (scale * ((x @ low["a"]) @ low["b"])).astype(y.dtype)
+            change = scale * (x.astype(jnp.float32) @ low["a"]) @ low["b"]
+            y = y + change.astype(y.dtype)
         return y
 
     def heads(x: Array) -> Array:  # [B T n·h] → [B n T h]
@@ -373,10 +374,15 @@ def _norm(config: Config, weights: Params, x: Array) -> Array:
     if "bias" in weights:
         y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + config.norm_epsilon)
-    y = y * weights["scale"].astype(jnp.float32)
+    y = y * _along(weights["scale"], y)
     if "bias" in weights:
-        y = y + weights["bias"].astype(jnp.float32)
+        y = y + _along(weights["bias"], y)
     return y.astype(x.dtype)
+
+
+def _along(vector: Array, like: Array) -> Array:
+    """A vector along the last axis of an array, in its type."""
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
 def _rotated(x: Array, cosine: Array, sine: Array) -> Array:

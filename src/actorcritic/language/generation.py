@@ -157,7 +157,7 @@ def _generate(
         )
 
     def stops(token: Array) -> Array:
-        return (token[:, None] == stop).any(1)
+        return (token[:, None] == stop[None]).any(1)
 
     empty = Generated(
         jnp.full((batch, room), config.pad or 0, jnp.int32),
@@ -247,4 +247,4 @@ def _inverse(uniform: Float[Array, "B 1"], weights: Float[Array, "B n"]) -> Int[
 def first(which: Bool[Array, "B n"]) -> Int[Array, " B"]:
     """The first place that is true, or n. XLA's argmax is several times slower on a CPU."""
     places = jnp.arange(which.shape[1], dtype=jnp.int32)
-    return jnp.where(which, places, which.shape[1]).min(-1)
+    return jnp.where(which, places[None], which.shape[1]).min(-1)

@@ -465,6 +465,7 @@ def learning_rate(settings: TrainingSettings, total_steps: int) -> Callable[[Any
     rising = settings.warmup * total_steps
 
     def at(step: Int[Array, ""]) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.float32)
         up = jnp.minimum(1.0, (step + 1) / max(rising, 1.0))
         done = jnp.clip((step - rising) / max(total_steps - rising, 1.0), 0, 1)
         down = {

@@ -29,7 +29,7 @@ from actorcritic.language.evaluation import best_of_n, estimate, respond, sample
 from actorcritic.language.model import Model
 from actorcritic.language.ppo_on_tokens import PPO
 from actorcritic.language.reward_model import RewardModel
-from actorcritic.language.sft import sft
+from actorcritic.language.supervised import sft
 from actorcritic.runs.console import working
 from actorcritic.studies.bench import Answer, Bench
 
