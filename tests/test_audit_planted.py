@@ -5,6 +5,7 @@ from pathlib import Path
 
 import audit_subjects_estimates as estimates
 import audit_subjects_losses as losses
+import audit_subjects_preferences as preferences
 import audit_subjects_rollouts as rollouts
 import jax
 import pytest
@@ -101,12 +102,32 @@ PLANTED = [
     ("reset rows kept", "rollout", ["reset_rows_kept"], "reset-rows-dropped"),
     ("aliased observations", "rollout", ["aliased"], "observations-copied"),
     ("environments seeded alike", "rollout", ["seeded_alike"], "environments-seeded-apart"),
+    ("reference left out of DPO's loss", "dpo_loss", ["without_reference"], "reference-used"),
+    ("DPO's reference added, or swapped", "dpo_loss", ["reference_added"], "reference-subtracted"),
+    ("chosen and rejected swapped", "dpo_loss", ["swapped"], "chosen-over-rejected"),
+    ("β outside of the sigmoid", "dpo_loss", ["beta_outside"], "beta-in-the-margin"),
+    ("σ in the place of log σ", "dpo_loss", ["no_logarithm"], "log-of-sigmoid"),
+    ("DPO's loss to be maximised", "dpo_loss", ["to_maximise"], "loss-to-minimise"),
+    ("the KL of a token is paid for", "token_rewards", ["kl_added"], "kl-is-a-cost"),
+    (
+        "β left out of a token's reward",
+        "token_rewards",
+        ["coefficient_ignored"],
+        "kl-coefficient-used",
+    ),
+    ("no token pays for its KL", "token_rewards", ["no_kl"], "kl-used"),
+    ("another number than the log-ratio", "token_rewards", ["kl_positive"], "kl-estimate"),
+    ("the score lies in padding", "token_rewards", ["score_in_padding"], "score-at-the-end"),
+    ("the score is left out", "token_rewards", ["no_score"], "score-used"),
+    ("padding has a KL", "token_rewards", ["padding_pays"], "padding-left-out"),
 ]
 
 
 def subject(kind, name):
     if kind in ("advantages", "vtrace"):
         return getattr(estimates, name)
+    if kind in ("dpo_loss", "token_rewards"):
+        return getattr(preferences, name)
     return getattr(rollouts if kind == "rollout" else losses, name)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,6 @@ PAIRS = [
     for i in range(8)
 ]
 FAST: dict[str, Any] = {"quiet": True, "batch_size": 8, "learning_rate": 1e-2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _shapes() -> Iterator[None]:
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(scope="module")

@@ -611,7 +611,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "data": ("actorcritic.data.summary", "actorcritic.figures.plots", "tyro"),
     "audit": ("actorcritic.audit.command",),
     "audit-env": ("actorcritic.audit.command",),
-    "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.sft"),
+    "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.supervised"),
 }
 
 

@@ -132,7 +132,7 @@ def options_of(task: str) -> type:
             from actorcritic.language.dpo_on_pairs import DPO
 
             return with_settings(DPO, *PAIRS, VARIANT)
-    from actorcritic.language.sft import SFTSettings
+    from actorcritic.language.supervised import SFTSettings
 
     return with_settings(SFTSettings, *SFT)
 
@@ -289,7 +289,7 @@ def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sft(rest: list[str]) -> int:
-    from actorcritic.language.sft import SFTSettings, sft
+    from actorcritic.language.supervised import SFTSettings, sft
 
     usage = "language sft --model DIR|new:tiny --data texts.jsonl [--out runs/sft]"
     _, options = read(usage, options_of("sft"), rest, 0)
@@ -388,10 +388,13 @@ class Task(NamedTuple):
     modules: tuple[str, ...]  # that it imports
 
 
+_SUPERVISED = "actorcritic.language.supervised"
 _MODEL = ("actorcritic.language.model", "actorcritic.runs.run", "tyro")
 TASKS: dict[str, Task] = {
     "sft": Task(
-        _sft, "learn texts, answers to prompts, or chats", ("actorcritic.language.sft", *_MODEL)
+        _sft,
+        "learn texts, answers to prompts, or chats",
+        (_SUPERVISED, *_MODEL),
     ),
     "reward": Task(
         _reward, "learn a reward model from preferences", ("actorcritic.language.tuning", *_MODEL)

@@ -7,8 +7,8 @@ from .model import Model as Model
 from .ppo_on_tokens import PPO as PPO
 from .reward_model import RewardModel as RewardModel
 from .reward_model import RewardSettings as RewardSettings
-from .sft import SFTSettings as SFTSettings
-from .sft import sft as sft
+from .supervised import SFTSettings as SFTSettings
+from .supervised import sft as sft
 from .training import Trained as Trained
 from .tuning import dpo as dpo
 from .tuning import ppo as ppo

@@ -7,8 +7,8 @@ The losses, the advantages and the updates are those of language models (`ppo_on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -132,20 +132,33 @@ def distributions(
 
 
 def train_ppo(
-    world: ResponseWorld,
-    algorithm: PPO,
-    seeds: Sequence[int],
+    world: ResponseWorld, algorithm: PPO, seeds: Sequence[int]
 ) -> Float[np.ndarray, "S P R"]:
     """The distributions over responses that PPO ends with, one for each seed; one program."""
-    updates, batch = algorithm.total_steps, algorithm.batch_size
-    network, start = Table.of(world), reference_of(world)
-    reward = jnp.asarray(world.reward, jnp.float32)
-    after, ended = map(jnp.asarray, _tree(world.vocabulary, world.longest, world.end))
+    tables = _ppo(
+        replace(algorithm, kl_coefficient=1.0),
+        Table.of(world),
+        reference_of(world),
+        jnp.asarray(world.reward, jnp.float32),
+        jnp.float32(algorithm.kl_coefficient),
+        jnp.asarray(seeds),
+    )
+    return distributions(world, tables)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _ppo(
+    plain: PPO, network: Table, start: PyTree, reward: Array, beta: Array, seeds: Array
+) -> Float[Array, "S P·N V"]:
+    """β and the rewards are arguments: others are the same program."""
+    algorithm = replace(plain, kl_coefficient=beta)  # type: ignore[arg-type]
+    updates, batch = plain.total_steps, plain.batch_size
+    after, ended = map(jnp.asarray, _tree(network.vocabulary, network.longest, network.end))
 
     def score(prompt: Array, said: Responses) -> Array:
         place = jnp.zeros(batch, jnp.int32)
         row = place
-        for column in range(world.longest):
+        for column in range(network.longest):
             token, here = said.tokens[:, column], said.valid[:, column]
             row = jnp.where(here, ended[place, token], row)
             place = after[place, token]
@@ -156,7 +169,7 @@ def train_ppo(
 
         def step(learner: Any, i: Array) -> tuple[Any, None]:
             asks, acts, learns = jax.random.split(jax.random.fold_in(key, i + 1), 3)
-            prompt = jax.random.randint(asks, (batch, 1), 0, world.prompts)
+            prompt = jax.random.randint(asks, (batch, 1), 0, network.prompts)
             seen = jnp.ones_like(prompt, bool)
             said = algorithm.act(learner, prompt, seen, acts)
             rows = algorithm.batch(learner, prompt, seen, said, score(prompt[:, 0], said))
@@ -167,21 +180,39 @@ def train_ppo(
         table: Array = learner.params["policy"]["logits"]
         return table
 
-    return distributions(world, jax.jit(jax.vmap(one))(jnp.asarray(seeds)))
+    found: Array = jax.vmap(one)(seeds)
+    return found
 
 
 def train_dpo(
-    world: ResponseWorld,
-    algorithm: DPO,
-    pairs: Sequence[Pairs],
-    seeds: Sequence[int],
+    world: ResponseWorld, algorithm: DPO, pairs: Sequence[Pairs], seeds: Sequence[int]
 ) -> Float[np.ndarray, "S P R"]:
     """The distributions over responses that DPO ends with; each seed has its own pairs."""
-    assert algorithm.total_steps is not None
-    updates, batch = algorithm.total_steps, algorithm.batch_size
-    network, start = Table.of(world), reference_of(world)
-    tokens, valid = jnp.asarray(world.tokens), jnp.asarray(world.valid)
-    of_each = tuple(jnp.asarray(np.stack(part)) for part in zip(*pairs, strict=True))
+    tables = _dpo(
+        replace(algorithm, beta=1.0),
+        Table.of(world),
+        reference_of(world),
+        (jnp.asarray(world.tokens), jnp.asarray(world.valid)),
+        tuple(jnp.asarray(np.stack(part)) for part in zip(*pairs, strict=True)),
+        jnp.float32(algorithm.beta),
+        jnp.asarray(seeds),
+    )
+    return distributions(world, tables)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _dpo(
+    plain: DPO,
+    network: Table,
+    start: PyTree,
+    responses: tuple[Array, Array],
+    pairs: tuple[Array, ...],
+    beta: Array,
+    seeds: Array,
+) -> Float[Array, "S P·N V"]:
+    assert plain.total_steps is not None
+    algorithm = replace(plain, beta=beta)  # type: ignore[arg-type]
+    updates, batch, (tokens, valid) = plain.total_steps, plain.batch_size, responses
 
     def answers(prompt: Array, row: Array) -> Answers:
         return Answers(prompt[:, None], jnp.ones((batch, 1), bool), tokens[row], valid[row])
@@ -200,4 +231,5 @@ def train_dpo(
         table: Array = jax.lax.scan(step, learner, jnp.arange(updates))[0].params["logits"]
         return table
 
-    return distributions(world, jax.jit(jax.vmap(one))(jnp.asarray(seeds), of_each))
+    found: Array = jax.vmap(one)(seeds, pairs)
+    return found

@@ -144,15 +144,14 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
     """What looks wrong in a training by PPO, in plain words."""
     first, last = _ends(rows)
     said = []
-    if "gold" in last and last["reward"] > first["reward"]:
-        peak = _smooth(_column(rows, "gold"))
-        assert peak is not None
-        best = float(np.nanmax(peak))
-        if best - last["gold"] > 0.1 * max(best - first["gold"], 1e-9) and best > last["gold"]:
+    gold = _column(rows, "gold")
+    if gold is not None and last["reward"] > first["reward"]:
+        best, drop, noise = _drop(gold)
+        if drop > max(3 * noise, 0.1 * (best - first["gold"])):
             said.append(
-                f"The reward rose to the end, but the gold reward fell from {best:.3g} at its best "
-                f"to {last['gold']:.3g}: the reward model is being exploited. Stop earlier, or "
-                "raise kl_coefficient."
+                f"The reward rose, but the gold reward fell from {best:.3g} at its best to "
+                f"{best - drop:.3g}: the reward model is being exploited. Stop earlier, or raise "
+                "kl_coefficient."
             )
     if last["kl"] > 30:
         said.append(
@@ -277,6 +276,15 @@ def _ends(rows: Sequence[Row]) -> tuple[Row, Row]:
         }
 
     return mean(rows[:some]), mean(rows[-some:])
+
+
+def _drop(x: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """The best mean of a tenth of the rows, how far the last is below, and the error of that."""
+    parts = [part for part in np.array_split(x, 10) if len(part)]
+    means = np.array([part.mean() for part in parts])
+    within = np.sqrt(np.mean([part.var() for part in parts]))
+    error = np.sqrt(2 / max(len(parts[-1]), 1)) * within
+    return float(means.max()), float(means.max() - means[-1]), float(error)
 
 
 def _varies(rows: Sequence[Row], name: str) -> bool:

@@ -202,7 +202,7 @@ def masked_standardised(x: Array, valid: Bool[Array, "..."], *, shift: bool = Tr
     """Scaled to deviation 1 over the valid places, and with `shift` to mean 0; 0 elsewhere."""
     mean = masked_mean(x, valid)
     scale = jax.lax.rsqrt(masked_mean((x - mean) ** 2, valid) + 1e-8)
-    return jnp.where(valid, (x - mean * shift) * scale, 0.0)
+    return jnp.where(valid, (x - mean if shift else x) * scale, 0.0)
 
 
 def value_head(key: Key[Array, ""], width: int) -> PyTree:

@@ -318,24 +318,20 @@ class DPOTask:
         self._reference: Float[np.ndarray, "2 n"] | None = None
         network = self._network
 
-        def reference(fixed: PyTree, both: Both) -> Array:
-            trained = network.reference(None, fixed)
+        def answers(trained: PyTree, fixed: PyTree, both: Both) -> Array:
             found = [log_probs(network, trained, fixed, *side).sum(1) for side in both]
             return jnp.stack(found)
 
         def updated(
-            learner: PairLearner, fixed: PyTree, batch: PreferencePairs, progress: Array
+            learner: PairLearner, fixed: PyTree, batch: PreferencePairs, progress: Array, beta: Any
         ) -> tuple[PairLearner, Metrics]:
-            whole = replace(learner, fixed=fixed)
-            found, metrics = settings.update(whole, batch, self._key, progress)
+            whole = replace(learner, fixed=fixed)  # β is an argument: another is the same program
+            algorithm = replace(settings, beta=beta)
+            found, metrics = algorithm.update(whole, batch, self._key, progress)
             return replace(found, fixed=()), metrics
 
-        def measured(learner: PairLearner, fixed: PyTree, batch: PreferencePairs) -> Sums:
-            return settings.loss(learner.params, replace(learner, fixed=fixed), batch)
-
-        self._of_reference = jax.jit(reference)
+        self._answers = jax.jit(answers)
         self._updated = jax.jit(updated, donate_argnums=0)
-        self._measured = jax.jit(measured)
 
     @property
     def total_steps(self) -> int:
@@ -346,13 +342,21 @@ class DPOTask:
         part = training.part_of(self.model, self.settings)
         return self.settings.init(self._network, part, ())
 
-    def references(self, rows: Sequence[tuple[Answered, Answered]]) -> Float[np.ndarray, "2 n"]:
-        """log π_ref of the chosen and the rejected answers."""
+    def log_probs(
+        self, trained: PyTree, rows: Sequence[tuple[Answered, Answered]]
+    ) -> Float[np.ndarray, "2 n"]:
+        """log π of the chosen and of the rejected answers, as wholes."""
         fill = self.model.tokenizer.pad
         size = self.settings.batch_size // self.settings.accumulate
         return _in_parts(
-            rows, size, lambda part: np.asarray(self._of_reference(self._fixed, _both(part, fill)))
+            rows,
+            size,
+            lambda part: np.asarray(self._answers(trained, self._fixed, _both(part, fill))),
         )
+
+    def references(self, rows: Sequence[tuple[Answered, Answered]]) -> Float[np.ndarray, "2 n"]:
+        """The same of the reference."""
+        return self.log_probs(self._network.reference(None, self._fixed), rows)
 
     def step(self, learner: PairLearner, number: int) -> tuple[PairLearner, Metrics]:
         if self._reference is None:
@@ -361,23 +365,20 @@ class DPOTask:
         both = _both([self.data.rows[i] for i in chosen], self.model.tokenizer.pad)
         batch = PreferencePairs(*both, *self._reference[:, chosen])  # type: ignore[arg-type]
         progress = jnp.float32(number / self.total_steps)
-        return self._updated(learner, self._fixed, batch, progress)
+        return self._updated(learner, self._fixed, batch, progress, jnp.float32(self.settings.beta))
 
     def evaluate(self, learner: PairLearner) -> Mapping[str, float]:
-        """Loss, accuracy and margins of the held-out pairs."""
-        apart, size = self.data.apart, self.settings.batch_size
-        size = min(size // self.settings.accumulate, len(apart))
+        """Loss, accuracy and margin of the held-out pairs."""
+        apart = self.data.apart
         if not apart:
             return {}
-        reference, total, fill = self.references(apart), list[Sums](), self.model.tokenizer.pad
-        for start in range(0, len(apart) - size + 1, size):
-            part = slice(start, start + size)
-            batch = PreferencePairs(*_both(apart[part], fill), *reference[:, part])  # type: ignore[arg-type]
-            total.append(self._measured(learner, self._fixed, batch))
-        sums = jax.tree.map(lambda *x: float(sum(x)), *jax.device_get(total))
-        means = {name: x / sums.weight for name, x in sums.metrics.items()}
+        gains = self.log_probs(learner.params, apart) - self.references(apart)
+        margin = gains[0] - gains[1]
+        loss = self.settings.preference_loss(jnp.asarray(margin, jnp.float32))
         return {
-            f"evaluation_{n}": x for n, x in {"loss": sums.total / sums.weight, **means}.items()
+            "evaluation_loss": float(loss.mean()),
+            "evaluation_accuracy": float(((margin > 0) + 0.5 * (margin == 0)).mean()),
+            "evaluation_margin": float(self.settings.beta * margin.mean()),
         }
 
     def finish(self, learner: PairLearner, out: Path | None) -> Model:

@@ -29,7 +29,7 @@ from actorcritic.language.evaluation import best_of_n, estimate, respond, sample
 from actorcritic.language.model import Model
 from actorcritic.language.ppo_on_tokens import PPO
 from actorcritic.language.reward_model import RewardModel
-from actorcritic.language.sft import sft
+from actorcritic.language.supervised import sft
 from actorcritic.runs.console import working
 from actorcritic.studies.bench import Answer, Bench
 
@@ -466,8 +466,9 @@ def told(
             )
             for beta, row in exact.items()
         ),
-        f"Medians of {sizes.exact_seeds} seeds, with the least and the most. The last two columns "
-        "are of a world of two prompts with 40 responses each, DPO from 20,000 exact preferences.",
+        f"Of {sizes.exact_seeds} seeds the median, with the least and the most. The last two "
+        "columns are of a world of two prompts with 40 responses each, DPO from 20,000 exact "
+        "preferences.",
     )
     pictures = (
         Picture(
@@ -491,6 +492,7 @@ def told(
     )
     last = sizes.betas[-1]
     ppo = found["PPO"]
+    claimed, unclaimed = (flattery.by_claim[claim] for claim in ("false", "nothing"))
     errors = {
         name: max(abs(one.agree.value - WORLD.rate(beta)) for beta, one in of.items())
         for name, of in found.items()
@@ -499,15 +501,16 @@ def told(
     accuracy = learned.evaluations[-1].get("evaluation_accuracy") if learned.evaluations else None
     sentences = [
         f"A reward model learned from raters who like to be agreed with makes PPO agree with false "
-        f"claims in {ppo[last].agree} at β = {last:g}, where the reference did in {start.agree}: "
-        f"the learned reward went from {start.reward} to {ppo[last].reward}, and the gold reward, "
-        f"which is what was meant, from {start.gold} to {ppo[last].gold}.",
+        f"claims in {two(ppo[last].agree)} at β = {last:g}, where the reference did in "
+        f"{two(start.agree)}: the learned reward went from {two(start.reward)} to "
+        f"{two(ppo[last].reward)}, and the gold reward, which is what was meant, from "
+        f"{two(start.gold)} to {two(ppo[last].gold)}.",
         "Furthest from the formula over all β: "
         + ", ".join(f"{name} by {error:.3f}" for name, error in errors.items())
         + ". The formula knows three answers and an exact reward model; the language model learned "
         "both from data.",
         f"Best of {max(best)} answers of the reference, with no training at all, agrees in "
-        f"{best[max(best)]['agree']}.",
+        f"{two(best[max(best)]['agree'])}.",
         f"KL control limits this and does not undo it: by the formula the rate goes from "
         f"{WORLD.rate(100.0):.3f} (β = 100) to {WORLD.rate(0.05):.3f} (β = 0.05) and stays above "
         f"the reference's {WORLD.reference[0]:.2f}, as long as agreeing is paid more than the "
@@ -522,9 +525,10 @@ def told(
         + " and DPO "
         + ", ".join(f"{np.median(row['DPO']):.3f}" for row in exact.values())
         + f" of the way to the best policy, at β = {', '.join(f'{b:g}' for b in exact)}.",
-        f"By log-probability, PPO at β = {last:g}: "
-        + " ".join(str(flattery).split("\n")).replace("  ", " ")
-        + ".",
+        f"By log-probability, PPO at β = {last:g} finds the false answer the more probable one in "
+        f"{two(claimed.false)} of the held-out claims, and where nothing is claimed in "
+        f"{two(unclaimed.false)}; against the reference that is {signed(claimed.change)} and "
+        f"{signed(unclaimed.change)}.",
     ]
     if accuracy is not None:
         sentences.append(
@@ -541,6 +545,16 @@ def told(
     }
     said = page.sample_table(samples, ("reference", f"PPO, β = {last:g}"))
     return Answer(tuple(sentences), (), (rates, truth, said), pictures, numbers)
+
+
+def two(x: Estimate) -> str:
+    """With two decimals: more are not known."""
+    return x.text(lambda number: f"{number:.2f}")
+
+
+def signed(x: Estimate | None) -> str:
+    assert x is not None  # there is a reference
+    return x.text(lambda number: f"{number:+.2f}")
 
 
 def _median(x: np.ndarray | None) -> str:
