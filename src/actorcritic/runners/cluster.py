@@ -6,6 +6,7 @@ The one module that imports Ray. It knows nothing of what the workers do.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -39,14 +40,19 @@ class Lost(Exception):
     """A worker, or the machine that it was on, is gone."""
 
 
+def check_installed() -> None:
+    """UserError where there is no Ray; nothing is imported."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(NO_RAY)
+
+
 def _ray() -> Any:
+    check_installed()
     # Nothing is sent to anyone; and what Ray has to say to its own users is not ours to print.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(NO_RAY) from error
+    import ray
+
     return ray
 
 
