@@ -2,8 +2,8 @@
 
     python benchmarks/cluster_experiment.py [--steps 50000]
 
-20 variants (4 programs of 5) on 2 seeds. Both nodes say that they have as many cores as the machine:
-a task then uses as many as the one process does, and the bits have to be the same.
+20 variants (4 programs of 5) on 2 seeds. Both nodes say that they have the cores of the machine: a
+task then uses as many as the one process does, and the bits have to be the same.
 """
 
 import argparse
