@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import socket
 import sys
 import sysconfig
 import warnings
@@ -79,6 +80,7 @@ class Cluster:
                 "_system_config": HEALTH,
             }
         try:
+            _check_reachable(address)
             # JAX warns of any new process; this one begins another program at once, and is safe.
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 ray.init(address, **quiet)
@@ -186,6 +188,13 @@ class Cluster:
             self.end(worker)
         if self._mine:
             self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """OSError where nobody listens: Ray itself would try for a minute."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def tell(worker: Any, method: str, *arguments: Any) -> None:
