@@ -18,6 +18,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.envs import CartPole
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.experiments import tasks, together
+from actorcritic.runners.cluster import Cluster
 from actorcritic.runners.distributed import ClusterSession
 from actorcritic.runners.host import HostSession
 
@@ -28,8 +29,6 @@ ray: Any = pytest.importorskip("ray", reason="the extra ray is not installed")
 @pytest.fixture(scope="module", autouse=True)
 def a_cluster():
     """One for all tests here: to start it takes seconds."""
-    from actorcritic.runners.cluster import Cluster
-
     cluster = Cluster("local", cpus=max(2, jax.device_count()))
     yield cluster
     cluster.close()
@@ -158,3 +157,9 @@ def test_an_experiments_folders_come_back_as_they_would_be_here(tmp_path, monkey
 def test_an_experiment_on_a_cluster_needs_a_folder():
     with pytest.raises(UserError, match="needs a folder"):
         ac.compare(["a2c"], "CartPole-v1", cluster="local", total_steps=100, quiet=True)
+
+
+def test_an_address_at_which_nobody_is_is_named_at_once(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match=r"No cluster answers at '127\.0\.0\.1:1'"):
+        Cluster("127.0.0.1:1")

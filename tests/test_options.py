@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actorcritic import cli
+import actorcritic as ac
+from actorcritic import cli, studies
 from actorcritic.cli.commands import COMMANDS, options_of
 from actorcritic.cli.completion import SHELLS, WORDS, script
 from actorcritic.cli.options import separated
@@ -254,3 +256,30 @@ def test_other_shells_can_read_their_script(shell, tmp_path: Path):
         pytest.skip(f"{shell} is not installed")
     (tmp_path / "script").write_text(script(shell), encoding="utf-8")
     subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+# ------------------------------------------------------------------------------- on a cluster
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 2}, "workers are processes of a cluster: name it as well"),
+        ({"cluster": "local", "workers": 0}, r"workers must lie in \[1, 100000\]"),
+    ],
+)
+def test_a_cluster_is_named_right_or_not_at_all(options, message):
+    with pytest.raises(UserError, match=message):
+        ac.train("a2c", "CartPole-v1", **options)
+
+
+def test_without_ray_a_cluster_is_one_clear_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for call in (
+        lambda out: ac.train("impala", "CartPole-v1", cluster="local", out=out),
+        lambda out: ac.compare(["a2c"], "CartPole-v1", cluster="local", out=out),
+        lambda out: studies.study("S9", quick=True, cluster="local", out=out),
+    ):
+        with pytest.raises(UserError, match=r'Ray, .* Run: pip install "actorcritic\[ray\]"'):
+            call(tmp_path / "out")
+        assert not (tmp_path / "out").exists()

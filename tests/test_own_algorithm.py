@@ -131,7 +131,7 @@ class Plain:
 
     name: ClassVar[str] = "plain"
 
-    init = actor = act = update = check = notes = spread = lambda self, *_: None
+    init = actor = act = update = behaviour = check = notes = spread = lambda self, *_: None
     action_spaces = Habit.action_spaces
     collects = ac.Collects(1, 1)
 

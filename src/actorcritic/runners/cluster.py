@@ -6,7 +6,9 @@ The one module that imports Ray. It knows nothing of what the workers do.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import socket
 import sys
 import sysconfig
 import warnings
@@ -39,14 +41,19 @@ class Lost(Exception):
     """A worker, or the machine that it was on, is gone."""
 
 
+def check_installed() -> None:
+    """UserError where there is no Ray; nothing is imported."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(NO_RAY)
+
+
 def _ray() -> Any:
+    check_installed()
     # Nothing is sent to anyone; and what Ray has to say to its own users is not ours to print.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(NO_RAY) from error
+    import ray
+
     return ray
 
 
@@ -73,6 +80,7 @@ class Cluster:
                 "_system_config": HEALTH,
             }
         try:
+            _check_reachable(address)
             # JAX warns of any new process; this one begins another program at once, and is safe.
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 ray.init(address, **quiet)
@@ -180,6 +188,13 @@ class Cluster:
             self.end(worker)
         if self._mine:
             self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """OSError where nobody listens: Ray itself would try for a minute."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def tell(worker: Any, method: str, *arguments: Any) -> None:

@@ -17,6 +17,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter as setting
 from actorcritic.core.words import nearest
 from actorcritic.envs.host.environment import Autoreset
+from actorcritic.runners.cluster import check_installed
 
 Vectorization = Literal["sync", "async"]
 STEPS = "[1, 2000000000]"  # counted in 32 bits
@@ -103,7 +104,9 @@ class ResumeSettings:
                 "keep_best needs evaluations to know what is best: name evaluate_every as well, "
                 "such as evaluate_every=10000 (--evaluate-every 10000)."
             )
-        if self.workers is not None and self.cluster is None:
+        if self.cluster is not None:
+            check_installed()
+        elif self.workers is not None:
             raise UserError(
                 "workers are processes of a cluster: name it as well, such as cluster='local' "
                 "(--cluster local). Environments in processes without one: vectorization='async'."
