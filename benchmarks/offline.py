@@ -46,7 +46,8 @@ def mixed(work, algorithm, environment, steps, mix=MIX, **options):
 
 def told(scores):
     found = statistics.aggregate(np.asarray(scores), rng=np.random.default_rng(0))
-    return {"iqm": found.value, "low": found.low, "high": found.high, "scores": list(scores)}
+    row = {"iqm": found.value, "low": found.low, "high": found.high}
+    return {name: float(x) for name, x in row.items()} | {"scores": list(map(float, scores))}
 
 
 ROWS = [
@@ -59,10 +60,12 @@ ROWS = [
 ]
 
 
-def figures(work, seeds):
+def figures(work, seeds, rows):
     """What each reaches on mixed data of Pendulum-v1 (100,000) and CartPole-v1 (50,000)."""
     found = {}
     for environment, name in ROWS:
+        if rows and f"{environment} {name}" not in rows:
+            continue
         by, steps = ("sac", 100_000) if environment == "Pendulum-v1" else ("ppo", 50_000)
         data = mixed(work, by, environment, steps)
         began = time.time()
@@ -271,6 +274,7 @@ def main():
     parts = ["figures", "cheetah", "lab", "online", "estimates", "speed"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--work", type=Path, default=None)
+    parser.add_argument("--rows", nargs="+", help='of the figures, as "Pendulum-v1 iql"')
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--d3rlpy", default=sys.executable)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
@@ -282,8 +286,8 @@ def main():
     for part in asked.only:
         match part:
             case "figures":
-                for found in figures(work, asked.seeds):
-                    known[part] = found
+                for found in figures(work, asked.seeds, asked.rows):
+                    known[part] = known.get(part, {}) | found
                     out.write_text(json.dumps(known, indent=1) + "\n")
             case "cheetah":
                 known[part] = cheetah(work)

@@ -289,6 +289,7 @@ TUNED = {
         learning_rate=0.001,
         gamma=0.95,
         expectile=0.8,
+        inverse_temperature=1.0,
     ),
     ("cql", "Pendulum-v1"): tuned(
         5_000,

@@ -24,7 +24,7 @@ def dataset(source: Any) -> Dataset:
         )
     text = str(source)
     if text.startswith(MINARI):
-        from actorcritic.data import minari_sets
+        import actorcritic.data.minari_sets as minari_sets
 
         return minari_sets.load(text.removeprefix(MINARI))
     return folder.load(text)
@@ -34,7 +34,7 @@ def save(data: Dataset, target: str | Path) -> str:
     """Keep a data set as a new folder, or as minari:ID; returns what to call it by."""
     text = str(target)
     if text.startswith(MINARI):
-        from actorcritic.data import minari_sets
+        import actorcritic.data.minari_sets as minari_sets
 
         minari_sets.save(data, text.removeprefix(MINARI))
         return text
@@ -45,7 +45,7 @@ def check_free(target: str | Path) -> None:
     """UserError, before any work, where nothing new can be kept there."""
     text = str(target)
     if text.startswith(MINARI):
-        from actorcritic.data import minari_sets
+        import actorcritic.data.minari_sets as minari_sets
 
         minari_sets.check_free(text.removeprefix(MINARI))
         return

@@ -31,9 +31,12 @@ def section(comparison: Analysis, title: str | None = None) -> Section:
         labels = sorted(labels, key=ordered.values.__getitem__)
     shown = labels if ordered is not None else _shown(comparison)
     how: dict[str, Any] = {"seconds": _seconds(comparison), "ordered": ordered is not None}
+    how["across"] = comparison.across
     pictures = [_over_setting(comparison, each) for each in settings]
     episodes = [(label, comparison.episodes[label]) for label in shown]
-    if any(len(table.step) for _, table in episodes):
+    # From data, all episodes are those of the evaluations below.
+    of_training = not comparison.runs[comparison.reference].learns_from_data
+    if of_training and any(len(table.step) for _, table in episodes):
         figure = plots.returns_and_lengths(
             episodes, "", comparison.thresholds, window=comparison.window, **how
         )

@@ -484,12 +484,13 @@ def diagnostics(
     *,
     seconds: Mapping[str, float] | None = None,
     ordered: bool = False,
+    across: str = STEPS,
 ) -> Figure:
     """What updates reported, one panel a metric: interquartile means over each variant's seeds.
 
     Each seed's metrics are smoothed with a moving mean over a thirtieth of its rows first. The
     panels are of the metrics that say most, up to so many, that any of the runs has and that do
-    not stay the same. `seconds` and `ordered` are as in `returns_and_lengths`.
+    not stay the same. `seconds`, `ordered` and `across` are as in `returns_and_lengths`.
     """
     found = {name for _, table in runs if len(table.seed) for name in table.names}
     known = [name for name in _DIAGNOSTICS if name in found]
@@ -528,7 +529,7 @@ def diagnostics(
                 axes.set_ylim(max(bottom - 0.05, -1.05), 1.05)
             axes.tick_params(labelsize=8, labelbottom=True)
             if i + columns >= len(panels):
-                axes.set_xlabel(STEPS, color=INK, fontsize=8)
+                axes.set_xlabel(across, color=INK, fontsize=8)
         legend(figure, labels, palette)
     return figure
 

@@ -27,6 +27,7 @@ from actorcritic.figures.html import Animation, Picture, Section, Table
 from actorcritic.runs.console import working
 from actorcritic.runs.run import Run, prepare_jax
 from actorcritic.runs.settings import ResumeSettings
+from actorcritic.runs.training import EPISODES_BETWEEN
 from actorcritic.studies.catalogue import STUDIES
 
 QUICK = "quick: shows that it works, proves nothing"
@@ -71,7 +72,8 @@ class Bench:
         seeds: tuple[int, ...] | None = None,
     ) -> dict[str, Run]:
         """Finished runs of all variants; what the folder has already is not trained again."""
-        episodes = 10 if self.quick else 100
+        # From data, as many as between: they share a compiled program.
+        episodes = (10 if data is None else EPISODES_BETWEEN) if self.quick else 100
         how = ResumeSettings(
             evaluation_episodes=episodes,
             quiet=self.quiet,
