@@ -115,6 +115,14 @@ def test_feedback_late_twice_contradicted_and_for_nobody(path):
                 decider.feedback(id, success=True)
         assert decider.log.counts() == (1, 1)
         assert decider.learn() == 1
+        # What was refused or repeated leaves no gap in the order in which is learned.
+        other = decider.choose("b")
+        decider.feedback(other.id, success=False)
+        assert (
+            decider.feedback_many([(other.id, -0.1), (choice.id, 7.0)])[1].status == "contradicted"
+        )
+        decider.feedback(decider.choose("c").id, success=True)
+        assert decider.learn() == 3
 
 
 @pytest.mark.parametrize(
