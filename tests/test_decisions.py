@@ -720,3 +720,16 @@ def test_learning_that_fails_is_told_and_tried_again(path, monkeypatch):
             threading.Event().wait(0.1)
         assert decider.learned == 1
         assert decider.failure is None
+
+
+def test_a_probability_does_not_depend_on_what_shares_its_transaction():
+    policy = policy_of(4, [50] * 4)
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    x[::2, 1:] = 0  # sparse rows as well
+    allowed = np.ones((30, 4), bool)
+    together = policy.probabilities(x, allowed, 0.02, None, 0)
+    for i in range(30):
+        alone = policy.probabilities(x[i : i + 1], allowed[i : i + 1], 0.02, None, 0)
+        np.testing.assert_array_equal(alone[0], together[i])
+    many = np.tile(x, (50, 1))
+    np.testing.assert_allclose(policy.actor(many)[:30], policy.actor(x), rtol=1e-4, atol=1e-5)
