@@ -280,6 +280,15 @@ def test_what_a_log_cannot_be_opened_with(path, tmp_path):
         agent(path)
 
 
+def test_what_is_closed_says_so(path):
+    decider = agent(path)
+    decider.close()
+    decider.close()
+    for call in (lambda: decider.choose("a"), lambda: decider.pending, decider.learn):
+        with pytest.raises(UserError, match="closed"):
+            call()
+
+
 def test_learning_in_the_background(path):
     with Decider(path, ACTIONS) as decider:
         some_experience(decider, 30)

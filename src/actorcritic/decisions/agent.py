@@ -299,7 +299,8 @@ class Decider:
 
     def learn(self) -> int:
         """Learn from all outcomes in the log; returns how many that are."""
-        assert self._learner is not None
+        if self._learner is None:
+            raise UserError(f"The agent of {self._log.path} is closed; open it again.")
         with self._learning:
             self._learner.learn()
             self._policy = self._learner.policy()

@@ -110,7 +110,7 @@ class Log:
         if synchronous not in ("normal", "full"):
             raise UserError(f"synchronous is 'normal' or 'full', not {synchronous!r}.")
         self.path = _checked(Path(path))
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), False
         try:
             self._connection = sqlite3.connect(
                 self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -160,12 +160,18 @@ class Log:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UserError(f"The log {self.path} is closed; open it again.")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; acknowledged once it is left. Only one process writes at a time."""
         with self._lock:
+            self._check_open()
             if self._connection.in_transaction:  # part of a larger one
                 yield
                 return
@@ -191,6 +197,7 @@ class Log:
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
+            self._check_open()
             return self._connection.execute(query, values).fetchall()
 
     # ------------------------------------------------------------------ settings and actions
