@@ -115,6 +115,14 @@ def test_feedback_late_twice_contradicted_and_for_nobody(path):
                 decider.feedback(id, success=True)
         assert decider.log.counts() == (1, 1)
         assert decider.learn() == 1
+        # What was refused or repeated leaves no gap in the order in which is learned.
+        other = decider.choose("b")
+        decider.feedback(other.id, success=False)
+        assert (
+            decider.feedback_many([(other.id, -0.1), (choice.id, 7.0)])[1].status == "contradicted"
+        )
+        decider.feedback(decider.choose("c").id, success=True)
+        assert decider.learn() == 3
 
 
 @pytest.mark.parametrize(
@@ -270,6 +278,15 @@ def test_what_a_log_cannot_be_opened_with(path, tmp_path):
         newer.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     with pytest.raises(UserError, match="newer version"):
         agent(path)
+
+
+def test_what_is_closed_says_so(path):
+    decider = agent(path)
+    decider.close()
+    decider.close()
+    for call in (lambda: decider.choose("a"), lambda: decider.pending, decider.learn):
+        with pytest.raises(UserError, match="closed"):
+            call()
 
 
 def test_learning_in_the_background(path):
@@ -712,3 +729,16 @@ def test_learning_that_fails_is_told_and_tried_again(path, monkeypatch):
             threading.Event().wait(0.1)
         assert decider.learned == 1
         assert decider.failure is None
+
+
+def test_a_probability_does_not_depend_on_what_shares_its_transaction():
+    policy = policy_of(4, [50] * 4)
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    x[::2, 1:] = 0  # sparse rows as well
+    allowed = np.ones((30, 4), bool)
+    together = policy.probabilities(x, allowed, 0.02, None, 0)
+    for i in range(30):
+        alone = policy.probabilities(x[i : i + 1], allowed[i : i + 1], 0.02, None, 0)
+        np.testing.assert_array_equal(alone[0], together[i])
+    many = np.tile(x, (50, 1))
+    np.testing.assert_allclose(policy.actor(many)[:30], policy.actor(x), rtol=1e-4, atol=1e-5)

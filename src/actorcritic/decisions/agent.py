@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -248,8 +248,8 @@ class Decider:
         with self._log.transaction():
             self._check_count(len({*self._names, *checked}))
             self._log.set_actions(checked, True)
-            self._seen = -1
-            self._refresh()
+        self._seen = -1
+        self._refresh()
 
     def remove_actions(self, *names: str) -> None:
         """Let actions be chosen no more. What was learned of them stays."""
@@ -262,8 +262,8 @@ class Decider:
             if self.fallback in names:
                 raise UserError(f"{self.fallback!r} is the fallback, and has to stay.")
             self._log.set_actions(names, False)
-            self._seen = -1
-            self._refresh()
+        self._seen = -1
+        self._refresh()
 
     # ------------------------------------------------------------------ feedback
 
@@ -299,7 +299,8 @@ class Decider:
 
     def learn(self) -> int:
         """Learn from all outcomes in the log; returns how many that are."""
-        assert self._learner is not None
+        if self._learner is None:
+            raise UserError(f"The agent of {self._log.path} is closed; open it again.")
         with self._learning:
             self._learner.learn()
             self._policy = self._learner.policy()
@@ -345,13 +346,24 @@ class Decider:
         """Write a page on what was decided and what became of it."""
         from actorcritic.decisions.report import report
 
-        return report(self._log, path, self._policy)
+        with self._reader() as log:
+            return report(log, path, self._policy)
 
     def export(self, path: str | Path) -> Path:
         """Write every decision as a line of JSON."""
         from actorcritic.decisions.records import export
 
-        return export(self._log, Path(path))
+        with self._reader() as log:
+            return export(log, Path(path))
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Log]:
+        """A connection of its own, so that what takes long to read keeps no decision waiting."""
+        log = Log(self._log.path)
+        try:
+            yield log
+        finally:
+            log.close()
 
     @property
     def log(self) -> Log:

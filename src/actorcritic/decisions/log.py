@@ -33,7 +33,7 @@ APPLICATION = 0x41434443  # "ACDC" in the header: no other program's database is
 SCHEMA = 1
 PATIENCE = 30.0  # seconds to wait for another process that writes
 TOKEN = 8  # bytes that nobody guesses, in the id of a decision
-KEPT_SNAPSHOTS = 2
+KEPT_SNAPSHOTS = 2  # of each version that makes them
 PAGES = 4000  # of 4 KiB in the WAL, before SQLite copies them into the file
 
 TABLES = """
@@ -62,9 +62,10 @@ CREATE TABLE feedback (
     reward   REAL NOT NULL
 );
 CREATE TABLE snapshots (              -- a cache: what is rebuilt from the rows above
-    learned INTEGER PRIMARY KEY,      -- outcomes
     made_by TEXT NOT NULL,            -- versions; another version rebuilds
-    state   BLOB NOT NULL             -- safetensors
+    learned INTEGER NOT NULL,         -- outcomes
+    state   BLOB NOT NULL,            -- safetensors
+    PRIMARY KEY (made_by, learned)
 );
 """
 
@@ -109,7 +110,7 @@ class Log:
         if synchronous not in ("normal", "full"):
             raise UserError(f"synchronous is 'normal' or 'full', not {synchronous!r}.")
         self.path = _checked(Path(path))
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), False
         try:
             self._connection = sqlite3.connect(
                 self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -159,12 +160,18 @@ class Log:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UserError(f"The log {self.path} is closed; open it again.")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; acknowledged once it is left. Only one process writes at a time."""
         with self._lock:
+            self._check_open()
             if self._connection.in_transaction:  # part of a larger one
                 yield
                 return
@@ -190,6 +197,7 @@ class Log:
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
+            self._check_open()
             return self._connection.execute(query, values).fetchall()
 
     # ------------------------------------------------------------------ settings and actions
@@ -250,15 +258,15 @@ class Log:
         number = self._number(id)
         if number is None:
             return Feedback(id, "unknown", np.nan)
-        cursor = self._connection.execute(
-            "INSERT INTO feedback VALUES (NULL, ?, ?, ?) ON CONFLICT (decision) DO NOTHING",
-            (number, when, reward),
-        )
-        if cursor.rowcount:
-            return Feedback(id, "recorded", reward)
+        # Asked first: an insertion that is ignored would use up a number of the order of learning.
         query = "SELECT reward FROM feedback WHERE decision = ?"
-        stands = self._connection.execute(query, (number,)).fetchone()[0]
-        return Feedback(id, "repeated" if stands == reward else "contradicted", stands)
+        known = self._connection.execute(query, (number,)).fetchone()
+        if known is not None:
+            return Feedback(id, "repeated" if known[0] == reward else "contradicted", known[0])
+        self._connection.execute(
+            "INSERT INTO feedback VALUES (NULL, ?, ?, ?)", (number, when, reward)
+        )
+        return Feedback(id, "recorded", reward)
 
     def _number(self, id: str) -> int | None:
         """The number of a decision, if there is one of this id."""
@@ -272,10 +280,11 @@ class Log:
 
     def counts(self) -> tuple[int, int]:
         """Decisions, and those of them whose reward is known."""
-        count = "SELECT (SELECT coalesce(max(number), 0) FROM {}) - 0"
-        decisions, feedback = (
-            self.read(count.format(table))[0][0] for table in ("decisions", "feedback")
+        query = (
+            "SELECT (SELECT coalesce(max(number), 0) FROM decisions), "
+            "(SELECT coalesce(max(number), 0) FROM feedback)"
         )
+        decisions, feedback = self.read(query)[0]
         return decisions, feedback
 
     def outcomes(self, after: int, until: int) -> list[Outcome]:
@@ -312,18 +321,14 @@ class Log:
         found = self.read(query, (made_by, most))
         return found[0] if found else None
 
-    def newest_snapshot(self, made_by: str) -> int:
-        query = "SELECT coalesce(max(learned), 0) FROM snapshots WHERE made_by = ?"
-        return self.read(query, (made_by,))[0][0]
-
     def save_snapshot(self, learned: int, made_by: str, state: bytes) -> None:
         with self.transaction():
             run = self._connection.execute
-            run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (learned, made_by, state))
+            run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (made_by, learned, state))
             run(
-                "DELETE FROM snapshots WHERE learned NOT IN "
-                "(SELECT learned FROM snapshots ORDER BY learned DESC LIMIT ?)",
-                (KEPT_SNAPSHOTS,),
+                "DELETE FROM snapshots WHERE made_by = ? AND learned NOT IN (SELECT learned FROM "
+                "snapshots WHERE made_by = ? ORDER BY learned DESC LIMIT ?)",
+                (made_by, made_by, KEPT_SNAPSHOTS),
             )
 
 

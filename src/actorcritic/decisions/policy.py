@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 TRIAL = 10  # outcomes of an action after which half of its trial share is gone
 CLIPPED = 10.0  # deviations from the mean, of a number of a vector
 PRIOR = 10  # rows, that the scale of vectors is shrunk by
+MANY_ROWS = 1_000  # from which on speed is all that counts: pages and evaluations
 TINY = 1e-12
 
 
@@ -26,9 +27,28 @@ class Arrays(NamedTuple):
     out_bias: Float[np.ndarray, " K"]
 
     def __call__(self, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N K"]:
-        hidden = np.maximum(x @ self.weight + self.bias, 0)
+        hidden = np.maximum(_product(x, self.weight) + self.bias, 0)
         hidden *= np.float32(1 / np.sqrt(self.weight.shape[1]))
-        return hidden @ self.out_weight + self.out_bias
+        return _product(hidden, self.out_weight) + self.out_bias
+
+
+def _product(x: Float[np.ndarray, "N n"], matrix: Float[np.ndarray, "n m"]) -> np.ndarray:
+    """x @ matrix; of few rows without BLAS, row by row.
+
+    BLAS would wake other threads for it, which takes milliseconds where a machine is busy, and its
+    last bits depend on how many rows there are: a probability must not depend on which decisions
+    share a transaction. Of a hashed text most numbers are 0, and are left out.
+    """
+    if len(x) > MANY_ROWS:
+        return x @ matrix
+    found = np.empty((len(x), matrix.shape[1]), np.float32)
+    for i, row in enumerate(x):
+        some = np.flatnonzero(row)
+        if 2 * len(some) > len(row):
+            found[i] = np.einsum("i,ij->j", row, matrix)
+        else:
+            found[i] = np.einsum("i,ij->j", row[some], matrix[some])
+    return found
 
 
 @dataclass

@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -40,6 +41,7 @@ MOST_WAITING = 10_000  # requests; of more, the server says that it is busy
 AT_ONCE = 256  # requests of one transaction
 LEAST_TOKEN = 16  # characters
 REPORT_SECONDS = 10.0  # that a report is given again before it is made anew
+TURN = 2e-4  # seconds that a thread may keep the others waiting: the one that learns is not urgent
 LOOK_EVERY = 0.1  # seconds between two looks at whether to stop
 STOPPING = 10.0  # seconds for requests under way
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -406,6 +408,7 @@ def serve(
         number: signal.signal(number, lambda *_: asked.set())
         for number in (signal.SIGTERM, signal.SIGINT)
     }
+    sys.setswitchinterval(TURN)
     shown = f"[{host}]" if ":" in host else host
     say(f"Serving {path} on http://{shown}:{listening.getsockname()[1]} (Ctrl-C ends it)")
     try:
