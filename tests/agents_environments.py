@@ -89,11 +89,16 @@ class Steady(Relay):
 class Uneven(Steady):
     """Agents whose vectors and actions differ; the second's mask forbids its last action."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._sees = [spaces.Box(-1.0, 1.0, (1 + k,), np.float32) for k in range(3)]
+        self._acts = [spaces.Discrete(2 + k) for k in range(3)]
+
     def observation_space(self, agent: str) -> spaces.Space:
-        return spaces.Box(-1.0, 1.0, (1 + NAMES.index(agent),), np.float32)
+        return self._sees[NAMES.index(agent)]
 
     def action_space(self, agent: str) -> spaces.Space:
-        return spaces.Discrete(2 + NAMES.index(agent))
+        return self._acts[NAMES.index(agent)]
 
     def seen(self, agent: str) -> Any:
         return np.full(1 + NAMES.index(agent), 0.5, np.float32)
@@ -156,6 +161,7 @@ class Returning(Steady):
     def step(self, actions: dict[str, Any]) -> Any:
         observations, rewards, terminated, truncated, infos = super().step(actions)
         terminated["runner_1"] = self.time == 1
+        observations = {name: self.seen(name) for name in NAMES}
         return observations, rewards, terminated, truncated, infos
 
 

@@ -2,8 +2,8 @@
 
 It is simple_spread with three agents. CHECKOUT is a clone of its repository; the script that is
 timed is its baselines/IPPO/ippo_ff_mpe.py as it is, but for what it sends to a server. CONFIG is a
-JSON object with its settings. Runs once to compile, and prints a JSON line with the steps per second
-of a second run.
+JSON object with its settings. Runs once to compile, and prints a JSON line with the steps per
+second of a second run.
 """
 
 import json
