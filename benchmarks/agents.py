@@ -1,13 +1,14 @@
 """Several agents: what the presets reach beside what can be reached, and steps a second.
 
     python benchmarks/agents.py references
-    python benchmarks/agents.py learning [--only ROW ...] [--seeds 10] [--seed 0]
+    python benchmarks/agents.py learning [--only ROW ...] [--seeds 10] [--seed 0] [--runs FOLDER]
     python benchmarks/agents.py speed [--jaxmarl PYTHON CHECKOUT] [--torchrl PYTHON] [--repeats 3]
 
 `references` plays random actions, none, and the best assignment that is known, in the compiled
-particle world and in the package mpe2. `learning` trains each preset on seeds that it was not
-tuned on, and evaluates it with 100 deterministic episodes a seed; policies of simple-spread act in
-mpe2 itself, too. Written to benchmarks/results/agents.json, a part at a time.
+particle world. `learning` trains each preset on seeds that it was not tuned on, and evaluates it with
+100 deterministic episodes a seed; policies of simple-spread act in mpe2 itself, too. With `--runs`, a
+training that was stopped goes on where it was. `speed` has each side in a process of its own, in
+turns. Written to benchmarks/results/agents.json, a part at a time.
 """
 
 import argparse
@@ -155,9 +156,11 @@ def references() -> dict[str, Any]:
 # ------------------------------------------------------------------------- what is learned
 
 
-def learned(name: str, world: str, seeds: list[int]) -> dict[str, Any]:
+def learned(name: str, world: str, seeds: list[int], runs: Path | None) -> dict[str, Any]:
     preset, start = PRESETS[name, world], time.perf_counter()
-    run = ac.train(name, world, seeds=seeds)
+    out = None if runs is None else runs / f"{name}-{world}"
+    begun = out is not None and (out / "run.json").exists()
+    run = ac.resume(out) if begun else ac.train(name, world, seeds=seeds, out=out)
     assert run.final_evaluation is not None
     returns = run.final_evaluation.returns
     summary = statistics.summary(returns)
@@ -276,6 +279,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="ROW", help="'mappo simple-spread'")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="to keep the runs in")
     parser.add_argument("--jaxmarl", nargs=2, metavar=("PYTHON", "CHECKOUT"))
     parser.add_argument("--torchrl", metavar="PYTHON")
     parser.add_argument("--repeats", type=int, default=3)
@@ -300,7 +304,10 @@ def main() -> None:
             if options.only and f"{name} {world}" not in options.only:
                 continue
             seeds = list(range(options.seed, options.seed + options.seeds))
-            results.setdefault("learning", {})[f"{name} {world}"] = learned(name, world, seeds)
+            results.setdefault("learning", {})[f"{name} {world}"] = learned(
+                name, world, seeds, options.runs
+            )
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -1,7 +1,7 @@
-"""Train MAPPO with TorchRL on mpe2's simple_spread, in its own environment: `torchrl_train.py CONFIG`.
+"""Train MAPPO with TorchRL, in an environment of its own: `torchrl_train.py CONFIG`.
 
-CONFIG is a JSON object with `steps`. After a first batch, prints a JSON line with the environment
-steps per second of collecting and learning.
+It is mpe2's simple_spread with three agents. CONFIG is a JSON object with `steps`. After a first
+batch, prints a JSON line with the environment steps per second of collecting and learning.
 """
 
 import json
