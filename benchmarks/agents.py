@@ -5,10 +5,10 @@
     python benchmarks/agents.py speed [--jaxmarl PYTHON CHECKOUT] [--torchrl PYTHON] [--repeats 3]
 
 `references` plays random actions, none, and the best assignment that is known, in the compiled
-particle world. `learning` trains each preset on seeds that it was not tuned on, and evaluates it with
-100 deterministic episodes a seed; policies of simple-spread act in mpe2 itself, too. With `--runs`, a
-training that was stopped goes on where it was. `speed` has each side in a process of its own, in
-turns. Written to benchmarks/results/agents.json, a part at a time.
+particle world. `learning` trains each preset on seeds that it was not tuned on, and evaluates it
+with 100 deterministic episodes a seed; policies of simple-spread act in mpe2 itself, too. With
+`--runs`, a training that was stopped goes on where it was. `speed` has each side in a process of
+its own, in turns. Written to benchmarks/results/agents.json, a part at a time.
 """
 
 import argparse
