@@ -115,6 +115,20 @@ def ppo(task: Task) -> dict[str, Any]:
     )
 
 
+def mappo(task: Task) -> dict[str, Any]:
+    """As ppo, with what Yu et al. 2022 found to matter: values are normalised, not rewards."""
+    recipe = {
+        "normalize_reward": False,
+        "normalize_value": True,
+        "huber_delta": 10.0,
+        "clip_value": True,
+        "value_coefficient": 1.0,
+        "max_grad_norm": 10.0,
+        "entropy_coefficient": 0.01,
+    }
+    return ppo(task) | recipe
+
+
 def trpo(task: Task) -> dict[str, Any]:
     return task.rollout(minibatch=128) | task.normalization
 
@@ -149,6 +163,8 @@ def from_data(task: Task) -> dict[str, Any]:
 
 RULES: dict[str, Callable[[Task], dict[str, Any]]] = {
     "ppo": ppo,
+    "mappo": mappo,
+    "ippo": mappo,
     "trpo": trpo,
     "a2c": a2c,
     "a3c": a3c,

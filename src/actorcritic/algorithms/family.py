@@ -281,6 +281,11 @@ class PolicyGradient(Algorithm[Learner, Actor, Transition]):
                 f"episodes of more than num_steps = {self.num_steps} steps are cut there; "
                 f"{spec.id} allows {limit}."
             )
+        if len({agent.team for agent in spec.agents}) > 1:
+            said.append(
+                f"{spec.id} has several teams, and {self.name} trains one policy for all of them; "
+                "mappo and ippo train one for each."
+            )
         if isinstance(box, gymnasium.spaces.Box) and not self.squash:
             said += notes_on_bounds(box, 0.0 if self.state_dependent_std else self.initial_log_std)
         return said

@@ -31,6 +31,11 @@ class Team:
     parts: tuple[Any, ...]
     spec: EnvSpec  # of all agents
 
+    @property
+    def params(self) -> tuple[PyTree, ...]:
+        """The parameters of each group."""
+        return tuple(part.params for part in self.parts)
+
 
 class Group(NamedTuple):
     """Agents that share a policy."""
@@ -68,6 +73,9 @@ class MAPPO(PPO):
     def check(self, spec: EnvSpec) -> None:
         for group in self.groups(spec):
             super().check(group.spec)
+
+    def notes(self, spec: EnvSpec) -> list[str]:
+        return super().notes(self.groups(spec)[0].spec)  # groups differ in who they are only
 
     def spread(self, axis: str, over: int, spec: EnvSpec) -> Any:
         parts = [super(MAPPO, self).spread(axis, over, each.spec) for each in self.groups(spec)]

@@ -75,6 +75,23 @@ MINATAR_PPO = tuned(
     activation="relu",
 )
 
+# Much as Yu et al. 2022 train the particle world, with smaller batches and a shorter horizon.
+PARTICLES: dict[str, Any] = {
+    "num_envs": 32,
+    "num_steps": 25,
+    "num_epochs": 5,
+    "num_minibatches": 4,
+    "gamma": 0.95,
+    "learning_rate": 2e-3,
+    "learning_rate_schedule": "linear",
+    "entropy_coefficient": 0.01,
+    "normalize_value": True,
+    "huber_delta": 10.0,
+    "clip_value": True,
+    "value_coefficient": 1.0,
+    "max_grad_norm": 10.0,
+}
+
 TUNED = {
     ("ppo", "CartPole-v1"): tuned(
         100_000,
@@ -333,6 +350,11 @@ TUNED = {
 } | {
     ("ppo", f"gymnax:{game}-MinAtar"): MINATAR_PPO
     for game in ("Breakout", "SpaceInvaders", "Asterix", "Freeway")
+}
+TUNED |= {
+    (name, world): (3_000_000, PARTICLES)
+    for name in ("mappo", "ippo")
+    for world in ("simple-spread", "simple-speaker-listener", "simple-tag")
 }
 PRESETS = {
     (name, id): Preset(name, *row, f"The tuned preset of {name} for {id}.")

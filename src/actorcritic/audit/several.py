@@ -312,13 +312,13 @@ def _check_seeds(environment: Any, notes: Notes) -> None:
         pairs = enumerate(zip(first, second, strict=False))
         k = next((k for k, (a, b) in pairs if not _equal(a, b)), min(len(first), len(second)))
         notes.fail(
-            "seeds-reproduce",
+            "same-seed-same-trajectory",
             "The same seed and the same actions give another episode.",
             "No run can be repeated, and no bug found again.",
             f"step {k} of the episodes with seed 1\nexpected twice the same, actual two episodes",
             "Draw all randomness from a generator that reset(seed=…) seeds.",
         )
-    notes.hold("seeds-reproduce")
+    notes.hold("same-seed-same-trajectory")
 
 
 def _advise_of_limit(lengths: list[tuple[int, bool, bool]], notes: Notes) -> None:

@@ -19,7 +19,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Agent, EnvSpec, Observation, Step
@@ -81,7 +81,7 @@ class Bodies:
         pairs = solid[:count, None] & solid & ~np.eye(count, len(solid), dtype=bool)
         if not pairs.any():
             return jnp.zeros_like(position[:count])
-        apart = position[:count, None] - position
+        apart = position[:count, None] - position[None]
         distance = jnp.sqrt(jnp.sum(apart**2, axis=-1))
         overlap = (jnp.asarray(self._reach, position.dtype) - distance) / CONTACT_MARGIN
         strength = CONTACT_FORCE * CONTACT_MARGIN * jnp.logaddexp(0.0, overlap)
@@ -93,11 +93,12 @@ class Bodies:
         size = np.asarray(self.size)
         return size[: self.agents, None] + size
 
-    def touching(self, state: Particles) -> Bool[Array, "N N"]:
-        """Which agents overlap; each one itself as well."""
+    def touching(self, state: Particles) -> Float[Array, "N N"]:
+        """1 where two agents overlap, each one with itself as well; else 0."""
         agents = state.position[: self.agents]
-        distance = jnp.sqrt(jnp.sum((agents[:, None] - agents) ** 2, axis=-1))
-        return distance < jnp.asarray(self._reach[:, : self.agents], agents.dtype)
+        distance = jnp.sqrt(jnp.sum((agents[:, None] - agents[None]) ** 2, axis=-1))
+        reach = jnp.asarray(self._reach[:, : self.agents], agents.dtype)
+        return (distance < reach).astype(agents.dtype)
 
 
 def _scattered(
@@ -198,7 +199,7 @@ class SimpleSpread:
     ) -> tuple[Particles, Step]:
         state = self.bodies.moved(state, action)
         agents, landmarks = state.position[: self.agents], state.position[self.agents :]
-        distance = jnp.sqrt(jnp.sum((landmarks[:, None] - agents) ** 2, axis=-1))
+        distance = jnp.sqrt(jnp.sum((landmarks[:, None] - agents[None]) ** 2, axis=-1))
         shared = -jnp.sum(jnp.min(distance, axis=1))
         bumps = 1.0 - jnp.sum(self.bodies.touching(state), axis=1)
         reward = shared * (1 - self.local_ratio) + bumps * self.local_ratio
@@ -212,8 +213,8 @@ class SimpleSpread:
                 [
                     state.velocity[k],
                     position[k],
-                    (landmarks - position[k]).reshape(-1),
-                    _others(position - position[k], k),
+                    (landmarks - position[k][None]).reshape(-1),
+                    _others(position - position[k][None], k),
                     jnp.zeros(2 * (n - 1)),
                 ]
             )
@@ -266,7 +267,7 @@ class SimpleSpeakerListener:
 
     def _seen(self, state: Particles) -> list[Array]:
         colour = jnp.asarray(self.colours, state.position.dtype)[state.goal]
-        marks = (state.position[2:] - state.position[1]).reshape(-1)
+        marks = (state.position[2:] - state.position[1][None]).reshape(-1)
         return [colour, jnp.concatenate([state.velocity[1], marks, state.message])]
 
     def render(
@@ -336,9 +337,9 @@ class SimpleTag:
         x = jnp.abs(state.position[bad : self.agents])
         outside = jnp.minimum(jnp.exp(2 * x - 2), 10.0)
         border = jnp.where(x < 0.9, 0.0, jnp.where(x < 1.0, (x - 0.9) * 10, outside))
-        hunters = jnp.full(bad, 10.0) * jnp.sum(caught)
+        hunters = jnp.full(bad, 10.0 * jnp.sum(caught))
         hunted = -10.0 * jnp.sum(caught, axis=0) - jnp.sum(border, axis=1)
-        reward = jnp.concatenate([hunters, hunted.astype(hunters.dtype)])
+        reward = jnp.concatenate([hunters, hunted])
         return state, _stepped(self.spec, self._seen(state), reward)
 
     def _seen(self, state: Particles) -> list[Array]:
@@ -349,8 +350,8 @@ class SimpleTag:
                 [
                     state.velocity[k],
                     position[k],
-                    (obstacles - position[k]).reshape(-1),
-                    _others(position - position[k], k),
+                    (obstacles - position[k][None]).reshape(-1),
+                    _others(position - position[k][None], k),
                     *(state.velocity[j] for j in range(bad, n) if j != k),
                 ]
             )

@@ -245,13 +245,15 @@ class Collector:
         found = []
         parts = (batch.observation, batch.action, batch.reward, batch.next_observation)
         for part, tree in enumerate(parts):
-            for x in jax.tree.leaves(tree):
+            for path, x in jax.tree_util.tree_leaves_with_path(tree):
                 if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
                     t, b = np.argwhere(~np.isfinite(x))[0][:2]
-                    found.append((int(t), part, int(b), x[t, b]))
+                    # What an agent sees itself says more than the state, which all have.
+                    shared = spaces.GLOBAL in jax.tree_util.keystr(path)
+                    found.append((int(t), part, shared, int(b), x[t, b]))
         if not found:
             return
-        t, part, b, value = min(found, key=lambda row: row[:3])
+        t, part, _, b, value = min(found, key=lambda row: row[:4])
         b, agent = divmod(b, self._spec.columns)
         who = f", agent '{self._spec.agents[agent].name}'" if self._spec.agents else ""
         place = f"step {t + 1} of {name}, environment {b}{who}"

@@ -98,14 +98,22 @@ class HostEnvironment:
     def spec(self) -> EnvSpec:
         """The spaces and the time limit, asked of one instance."""
         if self.vector is not None:
-            limit = self.vector.spec.max_episode_steps if self.vector.spec else None
-            return EnvSpec(
-                self.id,
-                self.vector.single_observation_space,
-                self.vector.single_action_space,
-                limit,
-            )
+            several = self._first_of_vector
+            if several is not None:
+                return replace(several, id=self.id)
+            return self._spec_of_vector(self.vector)
         return self._described[0]
+
+    def _spec_of_vector(self, vector: VectorEnv) -> EnvSpec:
+        limit = vector.spec.max_episode_steps if vector.spec else None
+        spaces = vector.single_observation_space, vector.single_action_space
+        return EnvSpec(self.id, *spaces, limit)
+
+    @property
+    def _first_of_vector(self) -> EnvSpec | None:
+        """The agents of the environments in a VectorEnv, where they have several."""
+        several = getattr(self.vector, "envs", None)
+        return getattr(several[0].unwrapped, "agents_spec", None) if several else None
 
     @cached_property
     def _described(self) -> tuple[EnvSpec, masks.Source | None, EnvSpec | None]:
@@ -170,7 +178,11 @@ class HostEnvironment:
 
     def stepper(self, environments: VectorEnv) -> Stepper | ColumnStepper:
         """What steps environments of this one."""
-        packed = None if self.vector is not None else self._described[2]
+        packed = None
+        if self.vector is None:
+            packed = self._described[2]
+        elif self._first_of_vector is not None:
+            packed = self._spec_of_vector(self.vector)
         if packed is None:
             return Stepper(environments, self.spec)
         return ColumnStepper(environments, self.spec, packed)
