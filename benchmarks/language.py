@@ -1,6 +1,7 @@
 """Language models: generation beside transformers, tokens a second, and memory.
 
-    python benchmarks/language.py generation --peer PYTHON [--only small|gpt2] [--repeats 5]
+    python benchmarks/language.py generation --peer PYTHON [--only small|gpt2]
+                                     [--work 64+64] [--repeats 5]
     python benchmarks/language.py training [--only small|gpt2]
     python benchmarks/language.py memory
 
@@ -38,7 +39,8 @@ SMALL = {
     "tie_word_embeddings": True,
 }
 BATCH = 32
-WORK = [(16, 64), (64, 64), (16, 128)]  # tokens of a prompt, new tokens
+Work = list[tuple[int, int]]  # tokens of a prompt, new tokens
+WORK: Work = [(16, 64), (64, 64), (16, 128)]
 PEAK = {"H100": 989e12, "H200": 989e12}  # floating-point operations a second, dense bfloat16
 
 
@@ -52,7 +54,7 @@ def ours(shape: str, dtype: str = "float32") -> tuple[Any, Any]:
     return decoder.init(jax.random.key(0), config, dtype), config
 
 
-def side_ours(shape: str, clock: Callable[[], float], repeats: int) -> dict[str, float]:
+def side_ours(shape: str, work: Work, clock: Callable[[], float], repeats: int) -> dict[str, float]:
     import jax
     import numpy as np
 
@@ -60,7 +62,7 @@ def side_ours(shape: str, clock: Callable[[], float], repeats: int) -> dict[str,
 
     params, config = ours(shape)
     found = {}
-    for prompt, new in WORK:
+    for prompt, new in work:
         tokens = np.ones((BATCH, prompt), np.int32)
         best = []
         for repeat in range(repeats + 1):  # the first compiles
@@ -75,7 +77,9 @@ def side_ours(shape: str, clock: Callable[[], float], repeats: int) -> dict[str,
     return found
 
 
-def side_peer(shape: str, clock: Callable[[], float], repeats: int, cores: int) -> dict[str, float]:
+def side_peer(
+    shape: str, work: Work, clock: Callable[[], float], repeats: int, cores: int
+) -> dict[str, float]:
     import torch
     import transformers
 
@@ -88,7 +92,7 @@ def side_peer(shape: str, clock: Callable[[], float], repeats: int, cores: int) 
         config = transformers.LlamaConfig(**SMALL, **ends)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     found = {}
-    for prompt, new in WORK:
+    for prompt, new in work:
         tokens = torch.ones((BATCH, prompt), dtype=torch.long)
         best = []
         for _ in range(repeats + 1):
@@ -104,8 +108,9 @@ def side_peer(shape: str, clock: Callable[[], float], repeats: int, cores: int) 
     return found
 
 
-def generation_rows(shapes: list[str], peer: str, repeats: int, cores: int) -> None:
-    command = [str(HERE), "side", "--repeats", str(repeats), "--cores", str(cores)]
+def generation_rows(shapes: list[str], work: Work, peer: str, repeats: int, cores: int) -> None:
+    command = [str(HERE), "side", "--repeats", str(repeats), "--cores", str(cores), "--work"]
+    command += [f"{prompt}+{new}" for prompt, new in work]
     for shape in shapes:
         sides = {}
         for name, python in (("ours", sys.executable), ("transformers", peer)):
@@ -114,17 +119,19 @@ def generation_rows(shapes: list[str], peer: str, repeats: int, cores: int) -> N
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
             sides[name] = json.loads(done.stdout.splitlines()[-1])
-        for work, seconds in sides["ours"].items():
-            new = int(work.partition("+")[2])
-            other = sides["transformers"][work]
+        for name, seconds in sides["ours"].items():
+            new = int(name.partition("+")[2])
+            other = sides["transformers"][name]
             print(
-                f"{shape:6} {work:>7}: ours {BATCH * new / seconds:,.0f} tokens/s, transformers "
+                f"{shape:6} {name:>7}: ours {BATCH * new / seconds:,.0f} tokens/s, transformers "
                 f"{BATCH * new / other:,.0f}: {other / seconds:.2f} times",
                 flush=True,
             )
 
 
-def training_step(shape: str, rank: int | None, batch: int, length: int, dtype: str) -> Any:
+def training_step(
+    shape: str, rank: int | None, batch: int, length: int, dtype: str, again: bool = False
+) -> Any:
     """A compiled step of supervised fine-tuning, and what it is called with."""
     import jax
     import jax.numpy as jnp
@@ -136,7 +143,13 @@ def training_step(shape: str, rank: int | None, batch: int, length: int, dtype: 
 
     params, config = ours(shape, dtype)
     rows = [Example(np.ones(length, np.int32), np.ones(length, bool))] * batch
-    settings = SFTSettings(batch_size=batch, total_steps=100, max_length=length, lora_rank=rank)
+    settings = SFTSettings(
+        batch_size=batch,
+        total_steps=100,
+        max_length=length,
+        lora_rank=rank,
+        rematerialise=again,
+    )
     task = SFT(Model(params, config, None), rows, [], settings)  # type: ignore[arg-type]
     ones = jnp.ones((batch, length), jnp.int32)
     inputs = Sequences(ones, ones > 0, ones > 0)
@@ -169,7 +182,7 @@ def training_rows(shapes: list[str], dtype: str) -> None:
 
 def memory_rows() -> None:
     """GPT-2 small's shape, 8 × 128 tokens: what XLA allocates, and the most the process held."""
-    for rank in ("none", "8"):
+    for rank in ("none", "none,again", "8", "8,again"):
         done = subprocess.run(
             [sys.executable, str(HERE), "one-memory", "--name", rank],
             check=True, capture_output=True, text=True,
@@ -177,8 +190,10 @@ def memory_rows() -> None:
         print(done.stdout, end="", flush=True)
 
 
-def one_memory(rank: int | None) -> None:
-    step, learner, frozen, inputs, _ = training_step("gpt2", rank, 8, 128, "float32")
+def one_memory(name: str) -> None:
+    rank = None if name.startswith("none") else int(name.partition(",")[0])
+    again = name.endswith("again")
+    step, learner, frozen, inputs, _ = training_step("gpt2", rank, 8, 128, "float32", again)
     stats = step.memory_analysis()
     held = stats.argument_size_in_bytes + stats.temp_size_in_bytes
     held += stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -186,6 +201,7 @@ def one_memory(rank: int | None) -> None:
         learner, _ = step(learner, frozen, inputs, 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     kind = "all parameters" if rank is None else f"LoRA of rank {rank}"
+    kind += ", rematerialised" * again
     print(f"{kind}: {held / 2**20:,.0f} MiB by XLA, {peak / 2**20:,.0f} MiB at most in the process")
 
 
@@ -195,30 +211,34 @@ def main() -> None:
     parser.add_argument("what", choices=what)
     parser.add_argument("--peer", help="the Python of an environment with transformers")
     parser.add_argument("--only", choices=("small", "gpt2"))
+    parser.add_argument("--work", nargs="+", help="tokens of prompts + new tokens, as 64+64")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--name", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    work = WORK
+    if options.work:
+        work = [(int(a), int(b)) for a, b in (w.split("+") for w in options.work)]
     shapes = [options.only] if options.only else ["small", "gpt2"]
     if options.what == "generation":
         if options.peer is None:
             parser.error("generation needs --peer PYTHON")
-        generation_rows(shapes, options.peer, options.repeats, options.cores)
+        generation_rows(shapes, work, options.peer, options.repeats, options.cores)
     elif options.what == "training":
         training_rows(shapes, options.dtype)
     elif options.what == "memory":
         memory_rows()
     elif options.what == "one-memory":
-        one_memory(None if options.name == "none" else int(options.name))
+        one_memory(options.name)
     else:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
         clock = time.process_time if options.cores == 1 else time.perf_counter
         if options.name == "ours":
-            found = side_ours(shapes[0], clock, options.repeats)
+            found = side_ours(shapes[0], work, clock, options.repeats)
         else:
-            found = side_peer(shapes[0], clock, options.repeats, options.cores)
+            found = side_peer(shapes[0], work, clock, options.repeats, options.cores)
         print(json.dumps(found))
 
 

@@ -243,6 +243,21 @@ def test_a_run_leaves_a_model_that_learned(whole):
         np.testing.assert_array_equal(a, b)
 
 
+def test_answers_do_not_depend_on_how_prompts_are_put_together(whole):
+    model, prompts = whole.result, ["cat", "a dog and", "owl", "", "dog"]
+    asked = {"max_new_tokens": 6, "temperature": 0}
+    together = model.generate(prompts, **asked)
+    assert model.generate(prompts, batch_size=2, **asked) == together
+    assert [model.generate([prompt], **asked)[0] for prompt in prompts] == together
+
+
+def test_a_finished_training_is_only_read_again(whole):
+    again = supervised.sft(NEW, PAIRS, out=whole.out, total_steps=6, **TINY)
+    assert again.finished
+    assert len(again.metrics) == 6
+    assert len(again.evaluations) == 1
+
+
 def test_a_killed_training_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
     """Killed after each of several steps, whatever was being done then."""
     out = tmp_path / "killed"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from actorcritic import UserError
+from actorcritic.cli import main
 from actorcritic.language import agreement, page, policy, tuning, weights
 from actorcritic.language.dpo_on_pairs import DPO, IPO
 from actorcritic.language.evaluation import best_of_n, evaluate, respond
@@ -401,3 +402,37 @@ def test_a_model_that_was_taught_to_flatter_is_found_out(model: Model) -> None:
     assert found.by_claim["false"].change is not None
     assert found.by_claim["false"].change.value > 0
     assert "agree" not in str(found) or "claims what is false" in str(found)
+
+
+@pytest.mark.long
+def test_from_the_command_line(
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("terse.py").write_text("def reward(prompt, response):\n    return -len(response)\n")
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS))
+    model.save(tmp_path / "sft")
+    words = ["language", "ppo", "--model", "sft", "--prompts", "prompts.jsonl", "--quiet"]
+    size = ["--total-steps", "2", "--batch-size", "8", "--max-new-tokens", "6"]
+    assert main([*words, *size, "--reward", "terse:reward", "--out", "tuned"]) == 0
+    said = capsys.readouterr().out
+    assert "KL" in said
+    assert "language evaluate --model tuned --reference sft --reward terse:reward" in said
+    assert Path("tuned/report.html").exists()
+    evaluate = ["language", "evaluate", "--model", "tuned", "--reference", "sft", "--json"]
+    how = ["--prompts", "prompts.jsonl", "--reward", "terse:reward", "--max-new-tokens", "6"]
+    assert main([*evaluate, *how, "--best-of", "2", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best_of"]["2"]["reward"]["value"] >= found["best_of"]["1"]["reward"]["value"]
+    assert set(found) >= {"prompts", "reward", "kl", "length", "stopped"}
+    for wrong, message in (
+        (["--reward", "terse:rewards"], "Did you mean 'reward'"),
+        (["--reward", "sft"], "no reward model"),
+    ):
+        assert main([*words, *size, *wrong, "--out", "other"]) == 1
+        assert message in capsys.readouterr().err
+    assert not Path("other").exists()

@@ -133,6 +133,9 @@ class Model:
         rows, found = self.prompt_tokens(prompts), list[str]()
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
+            count = len(part)
+            if start:  # the last batch, filled up with rows that generate nothing
+                part += [[]] * (batch_size - count)
             given = tokens.pad(part, self.tokenizer.pad)
             made = generation.generate(
                 self.params,
@@ -146,7 +149,7 @@ class Model:
                 top_p=top_p,
                 adapter=self.adapter,
             )
-            answers, valid = jax.device_get((made.tokens, made.valid))
+            answers, valid = (x[:count] for x in jax.device_get((made.tokens, made.valid)))
             found += self.tokenizer.decode(row[v] for row, v in zip(answers, valid, strict=True))
             tell(f"{len(found):,} done")
         return found

@@ -248,11 +248,14 @@ class _Loop:
         return f"{name.replace('_', ' ')} {np.mean(values):.4g}" if values else ""
 
     def _evaluate(self, display: TrainingDisplay) -> None:
+        done = self.trained.evaluations
+        if done and done[-1]["step"] == self.trained.steps:
+            return  # before it was stopped
         display.say_what("evaluating …")
         found = self._task.evaluate(self._learner)
         if found:
             row = {"step": float(self.trained.steps)} | {k: float(v) for k, v in found.items()}
-            self.trained.evaluations.append(row)
+            done.append(row)
             said = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in found.items())
             display.say(f"  step {self.trained.steps:,}: {said}")
 

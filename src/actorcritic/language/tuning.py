@@ -94,7 +94,8 @@ def ppo(
     with working("Reading the model, the reward and the prompts", quiet=settings.quiet):
         name, model = _named(model)
         scored = reward_of(reward)
-        known = read_prompts(_as_prompts(prompts))
+        prompts = _as_prompts(_kept(prompts))
+        known = read_prompts(prompts)
         tokens = model.prompt_tokens([as_messages(prompt) for prompt in known.rows])
     _check_room(model, settings.max_prompt_tokens, settings.max_new_tokens, tokens)
     if not model.config.eos:
@@ -282,6 +283,7 @@ def dpo(
     with working("Reading the model and the preferences", quiet=settings.quiet):
         name, model = _named(model)
         scored = None if reward is None else reward_of(reward)
+        pairs, evaluation = _kept(pairs), None if evaluation is None else _kept(evaluation)
         found = _pairs(model, pairs, evaluation, settings)
     settings = _with_steps(settings, len(found.rows))
     task = DPOTask(model, found, scored, settings)
@@ -421,6 +423,7 @@ def reward(
     settings = RewardSettings.of(settings, options)
     with working("Reading the model and the preferences", quiet=settings.quiet):
         name, model = _named(model)
+        pairs, evaluation = _kept(pairs), None if evaluation is None else _kept(evaluation)
         found = _pairs(model, pairs, evaluation, settings)
     settings = _with_steps(settings, len(found.rows))
     task = RewardTask(model, found, settings)
@@ -561,6 +564,11 @@ def _reward_name(reward: Any) -> str:
     if isinstance(reward, str | Path):
         return str(reward)
     return importing.address(reward) or type(reward).__name__
+
+
+def _kept(source: data.Source) -> data.Source:
+    """A source that can be read twice."""
+    return source if isinstance(source, str | Path) else list(source)
 
 
 def _as_prompts(source: data.Source) -> data.Source:
