@@ -180,6 +180,7 @@ class _Loop:
     def __init__(self, task: Task, settings: TrainingSettings, out: Path | None) -> None:
         self._task, self._settings, self._out = task, settings, out
         self._learner: PyTree = None
+        self._saved = -1  # the steps of the newest checkpoint
         self._pending: list[tuple[int, Metrics]] = []  # not yet fetched from the device
         self.trained = Trained(out, False, 0, [], [], None)
 
@@ -269,8 +270,10 @@ class _Loop:
         ):
             if rows:
                 files.write(self._out / name, _csv(rows))
-        about = {"update": self.trained.steps}
-        checkpoints.save(self._out / "checkpoints", self._learner, about)
+        if self._saved != self.trained.steps:
+            about = {"update": self.trained.steps}
+            checkpoints.save(self._out / "checkpoints", self._learner, about)
+            self._saved = self.trained.steps
 
     def _restore(self) -> None:
         trained, out = self.trained, self._out
@@ -279,7 +282,7 @@ class _Loop:
             return
         like = jax.eval_shape(self._task.init)
         self._learner, about = checkpoints.load(out / "checkpoints", like, warn)
-        trained.steps = int(about["update"])
+        trained.steps = self._saved = int(about["update"])
         for name, rows in ((METRICS, trained.metrics), (EVALUATIONS, trained.evaluations)):
             rows += [row for row in read_rows(out / name) if row["step"] <= trained.steps]
 
