@@ -54,8 +54,6 @@ def select(condition: Array, new: Any, old: Any) -> Any:
     """Per environment (leading axis, or one of columns), `new` where the condition holds."""
 
     def pick(a: Array, b: Array) -> Array:
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            return jnp.where(condition, a, b)
         which = each_column(condition, a.shape[0] // condition.shape[0])
         return jnp.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
