@@ -87,7 +87,8 @@ class Cluster:
         except Exception as error:
             raise UserError(
                 f"No cluster answers at '{address}' ({told(error)}). Start one with: ray start "
-                "--head; or take --cluster local, which starts one on this machine."
+                "--head; if it asks for a token, set RAY_AUTH_TOKEN (docs/cluster.md). Or take "
+                "--cluster local, which starts one on this machine."
             ) from error
 
     @property
