@@ -30,7 +30,7 @@ from actorcritic.decisions.policy import TINY, Arrays, Policy, Scale
 if TYPE_CHECKING:
     from actorcritic.decisions.learning import DecisionActorCritic, Learner
 
-RULE = 1  # of learning: another number rebuilds every learner
+RULE = 1  # of learning, default hyperparameters included: another number rebuilds every learner
 MEMORY = 10_000  # outcomes that are learned from again
 FEWEST_ACTIONS = 8  # outputs of a network; doubled when there are more actions
 AT_ONCE = 256  # outcomes that are read together
