@@ -44,11 +44,7 @@ def test_presets_stay_as_they_were_measured():
     rows = [[*key, p.total_steps, p.hyperparameters] for key, p in sorted(PRESETS.items())]
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     # A change is deliberate: measure the preset (benchmarks/learning.py), then write this anew.
-<<<<<<< HEAD
     assert digest == "d8c14142c4c7fbc67ecc9cbb61e0b8a9e6484fcc02de05999e2f984221ea0fda"
-=======
-    assert digest == "d8c14142c4c7fbc67ecc9cbb61e0b8a9e6484fcc02de05999e2f984221ea0fda"
->>>>>>> decisions
 
 
 def test_where_there_is_a_preset_it_is_taken_whatever_the_spaces():
