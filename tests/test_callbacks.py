@@ -139,7 +139,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, monkeypatch)
     run = train()
     with pytest.raises(UserError, match="kept no best policy"):
         run.policy(0, which="best")
-    with pytest.raises(UserError, match="must be 'last' or 'best'"):
+    with pytest.raises(UserError, match="must be 'last', 'best' or 'early'"):
         run.policy(0, which="worst")
 
 

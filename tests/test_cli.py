@@ -78,7 +78,7 @@ def test_training_leaves_a_complete_run_folder(trained):
     run, _ = trained
     names = {path.name for path in run.iterdir()}
     assert names >= {
-        "run.json", "metrics.csv", "episodes.csv", "tensorboard", "checkpoints",
+        "run.json", "metrics.csv", "episodes.csv", "tensorboard", "checkpoints", "early",
         "evaluation.json", "curve.png",
     }  # fmt: skip
     assert list((run / "tensorboard").rglob("events.out.tfevents.*"))

@@ -19,7 +19,7 @@ from gymnasium import spaces as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import actorcritic as ac
-from actorcritic.algorithms.catalogue import ALGORITHMS
+from actorcritic.algorithms.catalogue import ALGORITHMS, FROM_DATA
 from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameters
 from actorcritic.core.types import EnvSpec, Step
@@ -39,8 +39,12 @@ TAXI = "Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3"  # one retire
 FORBIDDEN = -1000.0
 SMALL: dict[str, Any] = {"num_envs": 2, "num_steps": 16, "hidden_sizes": (8,)}
 
-# Every algorithm for discrete actions; of PPO there is a watched one below.
-DISCRETE = [cls for cls in ALGORITHMS.values() if gym.Discrete in cls.action_spaces]  # type: ignore[attr-defined]
+# Every algorithm for discrete actions that acts to learn; of PPO there is a watched one below.
+DISCRETE = [
+    cls
+    for name, cls in ALGORITHMS.items()
+    if gym.Discrete in cls.action_spaces and name not in FROM_DATA  # type: ignore[attr-defined]
+]
 DISCRETE.remove(ac.PPO)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -462,3 +463,74 @@ def test_sac_goes_on_where_cql_ended(tmp_path, data):
             total_steps=20,
             **options,
         )
+
+
+# ------------------------------------------------------------------------------ kinds of spaces
+
+
+@pytest.mark.parametrize("cls", [ac.BC, ac.IQL, ac.CQL])
+def test_forbidden_actions_are_never_taken(cls):
+    space = gymnasium.spaces.Dict(
+        {"x": gymnasium.spaces.Box(-1, 1, (1,)), "action_mask": gymnasium.spaces.MultiBinary(3)}
+    )
+    rng = np.random.default_rng(0)
+    mask = np.ones((41, 3), np.int8)
+    mask[np.arange(41), rng.integers(3, size=41)] = 0
+    episode = {
+        "observation": {"x": rng.uniform(-1, 1, (41, 1)), "action_mask": mask},
+        "action": np.array([rng.choice(np.flatnonzero(row)) for row in mask[:40]]),
+        "reward": rng.normal(size=40),
+        "terminated": True,
+        "truncated": False,
+    }
+    data = ac.Dataset.from_episodes([episode], space, gymnasium.spaces.Discrete(3))
+    algorithm = cls(**SMALL)
+    _, after, metrics, _ = one_update(algorithm, data, rows=40)
+    assert all(np.isfinite(x) for x in metrics.values())
+    seen = jax.tree.map(jnp.asarray, data.observation)
+    for explore in (True, False):
+        action = algorithm.act(
+            algorithm.actor(after), seen, jax.random.key(0), explore=explore
+        ).action
+        assert mask[np.arange(41), np.asarray(action)].all()
+
+
+@pytest.mark.parametrize("cls", [ac.BC, ac.IQL])
+@pytest.mark.parametrize(
+    "actions", [gymnasium.spaces.MultiDiscrete([2, 3]), gymnasium.spaces.MultiBinary(2)]
+)
+def test_several_choices_at_once_are_learned_from(cls, actions):
+    rng = np.random.default_rng(0)
+    actions.seed(0)
+    image = gymnasium.spaces.Box(0, 255, (8, 8, 1), np.uint8)
+    episode = {
+        "observation": rng.integers(256, size=(13, 8, 8, 1)),
+        "action": np.array([actions.sample() for _ in range(12)]),
+        "reward": rng.normal(size=12),
+        "terminated": True,
+        "truncated": False,
+    }
+    data = ac.Dataset.from_episodes([episode], image, actions)
+    assert data.observation.dtype == np.uint8  # frames stay bytes until a minibatch is encoded
+    _, _, metrics, _ = one_update(cls(**SMALL), data, rows=12)
+    assert all(np.isfinite(x) for x in metrics.values())
+
+
+def test_continuous_actions_beside_an_image_reach_the_critics():
+    rng = np.random.default_rng(0)
+    image = gymnasium.spaces.Box(0, 255, (8, 8, 1), np.uint8)
+    torque = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
+    episode = {
+        "observation": rng.integers(256, size=(13, 8, 8, 1)),
+        "action": rng.uniform(-2, 2, (12, 2)),
+        "reward": rng.normal(size=12),
+        "terminated": True,
+        "truncated": False,
+    }
+    data = ac.Dataset.from_episodes([episode], image, torque)
+    algorithm = ac.IQL(**SMALL)
+    _, after, _, rows = one_update(algorithm, data, rows=12)
+    critic = algorithm._critic(data.spec)
+    x = rows.observation.reshape(12, -1).astype(jnp.float32) / 255
+    one, other = (critic.q(after.params.critics[0], x, a) for a in (rows.action, -rows.action))
+    assert not np.allclose(one, other)

@@ -124,6 +124,10 @@ class Training:
         if first.learns_from_data and self._has_environment and settings.evaluation_episodes:
             tenth = max(1, first.total_steps // 10)
             self._evaluate_every = settings.evaluate_every or tenth
+        # Only a run by itself keeps early policies.
+        alone = first.out is not None and not first.variant
+        self._early_due = int(first.total_steps * EARLY_SHARE) if alone else 0
+        self._early: dict[int, tuple[int, Any]] = {}  # of entries: steps, actor [1]
         self._between: Future[Evaluator] | None = None
         self._evaluator = self._prepare_end()
         self._thinned = [Thinned() for _ in self.runs]
@@ -229,7 +233,7 @@ class Training:
         while not self.session.finished and not interrupted() and not self._all_stopped():
             before_each = self.session.steps
             before = int(before_each.sum())
-            whole = self.session.advance(stretch, interrupted, due)
+            whole = self.session.advance(stretch, interrupted, self._until(due))
             gained = int(self.session.steps.sum()) - before
             if first[0]:
                 rest = rest[0] + whole.seconds, rest[1] + gained
@@ -272,13 +276,27 @@ class Training:
 
     def _keep_early(self, before: Int[np.ndarray, " S"]) -> None:
         """Keep the policies that an eighth of the training made: half-trained ones are of use to
-        whoever collects data.
+        whoever collects data. Of each seed when it is there; saved when all are.
         """
-        run, due = self.runs[0], self.session.total_steps * EARLY_SHARE
-        if run.out is None or run.variant or not before.min() < due <= self.session.steps.min():
+        run, steps = self.runs[0], self.session.steps
+        there = np.flatnonzero((before < self._early_due) & (steps >= self._early_due)).tolist()
+        if not there:
             return
-        about = {"update": int(self.session.steps.sum()), "steps": self.session.steps.tolist()}
-        checkpoints.save(run.out / EARLY, self.session.actors, about)
+        actors = self.session.actors
+        for entry in there:
+            self._early[entry] = int(steps[entry]), rows_of(actors, [entry])
+        if run.out is not None and len(self._early) == len(run.seeds):
+            made, each = zip(*(self._early[k] for k in sorted(self._early)), strict=True)
+            about = {"update": sum(made), "steps": list(made)}
+            joined = jax.tree.map(lambda *x: jnp.concatenate(x), *each)
+            checkpoints.save(run.out / EARLY, joined, about)
+
+    def _until(self, due: Int[np.ndarray, " S"] | None) -> Int[np.ndarray, " S"] | None:
+        """Where each entry's stretch ends: at its next evaluation, or an eighth of the training."""
+        if not self._early_due:
+            return due
+        early = np.where(self.session.steps < self._early_due, self._early_due, NEVER)
+        return early if due is None else np.minimum(early, due)
 
     # Who looks into it: evaluations between, callbacks.
 
