@@ -412,7 +412,8 @@ def test_evaluation_counts_whole_episodes(mode: str) -> None:
     ended: dict[int, list[tuple[float, int]]] = {0: [], 1: [], 2: []}
     policy = np.zeros(3, np.int64)
     found = environment.episodes(vector, lambda _: policy, 0, max_steps=3)
-    for index, total, length, cut in found:
+    for index, total, length, cut, each in found:
+        assert each.tolist() == [total]
         whole = odd.Tagged.length(index, len(ended[index]))
         assert cut == (whole > 3)
         ended[index].append((total, length))

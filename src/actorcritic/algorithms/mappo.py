@@ -106,6 +106,19 @@ class MAPPO(PPO):
         ]
         return _together(decisions, [group.columns for group in groups])
 
+    def value(
+        self, learner: Any, observation: Observation, action: Array | None = None
+    ) -> Float[Array, "..."]:
+        """V(s) of a group's own learner, or of all agents' [B·N, ...]."""
+        if not isinstance(learner, Team):
+            return super().value(learner, observation, action)
+        groups, every = self.groups(learner.spec), learner.spec.columns
+        values = [
+            super(MAPPO, self).value(part, _of(observation, group.columns, every, 0))
+            for part, group in zip(learner.parts, groups, strict=True)
+        ]
+        return _together(values, [group.columns for group in groups])
+
     def update(  # type: ignore[override]
         self, learner: Team, batch: Transition, key: Key[Array, ""], progress: Float[Array, ""]
     ) -> tuple[Team, Metrics]:
