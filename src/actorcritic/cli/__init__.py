@@ -29,7 +29,7 @@ actorcritic: actor-critic reinforcement learning
   actorcritic audit FILE.py:FUNCTION [--kind KIND] [--map THEIR_NAME=OUR_NAME …] [--json]
   actorcritic audit-env ENV              does an environment keep its promises?
   actorcritic decide simulate|replay|serve|report|export …   decisions in a live application
-  actorcritic language TASK [--model DIR] …  language models: sft, generate
+  actorcritic language TASK [--model DIR] …  language models: sft, reward, ppo, dpo, generate, …
   actorcritic list [algorithms|environments|presets]
   actorcritic completion bash|zsh|fish   a script that completes these words in your shell
 
