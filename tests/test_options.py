@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -254,3 +255,18 @@ def test_other_shells_can_read_their_script(shell, tmp_path: Path):
         pytest.skip(f"{shell} is not installed")
     (tmp_path / "script").write_text(script(shell), encoding="utf-8")
     subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+def test_a_flag_may_say_true_or_false():
+    @dataclasses.dataclass
+    class Flags:
+        share_policy: bool = True
+        quiet: bool = False
+
+    for rest, wanted in (
+        (["--share-policy", "false", "env"], ["--no-share-policy"]),
+        (["env", "--share_policy=False"], ["--no-share-policy"]),
+        (["--quiet", "true", "env"], ["--quiet"]),
+        (["--quiet", "env"], ["--quiet"]),
+    ):
+        assert separated(rest, Flags) == (["env"], wanted, [])
