@@ -161,7 +161,8 @@ def learned(name: str, world: str, seeds: list[int], runs: Path | None) -> dict[
     out = None if runs is None else runs / f"{name}-{world}"
     begun = out is not None and (out / "run.json").exists()
     run = ac.resume(out) if begun else ac.train(name, world, seeds=seeds, out=out)
-    assert run.final_evaluation is not None
+    if run.final_evaluation is None:
+        raise SystemExit("Stopped. With --runs, the same command goes on from here.")
     returns = run.final_evaluation.returns
     summary = statistics.summary(returns)
     row = {

@@ -142,7 +142,7 @@ def test_a_mistake_is_told_as_everywhere(given):
 
 def test_a_variant_takes_them_and_fits_them_to_its_settings():
     task = Task.of("GridWorld-v0", ExperimentSettings(total_steps=50_000))
-    _, algorithm, _ = variant("ppo:num_envs=2", task)
+    algorithm = variant("ppo:num_envs=2", task).algorithm
     assert algorithm == chosen("ppo", task.spec, 50_000, num_envs=2)
     assert algorithm != ac.PPO(num_envs=2)
 

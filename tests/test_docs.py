@@ -92,7 +92,7 @@ def test_line_numbers_are_true():
 @pytest.mark.parametrize(
     ("name", "first", "last"),
     [
-        ("maths.losses.value_loss", "def value_loss(", "    return 0.5 *"),
+        ("maths.losses.value_loss", "def value_loss(", "    return inside *"),
         ("algorithms.ppo.PPO", "@hyperparameters", "        return carry, jax.tree.map("),
         ("algorithms.ppo.PPO._clip", "    def _clip(", "        return optimizers.sch"),
         ("algorithms.a2c.A2C.critic", None, None),  # inherited: not defined there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -283,3 +284,18 @@ def test_without_ray_a_cluster_is_one_clear_sentence(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=r'Ray, .* Run: pip install "actorcritic\[ray\]"'):
             call(tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_a_flag_may_say_true_or_false():
+    @dataclasses.dataclass
+    class Flags:
+        share_policy: bool = True
+        quiet: bool = False
+
+    for rest, wanted in (
+        (["--share-policy", "false", "env"], ["--no-share-policy"]),
+        (["env", "--share_policy=False"], ["--no-share-policy"]),
+        (["--quiet", "true", "env"], ["--quiet"]),
+        (["--quiet", "env"], ["--quiet"]),
+    ):
+        assert separated(rest, Flags) == (["env"], wanted, [])

@@ -313,7 +313,7 @@ def test_a_class_has_the_preset_of_the_one_it_inherits_from(here):
     elsewhere = preset("mine:Cautious", replace(cartpole.spec, id="Nowhere-v0"))
     assert elsewhere.hyperparameters["normalize_reward"]  # of the defaults
     assert "num_epochs" not in elsewhere.hyperparameters
-    label, algorithm, _ = variant("mine:Cautious:penalty=2,gamma=0.5", cartpole)
+    label, algorithm, *_ = variant("mine:Cautious:penalty=2,gamma=0.5", cartpole)
     assert label == "Cautious penalty=2 gamma=0.5"
     assert (algorithm.penalty, algorithm.gamma, algorithm.gae_lambda) == (2.0, 0.5, 0.8)
     assert variant("PPO:gamma=0.5", cartpole)[1].gamma == 0.5

@@ -126,6 +126,9 @@ def split(
     return words, given
 
 
+BOOLEANS = ("true", "false")
+
+
 def asks_for_help(words: Iterable[str]) -> bool:
     return not set(HELP).isdisjoint(words)
 
@@ -151,6 +154,11 @@ def separated(
             continue
         name, equals, value = word.partition("=")
         kind = kinds.get(_dashed(name).removeprefix("--"))
+        if kind is bool and ((value if equals else left[0] if left else "").lower() in BOOLEANS):
+            said = value if equals else left.pop(0)  # --share-policy false is --no-share-policy
+            name = _dashed(name).removeprefix("--")
+            given.append(f"--{name}" if said.lower() == "true" else f"--no-{name}")
+            continue
         if name in HELP or kind is bool or _negated(name, kinds):
             given.append(word)
             continue
