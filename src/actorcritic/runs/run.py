@@ -254,6 +254,9 @@ class Run:
         run trained. Seeds that failed in the training are left out. Raises UserError where none is
         left.
         """
+        hyperparameters.check_number("episodes", episodes, int, None)
+        if episodes < 1:
+            raise UserError(f"evaluate needs at least one episode; got {episodes}.")
         hyperparameters.check_number("episodes", episodes, int, "[1, 1000000]")
         hyperparameters.check_number("seed", seed, int, None)
         seeds = self.trained_seeds
