@@ -64,7 +64,9 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 # What may be said before: that something goes on, and what is trained.
-GOING_ON = re.compile(r"Loading JAX …|\S+ on \S+: \d+ seeds?, [\d,]+ steps → \S+ \(resumed\)")
+GOING_ON = re.compile(
+    r"Loading JAX …|\S+ on \S+: (\d+ seeds?, [\d,]+ steps → \S+ \(resumed\)|\S+ing …)"
+)
 
 
 def is_one_message(err: str) -> bool:
