@@ -223,7 +223,7 @@ def _read(checkpoint: Path, like: PyTree, partial: bool) -> tuple[PyTree, dict[s
                 else _restored(tensors.get_tensor(name), leaf, there.get("key"))
                 for (name, leaf), there in zip(leaves.items(), saved, strict=True)
             ]
-    except _UNFIT as error:
+    except (OSError, *_UNFIT) as error:  # it may be gone by now
         raise _Damaged(f"{file} is no safetensors file of this state ({error})") from error
     return jax.tree.unflatten(jax.tree.structure(like), restored), body["about"]
 
@@ -445,7 +445,7 @@ def _read_ring(
                     if rows.shape != place.shape:
                         raise ValueError(f"a tensor of shape {rows.shape}, not {place.shape}")
                     place[...] = rows
-    except _UNFIT as error:
+    except (OSError, *_UNFIT) as error:
         raise _Damaged(f"{file} does not fit this state ({error})") from error
     return room
 
