@@ -100,7 +100,7 @@ class Diagnosis:
         """With what an algorithm and a task tell of gradients and entropies."""
         # Where masks leave little choice, a low entropy is no sign of anything.
         masked = has_mask(spec.observation_space)
-        imitates = algorithm.draws is not None  # and explores nothing
+        imitates = getattr(algorithm, "draws", None) is not None  # and explores nothing
         return cls(
             total_steps,
             None if masked or imitates else uniform_entropy(spec.action_space),
