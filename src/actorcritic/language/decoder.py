@@ -196,7 +196,7 @@ def hidden(
     else:
         before, start = cache.valid.sum(1, keepdims=True, dtype=jnp.int32), cache.length
         seen = jax.lax.dynamic_update_slice(cache.valid, valid, (0, start))
-    position = jnp.maximum(before + jnp.cumsum(valid, 1, dtype=jnp.int32) - 1, 0)
+    position = jnp.maximum(before + jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
     column, row = jnp.arange(seen.shape[1]), start + jnp.arange(length)
     mask = (column[None, None] <= row[None, :, None]) & seen[:, None]  # [B T S]
     x = params["embedding"][tokens]

@@ -238,7 +238,7 @@ def drawn(uniform: Float[Array, "2 B 1"], weights: Float[Array, "B V"]) -> Int[A
 
 def _inverse(uniform: Float[Array, "B 1"], weights: Float[Array, "B n"]) -> Int[Array, " B"]:
     """The first place where the running sum passes this share of it; never one of weight 0."""
-    running = jnp.cumsum(weights, -1)
+    running = jnp.cumsum(weights, axis=-1)
     place = first((running > uniform * running[:, -1:]) & (weights > 0))
     last = weights.shape[1] - 1 - first(weights[:, ::-1] > 0)  # where rounding left none
     return jnp.minimum(place, last)
