@@ -131,7 +131,8 @@ class Plain:
 
     name: ClassVar[str] = "plain"
 
-    init = actor = act = update = behaviour = check = notes = spread = lambda self, *_: None
+    init = actor = act = update = behaviour = check = notes = remember = spread = lambda *_: None
+    draws = None
     action_spaces = Habit.action_spaces
     collects = ac.Collects(1, 1)
 
