@@ -348,8 +348,8 @@ def test_with_an_environment_the_curve_is_of_evaluations_and_steps_are_updates(t
     assert (tmp_path / "run" / "curve.png").exists()
     names = run.metrics.names
     assert {"policy_loss", "agreement"} <= set(names)
-    # A row for every 25 updates, and where a stretch ended for an evaluation.
-    assert np.unique(run.metrics.step).tolist() == [20, 25, 40]
+    # A row for every 25 updates, and where a stretch ended: for an evaluation, or by the clock.
+    assert {20, 25, 40} <= set(run.metrics.step.tolist())
 
 
 @pytest.mark.long

@@ -632,7 +632,7 @@ class Coin:
 @pytest.mark.parametrize("heads", [0.0, 0.6, 1.0])
 @pytest.mark.long
 def test_an_evaluation_says_how_many_episodes_it_cut(heads, host, monkeypatch, tmp_path):
-    for module in ("runners.evaluate", "runs.run"):
+    for module in ("runners.evaluate", "runs.evaluated"):
         monkeypatch.setattr(f"actorcritic.{module}.MAX_STEPS", 40)
     coin = Coin(heads)
     environment = partial(AsGymnasium, coin) if host else coin

@@ -371,7 +371,8 @@ def check_protocol(algorithm: Any) -> None:
     kind = type(algorithm).__name__
     asked = ("name", "init", "actor", "act", "update", *WITH_DEFAULT)
     # What a class inherits from the protocol itself is there only where it is a default.
-    empty = [getattr(Algorithm, name, None) for name in asked[: -len(WITH_DEFAULT)]]
+    required = asked[: -len(WITH_DEFAULT)]
+    empty = [getattr(Algorithm, name) for name in required if hasattr(Algorithm, name)]
     missing = [
         name
         for name in asked
