@@ -7,7 +7,7 @@ terminated or truncated as its environment says: a time limit of PettingZoo's is
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +32,11 @@ PARTS = ("observations", "rewards", "terminations", "truncations", "infos")
 def factory_of(name: str) -> Any:
     """Makes the environment of `pettingzoo:MODULE`: by its `parallel_env`, or else its `env`."""
     place = name.removeprefix(PREFIX)
+    if not _is_there(place.partition(".")[0]) and not _is_there("pettingzoo"):
+        raise UserError(
+            f"'{name}' needs PettingZoo, which is not installed. Run: "
+            'pip install "actorcritic[pettingzoo]"'
+        )
     found = vars(importing.module(place, name))
     for kind in ("parallel_env", "env"):
         if callable(found.get(kind)):
@@ -40,6 +45,10 @@ def factory_of(name: str) -> Any:
         f"The module '{place}' has neither `parallel_env` nor `env`, the functions that make an "
         "environment of PettingZoo. Name another module, or a class of yours as module:Name."
     )
+
+
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _made(place: str, kind: str, **options: Any) -> Any:
