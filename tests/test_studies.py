@@ -36,10 +36,19 @@ def done(tmp_path_factory):
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """The files of the runs below a folder: what is in them, and when they were written."""
+    """The files of the runs below a folder: what is in them, and when they were written.
+
+    A language training that is finished writes its model folder again, the same; its checkpoints
+    say that nothing was trained.
+    """
+
+    def when(path: Path) -> int:
+        of_a_model = (path.parent / "tokenizer.json").exists()
+        return 0 if of_a_model else path.stat().st_mtime_ns
+
     files = (path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
     return {
-        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        path.relative_to(folder).as_posix(): (path.read_bytes(), when(path))
         for path in files
         if "report-pictures" not in path.parts
     }
