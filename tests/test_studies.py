@@ -122,8 +122,8 @@ def test_a_study_can_be_reported_again_from_its_folder(done, tmp_path):
 
 
 def test_unknown_studies_and_folders_of_others_are_refused(done, tmp_path):
-    with pytest.raises(UserError, match=r"There is no study 'S9'.*Known: S1, S2"):
-        study("S9", out=tmp_path / "none")
+    with pytest.raises(UserError, match=r"There is no study 'S99'.*Known: S1, S2"):
+        study("S99", out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
     _, folder = done("S2")
     before = contents(folder)
