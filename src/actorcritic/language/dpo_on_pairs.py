@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from actorcritic.core.hyperparameters import hyperparameter
 from actorcritic.core.types import Metrics
 from actorcritic.language import training
 from actorcritic.language.policy import Network, log_probs
-from actorcritic.language.training import Sums, TrainingSettings
+from actorcritic.language.training import PairSettings, Sums
 from actorcritic.maths import losses
 
 
@@ -58,25 +58,11 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class DPO(TrainingSettings):
+class DPO(PairSettings):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     name: ClassVar[str] = "dpo"
 
-    batch_size: int = hyperparameter(32, "pairs of a gradient step", "[1, 65536]")
-    learning_rate: float = hyperparameter(1e-5, "AdamW's, at its highest", "[0, 10]")
-    schedule: Literal["constant", "linear", "cosine"] = hyperparameter(
-        "linear", "how the learning rate falls to 0, after the warm-up"
-    )
-    epochs: float = hyperparameter(
-        1.0, "passes over the pairs, where total_steps says nothing", "(0, 1e6]"
-    )
-    max_length: int = hyperparameter(
-        512, "tokens of prompt and answer; a longer prompt loses its beginning", "[2, 1048576]"
-    )
-    evaluation_share: float = hyperparameter(
-        0.05, "of the prompts, held out where no evaluation data is named", "[0, 0.9]"
-    )
     beta: float = hyperparameter(0.1, "β: what a nat of KL costs", "(0, 1e6]")
     label_smoothing: float = hyperparameter(
         0.0, "share of the labels that are taken to be the wrong way round", "[0, 0.5)"

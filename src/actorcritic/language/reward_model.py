@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from actorcritic.language.dpo_on_pairs import Answers
 from actorcritic.language.model import Model
 from actorcritic.language.policy import value_head
 from actorcritic.language.preferences import Answered, Prompt, answered, arrays, as_messages
-from actorcritic.language.training import Sums, TrainingSettings
+from actorcritic.language.training import PairSettings, Sums
 from actorcritic.maths import losses
 
 REWARD, HEAD = "reward.json", "score.weight"
@@ -39,25 +39,11 @@ Reward: TypeAlias = Callable[[list[Any], list[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class RewardSettings(TrainingSettings):
+class RewardSettings(PairSettings):
     """Of a reward model."""
 
     name: ClassVar[str] = "reward"
 
-    batch_size: int = hyperparameter(32, "pairs of a gradient step", "[1, 65536]")
-    learning_rate: float = hyperparameter(1e-5, "AdamW's, at its highest", "[0, 10]")
-    schedule: Literal["constant", "linear", "cosine"] = hyperparameter(
-        "linear", "how the learning rate falls to 0, after the warm-up"
-    )
-    epochs: float = hyperparameter(
-        1.0, "passes over the pairs, where total_steps says nothing", "(0, 1e6]"
-    )
-    max_length: int = hyperparameter(
-        512, "tokens of prompt and answer; a longer prompt loses its beginning", "[2, 1048576]"
-    )
-    evaluation_share: float = hyperparameter(
-        0.05, "of the prompts, held out where no evaluation data is named", "[0, 0.9]"
-    )
     label_smoothing: float = hyperparameter(
         0.0, "share of the labels that are taken to be the wrong way round", "[0, 0.5)"
     )

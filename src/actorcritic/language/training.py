@@ -103,6 +103,26 @@ class TrainingSettings:
             )
 
 
+@dataclass(frozen=True)
+class PairSettings(TrainingSettings):
+    """Of what learns from pairs of answers: the reward model, and DPO."""
+
+    batch_size: int = setting(32, "pairs of a gradient step", "[1, 65536]")
+    learning_rate: float = setting(1e-5, "AdamW's, at its highest", "[0, 10]")
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "linear", "how the learning rate falls to 0, after the warm-up"
+    )
+    epochs: float = setting(
+        1.0, "passes over the pairs, where total_steps says nothing", "(0, 1e6]"
+    )
+    max_length: int = setting(
+        512, "tokens of prompt and answer; a longer prompt loses its beginning", "[2, 1048576]"
+    )
+    evaluation_share: float = setting(
+        0.05, "of the prompts, held out where no evaluation data is named", "[0, 0.9]"
+    )
+
+
 class Task(Protocol):
     """What is trained.
 
