@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ VARIANTS = [
 ]
 
 
-def carry_out(out: Path, steps: int, *more: str) -> float:
+def command(
+    out: Path, steps: int, *more: str, variants: Sequence[str] = VARIANTS
+) -> list[str | Path]:
+    """The comparison of the variants, as words of the command line."""
+    found = [Path(sys.executable).with_name("actorcritic"), "compare", *variants, "CartPole-v1"]
+    return [*found, "--seeds", "2", "--total-steps", str(steps), "--out", str(out), *more]
+
+
+def carry_out(out: Path, steps: int, *more: str, **options: Any) -> float:
     """Seconds of the whole command."""
-    command = [Path(sys.executable).with_name("actorcritic"), "compare", *VARIANTS, "CartPole-v1"]
-    command += ["--seeds", "2", "--total-steps", str(steps), "--out", str(out), *more]
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command(out, steps, *more, **options), check=True, capture_output=True)
     return time.perf_counter() - start
 
 

@@ -4,7 +4,8 @@
 
 Each training is a process of its own, with a Ray of its own on this machine. Workers are killed
 (SIGKILL) or stopped (SIGSTOP) at random moments; so is the driver, which holds the learner. After
-every fault the tables say whether the training goes on, and since when.
+every fault the tables say whether the training goes on, and since when. A node leaves a training,
+and an experiment. tests/test_cluster_faults.py does each a few times.
 """
 
 import argparse
@@ -21,9 +22,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+import cluster_experiment
+
+from actorcritic.runners.cluster import cores
+
 PATIENCE = 60.0  # seconds after which a fault counts as not survived
 LEFT = 120.0  # seconds after which a process counts as left
 WORKER_TIMEOUT = 5.0
+VARIANTS = ["a2c", "ppo", "impala", "ppo:num_epochs=2"]  # of the experiment that loses a node
 
 TRAIN = """
 import sys
@@ -78,6 +85,10 @@ def rays() -> set[int]:
     return set(processes("ray::", "raylet/raylet", "gcs/gcs_server", "ray/_private"))
 
 
+class NotSurvived(Exception):
+    """What had to hold after a fault does not."""
+
+
 class Training:
     """A training in a process of its own."""
 
@@ -118,9 +129,9 @@ class Training:
         start = time.monotonic()
         while not holds():
             if time.monotonic() - start > PATIENCE:
-                raise SystemExit(f"Not survived: {what} within {PATIENCE:g} s.")
+                raise NotSurvived(f"After {PATIENCE:g} s it does not hold that {what}.")
             if self.process.poll() is not None:
-                raise SystemExit(f"The training ended: {self.process.stderr.read()[-2000:]}")
+                raise NotSurvived(f"The training ended: {self.process.stderr.read()[-2000:]}")
             time.sleep(0.05)
         return time.monotonic() - start
 
@@ -132,7 +143,7 @@ class Training:
         start = time.monotonic()
         while rays() - self.before:
             if time.monotonic() - start > LEFT:
-                raise SystemExit(f"Processes are left: {sorted(rays() - self.before)}")
+                raise NotSurvived(f"Processes are left: {sorted(rays() - self.before)}")
             time.sleep(0.1)
         return time.monotonic() - start
 
@@ -145,7 +156,7 @@ class Training:
         """Every update is there once, in its order."""
         updates = [int(row["update"]) for row in self.rows() if int(row["update"]) <= 8192]
         if updates != list(range(1, len(updates) + 1)):
-            raise SystemExit("Updates are missing or came twice.")
+            raise NotSurvived("Updates are missing or came twice.")
 
 
 def row(what: str, number: int, seconds: list[float], left: str) -> None:
@@ -237,6 +248,40 @@ def a_node_leaves(folder: Path) -> None:
     row("a second node leaves, impala: another worker", 1, [there], "none")
 
 
+def a_node_leaves_an_experiment(folder: Path, steps: int = 200_000) -> None:
+    """Its tasks are begun again on the other node, and the folders are those of a local run."""
+    from ray.cluster_utils import Cluster
+
+    here, there = folder / "here", folder / "there"
+    cluster_experiment.carry_out(here, steps, variants=VARIANTS)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cores()})
+    second = cluster.add_node(num_cpus=cores())
+    try:
+        before, start = rays(), time.monotonic()
+        words = "--cluster", cluster.address
+        process = subprocess.Popen(
+            cluster_experiment.command(there, steps, *words, variants=VARIANTS),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while len(set(processes("ray::_task")) - before) < 2:  # each node has one
+            if process.poll() is not None or time.monotonic() - start > PATIENCE:
+                process.kill()
+                raise NotSurvived(f"No two tasks began: {process.stderr.read()[-2000:]}")
+            time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        if process.wait(10 * PATIENCE):
+            raise NotSurvived(f"The experiment ended: {process.stderr.read()[-2000:]}")
+        seconds = time.monotonic() - start
+    finally:
+        cluster.shutdown()
+    content = cluster_experiment.content
+    if content(here / "variants") != content(there / "variants"):
+        raise NotSurvived("The folders differ from those of a local run.")
+    row("a second node leaves an experiment: its end", 1, [seconds], "none")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, count in (("kills", 20), ("drivers", 5), ("hangs", 5), ("interrupts", 3)):
@@ -257,6 +302,9 @@ def main() -> None:
             interrupts(folder / "interrupt", asked.interrupts)
         if asked.nodes:
             a_node_leaves(folder / "node")
+            a_node_leaves_an_experiment(folder / "experiment")
+    except NotSurvived as error:
+        raise SystemExit(f"Not survived: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,17 @@ def start(*words: Any) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/, as a module: what it measures often, tests do a few times."""
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def newest_update(run: Path) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import jax
 import numpy as np
 import pytest
+from command_line import benchmark
 
 import actorcritic as ac
 from actorcritic.core import files
@@ -117,20 +116,7 @@ def trained_not(algorithm: Any) -> Any:
 # ------------------------------------------------------------------------------- experiments
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Every file of an experiment's runs; of the tables all but the speed, whose rows of several
-    seeds come in the order in which the stretches of a training happened to end."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix == ".csv":
-            rows = list(csv.DictReader(path.open(newline="")))
-            for row in rows:
-                row.pop("steps_per_second", None)
-            found[name] = sorted(tuple(row.items()) for row in rows)
-        elif path.is_file() and path.name != "run.lock":
-            found[name] = path.read_bytes()
-    return found
+content = benchmark("cluster_experiment").content
 
 
 def test_an_experiments_folders_come_back_as_they_would_be_here(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import benchmark
 
 from actorcritic.core.errors import UserError
 from actorcritic.decisions.agent import Decider
@@ -103,11 +104,7 @@ def test_the_description_names_every_path_and_status_that_is_there(client):
 
 
 def malformed() -> list[bytes]:
-    benchmarks = Path(__file__).parent.parent / "benchmarks" / "decisions.py"
-    spec = importlib.util.spec_from_file_location("decisions_benchmark", benchmarks)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.MALFORMED
+    return benchmark("decisions").MALFORMED
 
 
 def test_malformed_requests_get_a_4xx_and_a_sentence(client):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mpe2 import simple_spread_v3
 from tensordict.nn import TensorDictModule
-from torchrl.collectors import SyncDataCollector
+from torchrl.collectors import Collector
 from torchrl.data.replay_buffers import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
 from torchrl.envs import SerialEnv
 from torchrl.envs.libs.pettingzoo import PettingZooWrapper
@@ -69,7 +69,7 @@ def main(config: dict[str, Any]) -> None:
     loss.make_value_estimator(ValueEstimators.GAE, gamma=0.99, lmbda=0.95)
     optimizer = torch.optim.Adam(loss.parameters(), 2.5e-4)
     rows = ENVS * STEPS
-    collector = SyncDataCollector(
+    collector = Collector(
         environment, policy, frames_per_batch=rows, total_frames=config["steps"] + rows
     )
     buffer = ReplayBuffer(

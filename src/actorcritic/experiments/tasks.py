@@ -84,7 +84,7 @@ def train_on_cluster(
                 return 1
             return machine if entries == 1 else min(entries, machine)
 
-        board = cluster.worker(Board, reserve=False)
+        board = cluster.worker(Board, reserve=False, here=True)
         there = dataclasses.replace(settings, cluster=None, workers=None, quiet=True)
         groups = divided(groups, lambda found: sum(map(cores, found)) < cluster.cpus)
         waiting = list(enumerate(groups))

@@ -103,16 +103,23 @@ class Cluster:
 
     # ------------------------------------------------------------------ workers
 
-    def worker(self, make: Callable[[], Any], reserve: bool = True) -> Any:
+    def worker(self, make: Callable[[], Any], reserve: bool = True, *, here: bool = False) -> Any:
         """Begin a process with what `make` returns there; `call` calls its methods.
 
-        With `reserve` it waits for a core that nobody else has.
+        With `reserve` it waits for a core that nobody else has. With `here` it is on the machine of
+        this program, and ends no sooner than that one.
         """
+        where: Any = "SPREAD"
+        if here:
+            place = self._ray.get_runtime_context().get_node_id()
+            where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                place, soft=True
+            )
         remote = self._ray.remote(_Worker).options(
             num_cpus=1 if reserve else 0,
             max_restarts=0,
             max_concurrency=1,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=where,
         )
         worker = remote.remote(self.pickled(make))
         self._workers.append(worker)
