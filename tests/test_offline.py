@@ -250,6 +250,30 @@ def recorded_process():
     return mdp, table, data
 
 
+def test_fitted_q_evaluation_says_that_it_has_not_settled(recorded_process):
+    _, table, data = recorded_process
+    policy = Policy(Table(table), (), data.spec)
+    short = {"updates": 1_000, "bootstraps": 8, "hidden_sizes": (), "deterministic": False}
+    constant = {"learning_rate_schedule": "constant"}
+    found = ac.evaluate_off_policy(policy, data, **short, **constant)
+    assert "has not settled: the last quarter of its 1,000 updates" in str(found)
+
+
+def by_counts(mdp, table, data):
+    """The return in the process that the data show: frequencies for probabilities, solved."""
+    states = data.observation
+    now, ahead = states[data.place], states[data.place + 1]
+    count, reward = np.zeros(table.shape), np.zeros(table.shape)
+    moves = np.zeros((*table.shape, mdp.states))
+    np.add.at(count, (now, data.action), 1.0)
+    np.add.at(reward, (now, data.action), data.reward.astype(np.float64))
+    np.add.at(moves, (now, data.action, ahead), ~data.terminated)
+    reward, moves = reward / np.maximum(count, 1), moves / np.maximum(count, 1)[..., None]
+    step = np.eye(mdp.states) - mdp.gamma * np.einsum("sa,sat->st", table, moves)
+    value = np.linalg.solve(step, (table * reward).sum(1))
+    return value[now[data.starts]].mean()
+
+
 @pytest.mark.long
 def test_off_policy_estimates_hold_the_exact_value(recorded_process):
     mdp, table, data = recorded_process
@@ -258,9 +282,11 @@ def test_off_policy_estimates_hold_the_exact_value(recorded_process):
         data,
         deterministic=False,
         updates=1_500,
-        bootstraps=8,
         hidden_sizes=(),
+        learning_rate=1e-2,
     )
+    assert found.fitted_q is not None
+    assert abs(found.fitted_q.value - by_counts(mdp, table, data)) < 0.003
     exact = lab.objective(mdp, table)
     for name in ("fitted_q", "weighted", "per_decision"):
         one = getattr(found, name)

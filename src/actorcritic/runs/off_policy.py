@@ -95,8 +95,8 @@ def evaluate_off_policy(
     """What a policy is worth, from a data set alone.
 
     - Fitted Q evaluation learns Q of the policy (`options` are hyperparameters of `FittedQ`), for
-      `updates` updates. Its interval is ± 1.96 deviations of as many fits of episodes that were
-      drawn anew, `bootstraps` of them.
+      `updates` updates. Its interval is from the deviation of as many fits of episodes that were
+      drawn anew, `bootstraps` of them, by Student's t. A note says where it has not settled.
     - Weighted importance sampling weighs the returns of episodes by the likelihood of their actions
       (Precup, Sutton & Singh 2000), whole or per decision. It needs `log_prob` in the data. Its
       interval is of a percentile bootstrap over episodes.
@@ -113,7 +113,16 @@ def evaluate_off_policy(
     rng = np.random.default_rng(seed)
     returns = data.returns_to_go(gamma)[data.starts]
     recorded = _percentile(returns.mean(), returns[_resampled(rng, len(returns))].mean(1))
-    fitted = _fitted(policy, data, gamma, deterministic, updates, bootstraps, seed, options, say)
+    fitted, drift = _fitted(
+        policy, data, gamma, deterministic, updates, bootstraps, seed, options, say
+    )
+    half = fitted.high - fitted.value
+    if drift > half / 2:
+        notes.append(
+            f"Fitted Q evaluation has not settled: the last quarter of its {updates:,} updates "
+            f"moved it by {drift:.2g}, and its interval is only ± {half:.2g}. Give it more "
+            "(--updates; Python: updates=…)."
+        )
     weighted = per_decision = None
     effective = float("nan")
     log_prob = _log_prob(policy, data, deterministic)
@@ -159,8 +168,10 @@ def _fitted(
     seed: int,
     options: dict[str, Any],
     say: Callable[[str], None],
-) -> Estimate:
-    chosen: dict[str, Any] = {"gamma": gamma, "hidden_sizes": (64, 64)} | options
+) -> tuple[Estimate, float]:
+    """The estimate, and by how much the last quarter of the updates moved it."""
+    usual = {"hidden_sizes": (64, 64), "learning_rate_schedule": "linear"}
+    chosen: dict[str, Any] = {"gamma": gamma} | usual | options
     algorithm = FittedQ(**chosen)
     hyperparameters.check(algorithm)
     place = data.place
@@ -192,21 +203,24 @@ def _fitted(
         own=ahead,
         pools=np.stack(pools),
     )
-    while not session.finished:
-        session.advance(1.0)
-        say(f"fitted Q evaluation, {int(session.steps.min()):,} of {updates:,} updates")
-    learners = session.state.learner
-    worth = jax.jit(jax.vmap(algorithm.worth, (0, None, None)))(learners, before, at_start)
-    means = np.array(
-        [
-            np.asarray(x, np.float64)[episodes].mean()
-            for x, episodes in zip(np.asarray(worth), drawn, strict=True)
-        ]
-    )
+    worth = jax.jit(jax.vmap(algorithm.worth, (0, None, None)))
+
+    def means(until: int) -> Float[np.ndarray, " fits"]:
+        """The estimate of each fit, after so many updates."""
+        while int(session.steps.min()) < until:
+            session.advance(1.0, until=np.full(len(session.seeds), until))
+            say(f"fitted Q evaluation, {int(session.steps.min()):,} of {updates:,} updates")
+        found = np.asarray(worth(session.state.learner, before, at_start), np.float64)
+        return np.array([x[episodes].mean() for x, episodes in zip(found, drawn, strict=True)])
+
+    early, late = means(updates - updates // 4), means(updates)
+    value, drift = float(late[0]), abs(float(late[0] - early[0]))
     if bootstraps < 2:
-        return Estimate(float(means[0]), np.nan, np.nan)
-    half = 1.96 * float(means[1:].std(ddof=1))
-    return Estimate(float(means[0]), float(means[0]) - half, float(means[0]) + half)
+        return Estimate(value, np.nan, np.nan), drift
+    from scipy.special import stdtrit  # here, because training imports this module
+
+    half = float(stdtrit(bootstraps - 1, 0.975) * late[1:].std(ddof=1))
+    return Estimate(value, value - half, value + half), drift
 
 
 def _choices(
