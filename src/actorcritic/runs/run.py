@@ -577,9 +577,9 @@ def save_configuration(run: Run) -> None:
 def save_checkpoint(run: Run, state: Any, thinned: Thinned, since: Path | None) -> Path:
     assert run.out is not None
     about = {
-        "update": int(np.asarray(state.updates).sum()),
-        "updates": np.asarray(state.updates).tolist(),
-        "steps": np.asarray(state.steps).tolist(),
+        "update": int(state.updates.numbers.sum()),
+        "updates": state.updates.numbers.tolist(),
+        "steps": state.steps.numbers.tolist(),
         "failed": {str(seed): why for seed, why in run.failed.items()},
         "stopped": run.stopped,
         "tables": thinned.state,
