@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +117,11 @@ def trained_not(algorithm: Any) -> Any:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Every file of an experiment's runs; of the tables all but the speed, whose rows of several
-    seeds come in the order in which the stretches of a training happened to end."""
+    """Every file of an experiment's runs but those that depend on the clock."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.suffix == ".csv":
-            rows = list(csv.DictReader(path.open(newline="")))
-            for row in rows:
-                row.pop("steps_per_second", None)
-            found[name] = sorted(tuple(row.items()) for row in rows)
-        elif path.is_file() and path.name != "run.lock":
+        if path.is_file() and path.name not in ("run.lock", "speed.csv"):
             found[name] = path.read_bytes()
     return found
 

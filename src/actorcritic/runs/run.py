@@ -4,6 +4,7 @@
     metrics.csv       one row an update (of tiny ones, one row every 8 steps); of each seed the
                       first 8,192, then every second, later every fourth, and so on
     episodes.csv      one row a finished training episode; likewise from 65,536 on
+    speed.csv         one row a stretch of training: what depends on the clock, and no table else
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two
     early/            the policies of an eighth of the training;  best/: those that evaluated best
@@ -321,6 +322,7 @@ class Run:
             tables = trackers.CsvWriter(out)
             for report in self.reports:
                 tables.write(report)
+            trackers.settle(out)
             if self.warnings:
                 files.write(out / WARNINGS, "".join(f"{text}\n" for text in self.warnings))
             if self.best is not None:
