@@ -118,7 +118,7 @@ class Training:
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if row.get("steps_per_second")]
+            return [row for row in csv.DictReader(file) if row.get("length") is not None]
 
     def updates(self) -> int:
         rows = self.rows()

@@ -151,7 +151,7 @@ def test_options_that_cannot_be_read(words, messages, refused):
         (("--num-envs", "4", "--num-steps", "1", "--num-minibatches", "4"), ["minibatch"]),
         (("--total-steps", "255"), ["total_steps = 255 is fewer than one update", "8 × 32 = 256"]),
         (("--total-steps", "0"), ["total_steps"]),
-        (("--total-steps", "3000000000"), ["total_steps must lie in [1, 2000000000]"]),
+        (("--total-steps", "3e15"), ["total_steps must lie in [1, 1000000000000000]"]),
         (("--seeds", "0"), ["seeds must lie in [1, 10000]", "got 0"]),
         (("--seed", "-1"), ["seed must lie in [0,", "got -1"]),
         (("--seed", "99999999999"), ["seed must lie in [0,", "got 99999999999"]),

@@ -88,7 +88,7 @@ def test_training_leaves_a_complete_run_folder(trained):
     assert len(metrics) == 1 + 8
     for column in (
         "return", "length", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction",
-        "explained_variance", "gradient_norm", "learning_rate", "steps_per_second",
+        "explained_variance", "gradient_norm", "learning_rate",
     ):  # fmt: skip
         assert column in metrics[0].split(",")
     assert table(run / "episodes.csv")[0] == "seed,step,return,length"
@@ -398,13 +398,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(case, tmp_path):
     assert done.returncode == 0, done.stderr
 
     assert final_hashes(killed) == final_hashes(whole)
-    for name, column in (("episodes.csv", None), ("metrics.csv", "steps_per_second")):
-        # Seeds take turns a stretch of training each; what each wrote is the same.
-        one, other = (
-            sorted(table(run / name, column)[1:], key=lambda row: row.partition(",")[0])
-            for run in (killed, whole)
-        )
-        assert one == other
+    for name in ("episodes.csv", "metrics.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        assert (whole / name).stat().st_size > 400
     assert json.loads((killed / "run.json").read_text()) == json.loads(
         (whole / "run.json").read_text()
     )

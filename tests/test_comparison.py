@@ -456,12 +456,10 @@ def test_the_difference_and_the_probability_of_improvement():
     assert "adjusted" not in table(two, "against-reference").note
 
 
-def test_speed_of_a_run_from_its_folder_is_in_its_metrics():
-    rates = np.array([[10.0], [10.0], [200.0], [100.0], [100.0]])  # a slow first stretch
-    step = np.arange(5)
-    metrics = MetricTable(np.zeros(5, int), step, step, ("steps_per_second",), rates)
-    reports = [Report(metrics, EpisodeTable.join([]), 0.0)]
-    comparison = Comparison.of([run(TEN, reports=reports), run(TEN, ac.PPO())])
+def test_speed_of_a_run_from_its_folder_is_in_a_table(tmp_path):
+    rows = ("step,seconds,steps_per_second", "10,1,10", "20,1,200", "30,4,100")  # a slow start
+    (tmp_path / "speed.csv").write_text("".join(f"{row}\n" for row in rows))
+    comparison = Comparison.of([run(TEN, out=tmp_path), run(TEN, ac.PPO())])
     assert comparison.variants["a2c"].steps_per_second == pytest.approx(120.0)
     rows = cells(comparison, "speed")
     assert rows["a2c"]["steps per second"] == "120"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from actorcritic.algorithms import A2C, PPO, Reinforce
+from actorcritic.core.counting import Count
 from actorcritic.core.hyperparameters import hyperparameters
 from actorcritic.core.types import Algorithm, Collects, Decision, EnvSpec, Extras, Step
 from actorcritic.envs import CartPole
@@ -273,7 +274,7 @@ def three_seeds():
 def test_steps_updates_and_metrics_are_accounted_for(three_seeds):
     session, reports = three_seeds
     np.testing.assert_array_equal(session.steps, [100, 100, 100])
-    np.testing.assert_array_equal(session.state.updates, [10, 10, 10])
+    np.testing.assert_array_equal(session.state.updates.numbers, [10, 10, 10])
     for seed in (5, 6, 7):
         mine = joined(reports, "metrics", "seed") == seed
         np.testing.assert_array_equal(joined(reports, "metrics", "update")[mine], range(1, 11))
@@ -348,17 +349,18 @@ def test_a_seed_that_is_done_does_not_hold_up_the_others():
     """Whole episodes: seeds make different numbers of steps in an update."""
     session = CompiledSession(Reinforce(**TINY), FiniteReward(3), [0, 1], 200)
     state = session.state
-    session.state = state._replace(steps=state.steps.at[0].set(200))
+    steps = state.steps._replace(low=state.steps.low.at[0].set(200))
+    session.state = state._replace(steps=steps)
     finish(session, seconds=0.0)  # in the shortest stretches
     # Seed 1 made its own 200 in steps of 2 environments × 3; seed 0 made none.
     np.testing.assert_array_equal(session.steps, [200, 204])
-    np.testing.assert_array_equal(session.state.updates, [0, 34])
+    np.testing.assert_array_equal(session.state.updates.numbers, [0, 34])
 
 
 def test_counts_beyond_the_precision_of_float32_still_end():
     many = 2**24 + 1  # which float32 rounds down
     session = CompiledSession(A2C(**TINY), FiniteReward(3), [6], many)
-    session.state = session.state._replace(steps=jnp.asarray([2**24], jnp.int32))
+    session.state = session.state._replace(steps=Count(*jnp.asarray([[2**24], [0]], jnp.uint32)))
     finish(session)
     np.testing.assert_array_equal(session.steps, [2**24 + 10])
 
@@ -464,7 +466,7 @@ def test_environments_spread_over_devices_train_as_on_one():
     once = jax.jit(partial(compiled.train_once, algorithm, environment))
     lengths, metrics = [], []
     for _ in range(3):
-        state, of_update, ended = once(state, total_steps=jnp.int32(total))
+        state, of_update, ended = once(state, total_steps=Count.of(total))
         lengths.extend(ended.lengths[ended.lengths > 0].tolist())
         metrics.append(of_update)
 

@@ -88,7 +88,7 @@ def test_it_learns(trained: tuple[Any, ac.Run]) -> None:
     drawn = run.evaluate(50, deterministic=False).returns  # with noise, now and then the other
     assert (drawn == -1.0).any()
     names = set(run.metrics.names)
-    assert names == {"reward", "return", "length", "steps_per_second"}
+    assert names == {"reward", "return", "length"}
     assert run.metrics.update.max() == 16
 
 

@@ -152,6 +152,32 @@ def test_resuming_leaves_no_trace(tmp_path):
         assert (straight / name).read_bytes() == (resumed / name).read_bytes()
 
 
+def test_tables_are_the_same_however_a_training_was_divided(tmp_path):
+    """Only the table of the speed is of the clock."""
+    for folder, ends in ("one", [9]), ("other", [2, 7, 8, 9]):
+        (tmp_path / folder).mkdir()
+        writer, start = trackers.CsvWriter(tmp_path / folder), 1
+        for end in ends:
+            writer.write(report(3, start, end)._replace(gained=10))
+            start = end + 1
+        trackers.settle(tmp_path / folder)
+    for name in (trackers.METRICS, trackers.EPISODES):
+        one, other = ((tmp_path / folder / name).read_bytes() for folder in ("one", "other"))
+        assert one == other
+        assert one.count(b"\n") == 1 + 27
+    step, seconds, rate = trackers.read_speed(tmp_path / "other" / trackers.SPEED)
+    assert step.tolist() == [22, 72, 82, 92]
+    assert seconds.tolist() == [0.5] * 4
+    assert rate.tolist() == [20.0] * 4
+
+
+def test_stretches_without_a_row_count_in_the_next_that_has_one(tmp_path):
+    writer, empty = trackers.CsvWriter(tmp_path), EpisodeTable.join([])
+    for table, seconds, gained in (NO_UPDATES, 1.0, 10), (updates(1, 1, 1), 3.0, 50):
+        writer.write(Report(table, empty, seconds, gained=gained))
+    assert trackers.read_speed(tmp_path / trackers.SPEED).tolist() == [[10.0], [4.0], [15.0]]
+
+
 def test_truncating_by_seed(tmp_path):
     trackers.CsvWriter(tmp_path).write(report(3, 1, 4))
     trackers.truncate_after(tmp_path, (0, 2), [2, 100], [7, 18])
@@ -164,7 +190,8 @@ def test_truncating_by_seed(tmp_path):
     for _ in range(2):
         trackers.truncate_after(tmp_path, (), (), ())
         same(trackers.read_metrics(tmp_path / trackers.METRICS), NO_UPDATES)
-    assert sorted(os.listdir(tmp_path)) == [trackers.EPISODES, trackers.METRICS]
+    kept = [trackers.EPISODES, trackers.METRICS, trackers.SPEED]
+    assert sorted(os.listdir(tmp_path)) == kept
 
 
 def test_truncating_what_is_missing_or_something_else(tmp_path):

@@ -40,7 +40,7 @@ class Buffer(NamedTuple):
 
     observations: Ring
     transitions: Ring
-    oldest: Int[Array, ""]  # the number of the first transition whose observations are still there
+    kept: Int[Array, ""]  # how many of the latest transitions have their observations still
     latest: Int[Array, " B"]  # the number of each environment's latest successor; -1 without one
 
     @classmethod
@@ -59,7 +59,7 @@ class Buffer(NamedTuple):
         return cls(
             observations=Ring(_room(space, capacity + capacity // 8 + 2 * num_envs), none),
             transitions=Ring(transitions, jnp.zeros_like(none)),
-            oldest=jnp.zeros_like(none),
+            kept=jnp.zeros_like(none),
             latest=jnp.full(num_envs, -1, jnp.int32),
         )
 
@@ -70,8 +70,13 @@ class Buffer(NamedTuple):
 
     @property
     def seen(self) -> Int[Array, ""]:
-        """Transitions ever stored."""
+        """Transitions ever stored, less whole periods of the ring."""
         return self.transitions.count
+
+    @property
+    def oldest(self) -> Int[Array, ""]:
+        """The number of the first transition whose observations are still there."""
+        return self.seen - self.kept
 
     def insert(self, batch: Transition) -> Buffer:
         """With the rows of a batch that are valid, in the order of time."""
@@ -110,21 +115,21 @@ class Buffer(NamedTuple):
 
         # A transition's own observation lies at most 2 · num_envs before its successor, and the
         # successors' numbers rise: those that have lost one are the first of those that are left.
-        oldest = jnp.maximum(self.oldest, transitions.count - transitions.capacity)
-        candidates = oldest + jnp.arange(2 * steps * num_envs, dtype=jnp.int32)
-        least = observations.count - observations.capacity + 2 * num_envs
-        lost = transitions.at(candidates).next_observation < least
-        lost = lost & (candidates < transitions.count)
+        there = jnp.minimum(self.kept + jnp.sum(valid, dtype=jnp.int32), transitions.capacity)
+        first = jnp.arange(2 * steps * num_envs, dtype=jnp.int32)
+        successors = transitions.at(transitions.count - there + first).next_observation
+        lost = observations.age(successors) > observations.capacity - 2 * num_envs
+        lost = lost & (first < there)
         return Buffer(
             observations,
             transitions,
-            oldest + jnp.sum(lost, dtype=jnp.int32),
+            there - jnp.sum(lost, dtype=jnp.int32),
             jnp.where(valid[-1], successor[-1], -1),
         )
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, "..."]:
         """Numbers of transitions that are kept, uniformly and with replacement."""
-        kept = jnp.maximum(self.seen - self.oldest, 1).astype(jnp.uint32)
+        kept = jnp.maximum(self.kept, 1).astype(jnp.uint32)
         # The remainder favours no row by more than kept / 2³²; `randint` takes longer.
         return self.oldest + (jax.random.bits(key, shape) % kept).astype(jnp.int32)
 

@@ -178,10 +178,16 @@ class Transition(NamedTuple):
         )
 
 
+PERIOD = 2**29  # about; of the numbers of a ring's rows
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["rows", "count"], meta_fields=[])
 @dataclass(frozen=True)
 class Ring:
     """The latest of all rows that were ever appended: row number k lies at k % capacity.
+
+    `count` and numbers have 32 bits for any number of rows: at 2·`period` the count falls by a
+    period, and two numbers that differ by one stand for the same row. `age` knows.
 
     Places that no row has come to yet are zero, and none changes but by `append`. Where a learner
     keeps much, it keeps it in such rings: a checkpoint then holds the rows that are filled, and to
@@ -189,19 +195,27 @@ class Ring:
     """
 
     rows: PyTree  # leaves [capacity, ...]
-    count: Int[Array, ""]  # rows ever appended
+    count: Int[Array, ""]  # rows ever appended, less whole periods
 
     @property
     def capacity(self) -> int:
         return int(jax.tree.leaves(self.rows)[0].shape[0])
 
+    @property
+    def period(self) -> int:
+        return self.capacity * max(2, PERIOD // self.capacity)
+
     def append(self, rows: PyTree, kept: Bool[Array, " N"]) -> tuple[Ring, Int[Array, " N"]]:
         """With those of the rows [N, ...] that are kept, in their order; and each one's number."""
         number = self.count + jnp.cumsum(kept, dtype=jnp.int32) - 1
-        count, capacity = number[-1] + 1, self.capacity
+        count, capacity, period = number[-1] + 1, self.capacity, self.period
         place = jnp.where(kept & (number >= count - capacity), number % capacity, capacity)
         rows = jax.tree.map(lambda room, x: room.at[place].set(x, mode="drop"), self.rows, rows)
-        return Ring(rows, count), number
+        return Ring(rows, jnp.where(count >= 2 * period, count - period, count)), number
+
+    def age(self, number: Int[Array, "..."]) -> Int[Array, "..."]:
+        """How many rows were appended from this one on, of one that is not a period old."""
+        return (self.count - number) % self.period
 
     def at(self, number: Int[Array, "..."]) -> PyTree:
         """The rows of these numbers [...], if they are still there."""

@@ -24,6 +24,7 @@ from actorcritic.figures import plots, statistics
 from actorcritic.figures.html import Table
 from actorcritic.figures.statistics import FEWEST_SEEDS, RESAMPLES, Estimate, figures
 from actorcritic.runners.session import EpisodeTable, Report, some_rows
+from actorcritic.runs import trackers
 from actorcritic.runs.diagnosis import solved_from
 from actorcritic.runs.evaluated import Evaluated
 from actorcritic.runs.run import Run
@@ -860,16 +861,14 @@ def _score(run: Run, table: EpisodeTable, seed: int, label: str) -> float:
 
 
 def _speed(run: Run) -> float:
-    """Steps a second: as measured, or from the metrics, which a run from a folder has."""
-    metrics = run.metrics
-    if np.isfinite(run.steps_per_second) or "steps_per_second" not in metrics.names:
+    """Steps a second: as measured, or as its folder tells it."""
+    path = None if run.out is None else run.out / trackers.SPEED
+    if np.isfinite(run.steps_per_second) or path is None or not path.exists():
         return run.steps_per_second
-    rates = metrics.column("steps_per_second").astype(np.float64)
-    # A row has the rate of its stretch, the first of which warms up; rows are of like many steps.
-    kept = rates[rates != rates[0]] if len(rates) else rates
-    kept = kept if len(kept) else rates
-    kept = kept[np.isfinite(kept) & (kept > 0)]
-    return float(len(kept) / (1 / kept).sum()) if len(kept) else float("nan")
+    _, seconds, rates = trackers.read_speed(path)
+    first = 1 if len(seconds) > 1 else 0  # which warms up
+    seconds, rates = seconds[first:], rates[first:]
+    return float((seconds * rates).sum() / seconds.sum()) if len(seconds) else float("nan")
 
 
 def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:

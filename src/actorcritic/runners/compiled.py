@@ -12,11 +12,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from actorcritic.core.counting import Count
 from actorcritic.core.types import Action, Algorithm, Collects, Environment, EnvSpec, Transition
 from actorcritic.envs.keys import next_episode, step_key
 from actorcritic.maths import spaces
+
+# Steps after which an episode without a time limit is cut: its random keys (`envs.keys`) end.
+LONGEST = 2**31 - 2
 
 
 class Running(NamedTuple):
@@ -39,8 +44,8 @@ class TrainState(NamedTuple):
     learner: Any
     environments: Running
     key: Key[Array, ""]
-    updates: Int[Array, ""]
-    steps: Int[Array, ""]
+    updates: Count
+    steps: Count
 
 
 class Episodes(NamedTuple):
@@ -102,8 +107,8 @@ def take_step(
     step = _flat(spec, step)
 
     length, truncated, reward = now.episode_length + 1, step.truncated, step.reward
-    if limit is not None:
-        truncated = truncated | each_column(length >= limit, columns)
+    limit = LONGEST if limit is None else limit
+    truncated = truncated | each_column(length >= limit, columns)
     if step.valid is not None:
         reward = jnp.where(step.valid, reward, 0.0)
     done = (step.terminated | truncated).reshape(-1, columns).all(axis=1)
@@ -220,7 +225,7 @@ def begin(algorithm: Algorithm, environment: Environment, key: Key[Array, ""]) -
     learner = algorithm.init(learner_key, environment.spec)
     assert algorithm.collects is not None
     running = reset(environment, jax.random.split(environment_key, algorithm.collects.num_envs))
-    zero = jnp.zeros((), jnp.int32)
+    zero = jax.tree.map(jnp.asarray, Count.of(0))
     return TrainState(learner, running, key, zero, zero)
 
 
@@ -228,7 +233,7 @@ def train_once(
     algorithm: Algorithm,
     environment: Environment,
     state: TrainState,
-    total_steps: Int[Array, ""],
+    total_steps: Count,
     axis: str | None = None,
 ) -> tuple[TrainState, Any, Episodes]:
     """Collect one batch and learn from it; with `axis`, as one of the devices of a mesh axis."""
@@ -238,12 +243,13 @@ def train_once(
         act_key, update_key = (jax.random.fold_in(k, here) for k in (act_key, update_key))
     actor = algorithm.behaviour(state.learner)
     running, batch, episodes = collect(algorithm, environment, actor, state.environments, act_key)
-    progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
+    progress = state.steps.share(total_steps)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
     gained = batch.steps(environment.spec.columns)
     if axis is not None:
         metrics, gained = jax.lax.pmean(metrics, axis), gained * jax.lax.axis_size(axis)
-    state = TrainState(learner, running, key, state.updates + 1, state.steps + gained)
+    counts = state.updates.plus(np.int32(1)), state.steps.plus(jnp.asarray(gained))
+    state = TrainState(learner, running, key, *counts)
     return state, metrics, episodes
 
 
@@ -261,7 +267,7 @@ class Log(NamedTuple):
 
     metrics: Named  # [K, M]
     episodes: Episodes  # [K, T, B]
-    steps: Int[Array, " K"]  # environment steps after each update
+    steps: UInt32[Array, " K"]  # the low word of the environment steps after each update
 
 
 def train_chunk(
@@ -270,7 +276,7 @@ def train_chunk(
     capacity: int,
     state: TrainState,
     count: Int[Array, ""],
-    total_steps: Int[Array, ""],
+    total_steps: Count,
     axis: str | None = None,
 ) -> tuple[TrainState, Log]:
     """`count` updates, of which the log has room for `capacity`.
@@ -281,11 +287,11 @@ def train_chunk(
     whole = algorithm.collects.whole_episodes
 
     @partial(jax.jit, inline=True)  # so that it is traced once, not again in the loop
-    def once(state: TrainState, total_steps: Array) -> tuple[TrainState, Log]:
+    def once(state: TrainState, total_steps: Count) -> tuple[TrainState, Log]:
         state, metrics, episodes = train_once(algorithm, environment, state, total_steps, axis)
         names = tuple(sorted(metrics))
         row = Named(jnp.stack([metrics[name] for name in names]), names)
-        return state, Log(row, episodes, state.steps)
+        return state, Log(row, episodes, state.steps.low)
 
     def body(carry: tuple[Array, TrainState, Log]) -> tuple[Array, TrainState, Log]:
         k, state, log = carry
@@ -296,7 +302,7 @@ def train_chunk(
         k, state, _ = carry
         # Under `vmap`, a condition that differs by seed would select the whole state each turn,
         # a replay buffer included: `count` has to be enough wherever it can be.
-        return (k < count) & (state.steps < total_steps) if whole else k < count
+        return (k < count) & state.steps.below(total_steps) if whole else k < count
 
     _, row = jax.eval_shape(once, state, total_steps)
     log = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)

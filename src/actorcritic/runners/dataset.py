@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from actorcritic.core.counting import Count
 from actorcritic.core.types import Algorithm, EnvSpec, Extras, Observation, Transition
 from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.data.dataset import Dataset
@@ -79,21 +81,21 @@ class DataState(NamedTuple):
 
     learner: Any
     key: Key[Array, ""]
-    updates: Int[Array, ""]
-    steps: Int[Array, ""]  # which are updates
+    updates: Count
+    steps: Count  # which are updates
 
 
 class Log(NamedTuple):
     """What a chunk reports; rows from the number that were begun on are unused."""
 
     metrics: Named  # [ROWS, M]
-    updates: Int[Array, " ROWS"]  # made when the row was complete
+    updates: UInt32[Array, " ROWS"]  # the low word of those made when the row was complete
 
 
 def begin(algorithm: Algorithm, spec: EnvSpec, key: Key[Array, ""]) -> DataState:
     """The state before the first update of one seed."""
     key, learner_key = jax.random.split(key)
-    zero = jnp.zeros((), jnp.int32)
+    zero = jax.tree.map(jnp.asarray, Count.of(0))
     return DataState(algorithm.init(learner_key, spec), key, zero, zero)
 
 
@@ -102,7 +104,7 @@ def update_once(
     data: Data,
     pool: Int[Array, " n"] | None,
     state: DataState,
-    total_steps: Int[Array, ""],
+    total_steps: Count,
 ) -> tuple[DataState, Named]:
     """Draw rows, of all or of a pool of them, and learn from them."""
     assert algorithm.draws is not None
@@ -111,11 +113,12 @@ def update_once(
     count = len(data.reward if pool is None else pool)
     rows = (jax.random.bits(draw_key, (algorithm.draws,)) % np.uint32(count)).astype(jnp.int32)
     batch = data.at(rows if pool is None else pool[rows])
-    progress = state.steps.astype(jnp.float32) / total_steps.astype(jnp.float32)
+    progress = state.steps.share(total_steps)
     learner, metrics = algorithm.update(state.learner, batch, update_key, progress)
     names = tuple(sorted(metrics))
     row = Named(jnp.stack([metrics[name] for name in names]), names)
-    return DataState(learner, key, state.updates + 1, state.steps + 1), row
+    counts = state.updates.plus(np.int32(1)), state.steps.plus(np.int32(1))
+    return DataState(learner, key, *counts), row
 
 
 def learn_chunk(
@@ -124,16 +127,14 @@ def learn_chunk(
     pool: Int[Array, " n"] | None,
     state: DataState,
     count: Int[Array, ""],
-    total_steps: Int[Array, ""],
+    total_steps: Count,
 ) -> tuple[DataState, Log]:
     """`count` updates, at most `ROWS` rows of them; rows end at multiples of UPDATES_PER_ROW."""
     once = partial(jax.jit(update_once, inline=True), algorithm, data, pool)
-    end = state.updates + count
 
-    def row(carry: tuple[Array, DataState, Log]) -> tuple[Array, DataState, Log]:
-        k, state, log = carry
-        stop = jnp.minimum((state.updates // UPDATES_PER_ROW + 1) * UPDATES_PER_ROW, end)
-        number = stop - state.updates
+    def row(carry: tuple[Array, Array, DataState, Log]) -> tuple[Array, Array, DataState, Log]:
+        k, left, state, log = carry
+        number = jnp.minimum(UPDATES_PER_ROW - state.updates.modulo(UPDATES_PER_ROW), left)
 
         def one(_: Array, carry: tuple[DataState, Array]) -> tuple[DataState, Array]:
             state, found = once(carry[0], total_steps)
@@ -143,13 +144,14 @@ def learn_chunk(
         state, sums = jax.lax.fori_loop(0, number, one, (state, sums))
         values = log.metrics.values.at[k].set(sums / number.astype(sums.dtype))
         metrics = Named(values, log.metrics.names)
-        return k + 1, state, Log(metrics, log.updates.at[k].set(state.updates))
+        updates = log.updates.at[k].set(state.updates.low)
+        return k + 1, left - number, state, Log(metrics, updates)
 
     _, shape = jax.eval_shape(once, state, total_steps)
     room = jnp.zeros((ROWS, *shape.values.shape), shape.values.dtype)
-    log = Log(Named(room, shape.names), jnp.zeros(ROWS, jnp.int32))
+    log = Log(Named(room, shape.names), jnp.zeros(ROWS, jnp.uint32))
     zero = jnp.zeros((), jnp.int32)
-    _, state, log = jax.lax.while_loop(lambda c: c[1].updates < end, row, (zero, state, log))
+    _, _, state, log = jax.lax.while_loop(lambda c: c[1] > 0, row, (zero, count, state, log))
     return state, log
 
 
@@ -209,7 +211,7 @@ class DatasetSession:
             pools: Array | None,
             states: DataState,
             counts: Array,
-            total: Array,
+            total: Count,
         ) -> tuple[DataState, Log]:
             def chunk(each: tuple[Algorithm, Any, DataState, Array]) -> tuple[DataState, Log]:
                 return learn_chunk(each[0], data, *each[1:], total)
@@ -284,7 +286,7 @@ class DatasetSession:
 
     @property
     def steps(self) -> np.ndarray:
-        return np.asarray(self._state.steps)[: len(self.seeds)]
+        return self._state.steps.numbers[: len(self.seeds)]
 
     @property
     def finished(self) -> bool:
@@ -304,7 +306,7 @@ class DatasetSession:
             return
         state = beside(lambda: self._state)
         counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
-        arguments = (self._each, self._data, self._pools, self._shapes, counts, jnp.int32(0))
+        arguments = (self._each, self._data, self._pools, self._shapes, counts, Count.of(0))
         self._program = compiled(self._train.lower(*arguments))
         wait_for(state)
 
@@ -315,10 +317,10 @@ class DatasetSession:
         until: np.ndarray | None = None,
     ) -> Report:
         self.compile()
-        before = np.asarray(self._state.updates)
+        before = jax.tree.map(np.asarray, self._state.updates)
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds / UPDATES_PER_ROW)) * UPDATES_PER_ROW
-        counts = self._counts(min(budget, (ROWS - 1) * UPDATES_PER_ROW), before, until)
+        counts = self._counts(min(budget, (ROWS - 1) * UPDATES_PER_ROW), before.numbers, until)
         start = time.perf_counter()
         self._started, log = self._program(
             self._each,
@@ -326,13 +328,13 @@ class DatasetSession:
             self._pools,
             self._state,
             counts,
-            jnp.int32(self.total_steps),
+            Count.of(self.total_steps),
         )
         log = jax.tree.map(np.asarray, log)
         elapsed = time.perf_counter() - start
-        made = np.asarray(self._state.updates) - before
+        made = self._state.updates.numbers - before.numbers
         self._rate = made.max() / elapsed
-        return self._report(log, made, elapsed)
+        return self._report(log, before, made, elapsed)
 
     def _counts(self, most: int, made: np.ndarray, until: np.ndarray | None) -> Array:
         """How many updates each seed makes now: at most so many, and none beyond the end."""
@@ -344,12 +346,13 @@ class DatasetSession:
             counts = np.where(counts > 0, counts[counts > 0].min(), 0)
         return jax.device_put(counts.astype(np.int32), self._by_seed)
 
-    def _report(self, log: Any, made: np.ndarray, seconds: float) -> Report:
+    def _report(self, log: Any, before: Count, made: np.ndarray, seconds: float) -> Report:
         metrics = []
         for s, name in enumerate(self._rows):
-            after = log.updates[s]
-            n = int((after > 0).sum()) if made[s] else 0
-            after = after[:n].astype(np.int64)
+            start = jax.tree.map(itemgetter(s), before)
+            first = int(start) // UPDATES_PER_ROW
+            n = -(-(int(start) + int(made[s])) // UPDATES_PER_ROW) - first if made[s] else 0
+            after = start.ahead(log.updates[s, :n])
             columns = np.full(n, name), after, after
             metrics.append(MetricTable(*columns, log.metrics.names, log.metrics.values[s, :n]))
         gained = int(made[: len(self.seeds)].sum())

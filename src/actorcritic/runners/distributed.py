@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from actorcritic.core.counting import Count
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import (
     Asynchronous,
@@ -280,7 +281,7 @@ class ClusterSession(HostSession):
     def _ask(self, post: Post, s: int, given: tuple[Array, Array]) -> None:
         """Ask a worker for a batch, with the newest snapshot."""
         state = self._states[s]
-        made, steps = int(state.updates), int(state.steps)
+        made = int(state.updates)
         begin = None
         if post.begun != self._round:
             if post.share is None or post.replaced:
@@ -288,7 +289,7 @@ class ClusterSession(HostSession):
             else:  # as the host runner begins them
                 begin = environment_seed(self.seeds[s], made) + post.share[0]
         act_keys, key = (numbers(k) for k in given)
-        progress = np.float32(steps) / np.float32(self.total_steps)
+        progress = state.steps.share(Count.of(self.total_steps))
         name = f"update {made + 1} (seed {self.seeds[s]}, worker {post.number})"
         order = Order(act_keys, key, progress, begin, name)
         post.call = self._cluster.call(post.worker, "collect", self._newest(s), order)
@@ -359,16 +360,15 @@ class ClusterSession(HostSession):
             self._under_way = None
             raise
         state = self._states[s]
-        before = int(state.steps)
-        progress = np.float32(before) / np.float32(self.total_steps)
+        progress = state.steps.share(Count.of(self.total_steps))
         arguments = self._settings, state.learner, sent, key, progress
         assert self._programs is not None
         if self._programs[1] is None:
             update = compiled(jax.jit(self._update, donate_argnums=1).lower(*arguments))
             self._programs = self._programs[0], update
         learner, metrics = self._programs[1](*arguments)
-        counters: Any = np.int32(state.updates + 1), np.int32(before + gained)
-        self._states[s] = HostState(learner, state.key, *counters)
+        counts = Count.of(int(state.updates) + 1), Count.of(int(state.steps) + gained)
+        self._states[s] = HostState(learner, state.key, *counts)
         return np.append(np.asarray(metrics), [staleness, self._lost]), ended
 
     def _keys(self, s: int) -> tuple[Array, Array]:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
+from actorcritic.core.counting import Count
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec, Transition
 from actorcritic.core.waiting import compiled
@@ -46,8 +47,8 @@ class HostState(NamedTuple):
 
     learner: Any
     key: Key[Array, ""]
-    updates: Int[Array, ""]
-    steps: Int[Array, ""]
+    updates: Count
+    steps: Count
 
 
 def call_inline() -> None:
@@ -63,7 +64,7 @@ def call_inline() -> None:
 def begin(algorithm: Any, spec: EnvSpec, key: Key[Array, ""]) -> HostState:
     """The state before the first update of one seed; the third key is the environments'."""
     key, learner_key, _ = jax.random.split(key, 3)
-    zero = jnp.zeros((), jnp.int32)
+    zero = jax.tree.map(jnp.asarray, Count.of(0))
     return HostState(algorithm.init(learner_key, spec), key, zero, zero)
 
 
@@ -231,7 +232,6 @@ class HostSession:
         draw, update = self._programs
         state = self._states[s]
         key, act_keys, update_key = draw(state.key)
-        before = int(state.steps)
         if self._under_way != s:
             # Other episodes each time that a seed is taken up again, and no other's environments.
             again = environment_seed(self.seeds[s], int(state.updates))
@@ -245,10 +245,10 @@ class HostSession:
             self._under_way = None
             raise
         gained = int(batch.steps(self._spec.columns))
-        progress = np.float32(before) / np.float32(self.total_steps)
+        progress = state.steps.share(Count.of(self.total_steps))
         learner, metrics = update(self._settings, state.learner, batch, update_key, progress)
-        counters: Any = np.int32(state.updates + 1), np.int32(before + gained)
-        self._states[s] = HostState(learner, key, *counters)
+        counts = Count.of(int(state.updates) + 1), Count.of(int(state.steps) + gained)
+        self._states[s] = HostState(learner, key, *counts)
         # Waits for the update: only then may the batch be overwritten.
         return np.asarray(metrics), ended
 

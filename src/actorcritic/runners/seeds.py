@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from actorcritic.core.counting import Count
 from actorcritic.core.types import Algorithm, Environment, EnvSpec
 from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.runners.compiled import (
@@ -149,7 +151,7 @@ class CompiledSession:
         axis = "rows" if mode == "rows" else None
 
         def train(
-            algorithms: Algorithm, states: TrainState, counts: Array, total: Array
+            algorithms: Algorithm, states: TrainState, counts: Array, total: Count
         ) -> tuple[TrainState, Log]:
             def chunk(each: tuple[Algorithm, TrainState, Array]) -> tuple[TrainState, Log]:
                 return train_chunk(each[0], environment, self._capacity, *each[1:], total, axis)
@@ -232,7 +234,7 @@ class CompiledSession:
 
     @property
     def steps(self) -> np.ndarray:
-        return np.asarray(self._state.steps)[: len(self.seeds)]
+        return self._state.steps.numbers[: len(self.seeds)]
 
     @property
     def finished(self) -> bool:
@@ -253,7 +255,7 @@ class CompiledSession:
         state = beside(lambda: self._state)
         # By its shape alone: to count what is left would wait for that state.
         counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
-        arguments = (self._each, self._shapes, counts, jnp.int32(0))
+        arguments = (self._each, self._shapes, counts, Count.of(0))
         self._program = compiled(self._train.lower(*arguments))
         wait_for(state)
 
@@ -264,23 +266,23 @@ class CompiledSession:
         until: np.ndarray | None = None,
     ) -> Report:
         self.compile()
-        before, updates = self.steps, np.asarray(self._state.updates)
+        before, updates = jax.tree.map(np.asarray, self._state.steps), self._state.updates.numbers
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds / self._every)) * self._every
         counts = self._counts(min(budget, self._capacity), until)
         start = time.perf_counter()
         self._started, log = self._program(
-            self._each, self._state, counts, jnp.int32(self.total_steps)
+            self._each, self._state, counts, Count.of(self.total_steps)
         )
         log = jax.tree.map(np.asarray, log)
         elapsed = time.perf_counter() - start
-        made = np.asarray(self._state.updates) - updates
+        made = self._state.updates.numbers - updates
         self._rate = made.max() / elapsed
         return self._report(log, before, updates, made, elapsed)
 
     def _counts(self, most: int, until: np.ndarray | None) -> Array:
         """How many updates each seed makes now: at most so many, and none beyond the end."""
-        counts, steps = np.full(len(self._keys), most), np.asarray(self._state.steps)
+        counts, steps = np.full(len(self._keys), most), self._state.steps.numbers
         if until is not None:
             until = np.concatenate([until, [until[0]] * (len(counts) - len(until))])
             room = np.maximum(until - steps, 0)
@@ -298,25 +300,26 @@ class CompiledSession:
         return jax.device_put(counts.astype(np.int32), self._by_seed)
 
     def _report(
-        self, log: Any, before: np.ndarray, updates: np.ndarray, made: np.ndarray, seconds: float
+        self, log: Any, before: Count, updates: np.ndarray, made: np.ndarray, seconds: float
     ) -> Report:
         metrics, episodes = [], []
         for s, row in enumerate(self._rows):
             n = int(made[s])
-            after = log.steps[s, :n].astype(np.int64)
+            start = jax.tree.map(itemgetter(s), before)
+            after = start.ahead(log.steps[s, :n])
             numbers = updates[s] + 1 + np.arange(n)
             kept = np.flatnonzero(is_reported(numbers, self._every))
             values = log.metrics.values[s, kept]
             columns = np.full(len(kept), row), numbers[kept], after[kept]
             metrics.append(MetricTable(*columns, log.metrics.names, values))
             update, t, b = np.nonzero(log.episodes.lengths[s, :n])
-            start = np.concatenate([before[s : s + 1], after])[update]
-            step = start + t * self._collects.num_envs + b + 1
+            first = np.concatenate([[int(start)], after])[update]
+            step = first + t * self._collects.num_envs + b + 1
             if self._collects.whole_episodes:  # where parallel steps are not told apart
                 step = after[update]
             returns, lengths = (x[s, update, t, b] for x in log.episodes)
             episodes.append(EpisodeTable(np.full(len(step), row), step, returns, lengths))
-        gained = int((self.steps - before).sum())
+        gained = int((self.steps - before.numbers[: len(self.seeds)]).sum())
         return tabulate(MetricTable.join(metrics), EpisodeTable.join(episodes), gained, seconds)
 
     def close(self) -> None:

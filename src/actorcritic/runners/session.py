@@ -108,24 +108,27 @@ class Report(NamedTuple):
     seconds: float  # of training, compilation left out
     evaluations: EpisodeTable | None = None  # of the policy at a step: deterministic episodes
     logged: tuple[Logged, ...] = ()  # by callbacks
+    gained: int = 0  # steps in these seconds, of all seeds together
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.gained / self.seconds if self.seconds else float("nan")
 
 
 def tabulate(metrics: MetricTable, episodes: EpisodeTable, gained: int, seconds: float) -> Report:
     """A report; each row also gets the mean return and length of the episodes that ended since
-    the one before (NaN where none did), and the rate of the whole stretch: `gained` steps in
-    `seconds`.
+    the one before (NaN where none did).
     """
-    extra = np.full((len(metrics.seed), 3), np.nan)
+    extra = np.full((len(metrics.seed), 2), np.nan)
     for seed in np.unique(metrics.seed):
         rows = np.flatnonzero(metrics.seed == seed)
         ended = episodes.seed == seed
         columns = np.ones(ended.sum()), episodes.returns[ended], episodes.length[ended]
         (count, *totals), _ = _sums(metrics.step[rows], episodes.step[ended], columns, (0, 0, 0))
-        extra[rows, :2] = np.stack([_ratio(total, count) for total in totals], axis=1)
-    extra[:, 2] = gained / seconds
-    names = (*metrics.names, *EPISODIC, "steps_per_second")
+        extra[rows] = np.stack([_ratio(total, count) for total in totals], axis=1)
+    names = (*metrics.names, *EPISODIC)
     table = metrics._replace(names=names, values=np.concatenate([metrics.values, extra], axis=1))
-    return Report(table, episodes, seconds)
+    return Report(table, episodes, seconds, gained=gained)
 
 
 # Rows that are kept one by one, for each seed: beyond them, fewer and fewer.

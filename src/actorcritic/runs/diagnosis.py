@@ -39,6 +39,8 @@ class Finding(NamedTuple):
     kind: str
     seed: int
     text: str
+    update: int = 0  # the row that showed it, where it is one
+    step: int = 0
 
 
 class _Rule(NamedTuple):
@@ -153,7 +155,7 @@ class Diagnosis:
             f"{', '.join(which)}. Start again with a lower learning_rate; if rewards or "
             "observations are large, with normalize_reward or normalize_observation as well."
         )
-        return [Finding("diverged", seed, text)]
+        return [Finding("diverged", seed, text, int(update[i]), int(step[i]))]
 
     def _level(
         self, seed: int, names: tuple[str, ...], values: Float[np.ndarray, "n m"]

@@ -4,6 +4,7 @@
     metrics.csv       one row an update (of tiny ones, one row every 8 steps); of each seed the
                       first 8,192, then every second, later every fourth, and so on
     episodes.csv      one row a finished training episode; likewise from 65,536 on
+    speed.csv         one row a stretch of training: what depends on the clock, and no table else
     tensorboard/      the same for TensorBoard, one point a stretch of updates
     checkpoints/      safetensors and a JSON manifest; the newest two
     early/            the policies of an eighth of the training;  best/: those that evaluated best
@@ -321,6 +322,7 @@ class Run:
             tables = trackers.CsvWriter(out)
             for report in self.reports:
                 tables.write(report)
+            trackers.settle(out)
             if self.warnings:
                 files.write(out / WARNINGS, "".join(f"{text}\n" for text in self.warnings))
             if self.best is not None:
@@ -577,9 +579,9 @@ def save_configuration(run: Run) -> None:
 def save_checkpoint(run: Run, state: Any, thinned: Thinned, since: Path | None) -> Path:
     assert run.out is not None
     about = {
-        "update": int(np.asarray(state.updates).sum()),
-        "updates": np.asarray(state.updates).tolist(),
-        "steps": np.asarray(state.steps).tolist(),
+        "update": int(state.updates.numbers.sum()),
+        "updates": state.updates.numbers.tolist(),
+        "steps": state.steps.numbers.tolist(),
         "failed": {str(seed): why for seed, why in run.failed.items()},
         "stopped": run.stopped,
         "tables": thinned.state,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from actorcritic.core import hyperparameters
+from actorcritic.core.counting import MOST
 from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter as setting
 from actorcritic.core.words import nearest
@@ -20,7 +21,7 @@ from actorcritic.envs.host.environment import Autoreset
 from actorcritic.runners.cluster import check_installed
 
 Vectorization = Literal["sync", "async"]
-STEPS = "[1, 2000000000]"  # counted in 32 bits
+STEPS = f"[1, {MOST}]"
 SEED = "[0, 2147473647]"  # and the 10,000 seeds after it; JAX's are of 32 bits
 # What a run that goes on does as before, and its values where nothing was said.
 LOOKS: dict[str, Any] = {"evaluate_every": None, "keep_best": False, "stop_at": None}

@@ -24,6 +24,7 @@ from actorcritic.runners.session import EpisodeTable, Logged, MetricTable, Repor
 
 METRICS, EPISODES = "metrics.csv", "episodes.csv"
 EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is something for them
+SPEED = "speed.csv"  # what depends on the clock: nothing else in the tables does
 NO_WANDB = 'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
 TABLES = (METRICS, EPISODES, EVALUATIONS, LOGGED)
 MOST_WRITERS = 64  # of TensorBoard
@@ -42,7 +43,7 @@ class Sink(Protocol):
 
 
 class CsvWriter:
-    """Appends updates to `metrics.csv` and finished episodes to `episodes.csv`.
+    """Appends updates to `metrics.csv`, finished episodes to `episodes.csv`, rates to `speed.csv`.
 
     Nothing is held back: what `write` was given is in the files when it returns. Metrics are
     kept to float32's precision, returns to float64's. Which rows there are in long trainings is
@@ -51,6 +52,7 @@ class CsvWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
+        self._time = 0.0, 0  # seconds and steps since the latest row of speed
 
     def write(self, report: Report) -> None:
         updates, episodes = report.metrics, report.episodes
@@ -79,9 +81,31 @@ class CsvWriter:
             rows = [np.array(column, object) for column in zip(*report.logged, strict=True)]
             rows[2] = np.array([_quoted(name) for name in rows[2]], object)
             _append(self._folder / LOGGED, ("seed", "step", "name", "value"), "%d,%d,%s,%r\n", rows)
+        seconds, gained = self._time[0] + report.seconds, self._time[1] + report.gained
+        self._time = seconds, gained
+        if len(updates.step) and seconds:
+            row = [[updates.step.max()], [seconds], [gained / seconds]]
+            _append(self._folder / SPEED, _SPEED, "%d,%.6g,%.6g\n", [np.array(x) for x in row])
+            self._time = 0.0, 0
 
     def close(self) -> None:
         """Nothing is open between writes."""
+
+
+def settle(folder: Path) -> None:
+    """Put each table in order: one seed after the other, the rows of each as they were written.
+
+    While several seeds are trained, theirs take turns by the clock.
+    """
+    for name in TABLES:
+        path = Path(folder) / name
+        if path.exists():
+            header, body = _text(path)
+            seeds = _parsed(path, body, [header.split(",").index("seed")])[0] if body else []
+            if (np.diff(seeds) < 0).any():
+                rows = body.splitlines(keepends=True)
+                order = np.argsort(seeds, kind="stable").tolist()
+                files.write(path, f"{header}\n{''.join(rows[k] for k in order)}")
 
 
 def sync(folder: Path) -> None:
@@ -102,6 +126,11 @@ def read_metrics(path: Path) -> MetricTable:
     names, columns = _read(path, "seed", "update", "step")
     seed, update, step = columns[:3].astype(np.int64)
     return MetricTable(seed, update, step, tuple(names[3:]), columns[3:].T.astype(np.float32))
+
+
+def read_speed(path: Path) -> np.ndarray:
+    """Per stretch of training: the step that it came to, its seconds, its steps a second."""
+    return _read(path, *_SPEED)[1]
 
 
 def read_episodes(path: Path) -> EpisodeTable:
@@ -152,6 +181,7 @@ def _quoted(name: str) -> str:
     return line.getvalue()
 
 
+_SPEED = ("step", "seconds", "steps_per_second")
 _BLOCK = 8192  # rows formatted at a time
 
 
@@ -267,6 +297,8 @@ def _averages(report: Report) -> dict[int, tuple[int, dict[str, float]]]:
             point.pop(name, None)
             if ended.any():
                 point[name] = float(values[ended].mean())
+        if report.gained:
+            point["steps_per_second"] = report.steps_per_second
         points[seed] = (int(steps.max()), point)
     return points
 

@@ -33,7 +33,7 @@ from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.callbacks import Callback, Moment, StopAt
 from actorcritic.runs.configuration import SpacesOnly
 from actorcritic.runs.console import TrainingDisplay, warn
-from actorcritic.runs.diagnosis import Diagnosis
+from actorcritic.runs.diagnosis import Diagnosis, Finding
 from actorcritic.runs.evaluated import evaluated, save_evaluation
 from actorcritic.runs.folder import is_begun
 from actorcritic.runs.interruption import Interruption
@@ -206,6 +206,9 @@ class Training:
             if run.stopped is not None:
                 display.say(f"Stopped after {run.steps:,} {run.step_unit}: {run.stopped}.")
         self._save()
+        for run in self.runs:
+            if run.out is not None and len(run.seeds) > 1:
+                trackers.settle(run.out)
         if all(run.finished for run in self.runs) and self._evaluator is not None:
             display.say_what("evaluating …")
             try:
@@ -254,6 +257,7 @@ class Training:
             for k, (run, report, look) in enumerate(zip(self.runs, reports, looks, strict=True)):
                 report = self._call_back(k, _without(report, run.failed))
                 found = look.diverged(report.metrics)
+                report = _up_to(report, found)
                 kept = self._thinned[k].of(report)
                 if run.out is None:
                     run.reports.append(kept)
@@ -586,6 +590,18 @@ def _without(report: Report, seeds: Collection[int]) -> Report:
     )
 
 
+def _up_to(report: Report, found: Iterable[Finding]) -> Report:
+    """A report less what seeds that diverged did after that, until the stretch ended."""
+    for one in found:
+        metrics, episodes = report.metrics, report.episodes
+        after = (metrics.seed == one.seed) & (metrics.update > one.update)
+        ended = (episodes.seed == one.seed) & (episodes.step > one.step)
+        report = report._replace(
+            metrics=some_rows(metrics, ~after), episodes=some_rows(episodes, ~ended)
+        )
+    return report
+
+
 # ------------------------------------------------------------------------------------ the folder
 
 
@@ -614,7 +630,7 @@ def _restore(run: Run, like: Any) -> tuple[Any, Thinned]:
             f"{run.out} has made {min(about['steps']):,} steps already; resuming it to "
             f"{run.total_steps:,} would not train. Name a larger --total-steps, or none."
         )
-    for name in trackers.TABLES:
+    for name in (*trackers.TABLES, trackers.SPEED):
         path = run.out / name
         if path.exists() and not trackers.has_a_line(path):
             path.unlink()  # cut short by a crash before its first line was whole

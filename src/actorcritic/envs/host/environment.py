@@ -249,7 +249,7 @@ def environment_seed(*entropy: int) -> int:
     Seeds that are near each other give numbers that are far apart; 30 bits suit every generator
     that users may have.
     """
-    words = [number % 2**32 for number in entropy]
+    words = [number % 2**64 for number in entropy]
     return int(np.random.SeedSequence(words).generate_state(1)[0]) >> 2
 
 
