@@ -69,7 +69,7 @@ def test_what_is_collected_together_is_what_the_host_runner_collects(kind):
         host.learner.params,
         cluster.learner.params,
     )
-    np.testing.assert_array_equal(host.steps, cluster.steps)
+    np.testing.assert_array_equal(host.steps.numbers, cluster.steps.numbers)
     episodes = [
         np.concatenate([np.stack(report.episodes, axis=1) for report in reports])
         for reports in (host_reports, cluster_reports)
@@ -97,7 +97,7 @@ WORLDS = {
 def test_workers_that_do_not_wait_train_any_environment(kind, world):
     session = ClusterSession(ASYNCHRONOUS[kind].worker(), WORLDS[world](), [0], 400, "local", 2)
     state, reports = trained(session)
-    assert state.steps[0] >= 400
+    assert state.steps.numbers[0] >= 400
     before = trained_not(ASYNCHRONOUS[kind].worker())
     assert not np.allclose(before, state.learner.params["policy_head"].weight[0])
     staleness = np.concatenate([report.metrics.column("staleness") for report in reports])
