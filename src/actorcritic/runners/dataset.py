@@ -7,7 +7,6 @@ one program, as with the compiled runner.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -22,13 +21,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from actorcritic.core.counting import Count
 from actorcritic.core.types import Algorithm, EnvSpec, Extras, Observation, Transition
-from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.data.dataset import Dataset
 from actorcritic.maths import spaces
 from actorcritic.runners.compiled import Named, select
-from actorcritic.runners.seeds import stacked, use_all_cores
+from actorcritic.runners.seeds import SeedsSession
 from actorcritic.runners.session import (
-    COMPILE_FAST,
     EpisodeTable,
     MetricTable,
     Report,
@@ -155,7 +152,7 @@ def learn_chunk(
     return state, log
 
 
-class DatasetSession:
+class DatasetSession(SeedsSession):
     """All seeds of a run that learns from a data set. `state` is a DataState, leaves [S].
 
     As `CompiledSession`, with a data set in the place of an environment: one algorithm for each
@@ -178,11 +175,7 @@ class DatasetSession:
         own: Any = (),
         pools: Int[np.ndarray, "S n"] | None = None,
     ) -> None:
-        use_all_cores()
-        self.seeds, self.total_steps = tuple(seeds), total_steps
-        self._rows = self.seeds if rows is None else tuple(rows)
-        algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
-        algorithms *= len(seeds) // len(algorithms)
+        super().__init__(algorithm, seeds, total_steps, rows)
         count = min(len(seeds), jax.device_count())
         mesh = jax.make_mesh(
             (count,),
@@ -190,17 +183,14 @@ class DatasetSession:
             axis_types=(jax.sharding.AxisType.Auto,),
             devices=jax.devices()[:count],
         )
-        # Where the seeds do not divide evenly, one more is trained beside the others.
         padding = -len(seeds) % count
-        self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *[seeds[0]] * padding]))
-        self._algorithms = stacked([*algorithms, *algorithms[:1] * padding])
+        self._pad(padding)
         self._by_seed, everywhere = NamedSharding(mesh, P("seeds")), NamedSharding(mesh, P())
         self._each = jax.device_put(self._algorithms, self._by_seed)
         self._data = jax.device_put(Data.of(data, own), everywhere)
         if pools is not None:
             pools = jax.device_put(np.concatenate([pools, pools[:padding]]), self._by_seed)
         self._pools = pools
-        self._on_cpu = jax.default_backend() == "cpu"
 
         def init(algorithms: Algorithm, keys: Array) -> DataState:
             return jax.lax.map(lambda each: begin(each[0], spec, each[1]), (algorithms, keys))
@@ -223,11 +213,8 @@ class DatasetSession:
             after, log = jax.vmap(lambda *each: chunk((*each, count)))(algorithms, pools, states)
             return select(counts > 0, after, states), log
 
-        self._init = jax.jit(init, out_shardings=self._by_seed, compiler_options=COMPILE_FAST)
-        self._shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_seed),
-            jax.eval_shape(init, self._algorithms, self._keys),
-        )
+        shapes = jax.eval_shape(init, self._algorithms, self._keys)
+        self._begin_by(init, shapes, jax.tree.map(lambda _: self._by_seed, shapes))
         seeded = P("seeds")
         self._train = jax.jit(
             jax.shard_map(
@@ -239,76 +226,11 @@ class DatasetSession:
             ),
             donate_argnums=3,
         )
-        self._copy = jax.jit(
-            lambda state: jax.tree.map(lambda x: jnp.copy(x[: len(seeds)]), state),
-            compiler_options=COMPILE_FAST,
-        )
-        self._actors = jax.jit(
-            lambda algorithms, state: jax.tree.map(
-                lambda x: x[: len(seeds)],
-                jax.vmap(lambda a, learner: a.actor(learner))(algorithms, state.learner),
-            ),
-            compiler_options=COMPILE_FAST,
-        )
-        self._program: Any = None
-        self._started: DataState | None = None
-        self.failures: dict[int, str] = {}
-        self._rate = 0.0  # updates per second of one seed
 
-    # ------------------------------------------------------------------ what may be saved and set
-
-    @property
-    def _state(self) -> DataState:
-        if self._started is None:
-            self._started = self._init(self._algorithms, self._keys)
-        return self._started
-
-    @property
-    def shapes(self) -> DataState:
-        """The shapes and types of `state`, without making one."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape[1:]), x.dtype), self._shapes
-        )
-
-    @property
-    def state(self) -> DataState:
-        return self._copy(self._state)
-
-    @state.setter
-    def state(self, state: DataState) -> None:
-        missing = self._keys.shape[0] - len(self.seeds)
-        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:missing]]), state)
-        self._started = jax.device_put(padded, self._by_seed)
-
-    @property
-    def actors(self) -> Any:
-        return self._actors(self._algorithms, self._state)
-
-    @property
-    def steps(self) -> np.ndarray:
-        return self._state.steps.numbers[: len(self.seeds)]
-
-    @property
-    def finished(self) -> bool:
-        done = self.steps >= self.total_steps
-        done[list(self.failures)] = True
-        return bool(done.all())
-
-    def give_up(self, entry: int, why: str) -> None:
-        """Entries of the program run side by side: this one goes on, but nobody waits for it."""
-        self.failures[entry] = why
+    def _arguments(self, state: Any, counts: Any, total: Count) -> tuple[Any, ...]:
+        return self._each, self._data, self._pools, state, counts, total
 
     # ------------------------------------------------------------------ training
-
-    def compile(self) -> None:
-        """Compile the program (once; `advance` does it otherwise), beside the first state's."""
-        if self._program is not None:
-            return
-        state = beside(lambda: self._state)
-        counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
-        arguments = (self._each, self._data, self._pools, self._shapes, counts, Count.of(0))
-        self._program = compiled(self._train.lower(*arguments))
-        wait_for(state)
 
     def advance(
         self,
@@ -321,19 +243,7 @@ class DatasetSession:
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds / UPDATES_PER_ROW)) * UPDATES_PER_ROW
         counts = self._counts(min(budget, (ROWS - 1) * UPDATES_PER_ROW), before.numbers, until)
-        start = time.perf_counter()
-        self._started, log = self._program(
-            self._each,
-            self._data,
-            self._pools,
-            self._state,
-            counts,
-            Count.of(self.total_steps),
-        )
-        log = jax.tree.map(np.asarray, log)
-        elapsed = time.perf_counter() - start
-        made = self._state.updates.numbers - before.numbers
-        self._rate = made.max() / elapsed
+        log, made, elapsed = self._run(counts)
         return self._report(log, before, made, elapsed)
 
     def _counts(self, most: int, made: np.ndarray, until: np.ndarray | None) -> Array:
@@ -357,6 +267,3 @@ class DatasetSession:
             metrics.append(MetricTable(*columns, log.metrics.names, log.metrics.values[s, :n]))
         gained = int(made[: len(self.seeds)].sum())
         return tabulate(MetricTable.join(metrics), EpisodeTable.join([]), gained, seconds)
-
-    def close(self) -> None:
-        """Nothing to give back."""

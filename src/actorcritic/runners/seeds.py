@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -74,7 +75,135 @@ def stacked(algorithms: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *x: np.asarray(x, np.float32), *algorithms)
 
 
-class CompiledSession:
+class SeedsSession:
+    """Seeds as entries of one program. The leaves of `state` lead with [S].
+
+    Where the seeds do not divide evenly among the devices, one more is trained beside the others:
+    it costs no time, because the devices run side by side.
+    """
+
+    _train: Any  # the program, not compiled
+    _by_seed: NamedSharding  # of what has a row for each entry
+
+    def __init__(
+        self, algorithm: Any, seeds: Sequence[int], total_steps: int, rows: Sequence[int] | None
+    ) -> None:
+        use_all_cores()
+        self.seeds, self.total_steps = tuple(seeds), total_steps
+        self._rows = self.seeds if rows is None else tuple(rows)
+        algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
+        self._given = algorithms * (len(seeds) // len(algorithms))
+        self._on_cpu = jax.default_backend() == "cpu"
+        self._program: Any = None
+        self._started: Any = None
+        self.failures: dict[int, str] = {}
+        self._rate = 0.0  # updates per second of one seed
+
+    def _pad(self, padding: int) -> None:
+        """Keys and algorithms of all entries, so many of them beside the seeds."""
+        self._keys = jax.vmap(jax.random.key)(np.asarray([*self.seeds, *self.seeds[:1] * padding]))
+        self._algorithms = stacked([*self._given, *self._given[:1] * padding])
+
+    def _begin_by(self, init: Callable[..., Any], shapes: Any, shardings: Any) -> None:
+        """The programs around training: the first state, a copy of one, what acts."""
+        count = len(self.seeds)
+        self._shardings = shardings
+        self._init = jax.jit(init, out_shardings=shardings, compiler_options=COMPILE_FAST)
+        self._shapes = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+        # For whoever asks for the state: training goes on in the memory of what it was given. One
+        # program, because a copy of each leaf would be compiled by itself.
+        self._copy = jax.jit(
+            lambda state: jax.tree.map(lambda x: jnp.copy(x[:count]), state),
+            compiler_options=COMPILE_FAST,
+        )
+        self._actors = jax.jit(
+            lambda algorithms, state: jax.tree.map(
+                lambda x: x[:count],
+                jax.vmap(lambda a, learner: a.actor(learner))(algorithms, state.learner),
+            ),
+            compiler_options=COMPILE_FAST,
+        )
+
+    def _arguments(self, state: Any, counts: Any, total: Count) -> tuple[Any, ...]:
+        """Those of `_train`."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ what may be saved and set
+
+    @property
+    def _state(self) -> Any:
+        if self._started is None:
+            self._started = self._init(self._algorithms, self._keys)
+        return self._started
+
+    @property
+    def shapes(self) -> Any:
+        """The shapes and types of `state`, without making one."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape[1:]), x.dtype), self._shapes
+        )
+
+    @property
+    def state(self) -> Any:
+        return self._copy(self._state)
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        missing = self._keys.shape[0] - len(self.seeds)
+        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:missing]]), state)
+        self._started = jax.device_put(padded, self._shardings)
+
+    @property
+    def actors(self) -> Any:
+        return self._actors(self._algorithms, self._state)
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self._state.steps.numbers[: len(self.seeds)]
+
+    @property
+    def finished(self) -> bool:
+        done = self.steps >= self.total_steps
+        done[list(self.failures)] = True
+        return bool(done.all())
+
+    def give_up(self, entry: int, why: str) -> None:
+        """Entries of the program run side by side: this one goes on, but nobody waits for it."""
+        self.failures[entry] = why
+
+    # ------------------------------------------------------------------ training
+
+    def compile(self) -> None:
+        """Compile the program (once; `advance` does it otherwise), beside the first state's."""
+        if self._program is not None:
+            return
+        state = beside(lambda: self._state)
+        # By its shape alone: to count what is left would wait for that state.
+        counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
+        arguments = self._arguments(self._shapes, counts, Count.of(0))
+        self._program = compiled(self._train.lower(*arguments))
+        wait_for(state)
+
+    def _run(self, counts: Array) -> tuple[Any, np.ndarray, float]:
+        """So many updates of each entry: the log of them, how many were made, and the seconds."""
+        before, start = self._state.updates.numbers, time.perf_counter()
+        arguments = self._arguments(self._state, counts, Count.of(self.total_steps))
+        self._started, log = self._program(*arguments)
+        log = jax.tree.map(np.asarray, log)
+        seconds = time.perf_counter() - start
+        made = self._state.updates.numbers - before
+        self._rate = made.max() / seconds
+        return log, made, seconds
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class CompiledSession(SeedsSession):
     """All seeds of a run as one program. `state` is a TrainState whose leaves lead with [S].
 
     Given one algorithm for each entry of `seeds`, which may then repeat, it trains several runs
@@ -92,12 +221,8 @@ class CompiledSession:
         rows: Sequence[int] | None = None,
         spread: int | None = None,
     ) -> None:
-        use_all_cores()
-        self.seeds, self.total_steps = tuple(seeds), total_steps
-        self._rows = self.seeds if rows is None else tuple(rows)
-        algorithms = list(algorithm) if isinstance(algorithm, Sequence) else [algorithm]
-        algorithms *= len(seeds) // len(algorithms)
-        algorithm = algorithms[0]
+        super().__init__(algorithm, seeds, total_steps, rows)
+        algorithm = self._given[0]
         part, over_seeds, self.spread = layout(
             algorithm, environment.spec, len(seeds), jax.device_count(), spread
         )
@@ -108,12 +233,7 @@ class CompiledSession:
             axis_types=(jax.sharding.AxisType.Auto,),
             devices=jax.devices()[:count],
         )
-        # Where the seeds do not divide evenly, one more is trained beside the others: it costs
-        # no time, because the devices run side by side.
-        padding = -len(seeds) % count if mode == "seeds" else 0
-        self._keys = jax.vmap(jax.random.key)(np.asarray([*seeds, *[seeds[0]] * padding]))
-        algorithms += algorithms[:1] * padding
-        self._algorithms = stacked(algorithms)
+        self._pad(-len(seeds) % count if mode == "seeds" else 0)
 
         def init(algorithms: Algorithm, keys: Array) -> TrainState:
             return jax.lax.map(
@@ -165,13 +285,8 @@ class CompiledSession:
             after, log = jax.vmap(lambda *each: chunk((*each, count)))(algorithms, states)
             return select(counts > 0, after, states), log
 
-        self._on_cpu = jax.default_backend() == "cpu"
-        self._init = jax.jit(init, out_shardings=self._shardings(), compiler_options=COMPILE_FAST)
-        self._shapes = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            self._shardings(),
-        )
+        of = partial(NamedSharding, self._mesh)
+        self._begin_by(init, shapes, jax.tree.map(of, self._spread))
         self._train = jax.jit(
             jax.shard_map(
                 train,
@@ -182,82 +297,11 @@ class CompiledSession:
             ),
             donate_argnums=1,
         )
-        # For whoever asks for the state: training goes on in the memory of what it was given. One
-        # program, because a copy of each leaf would be compiled by itself.
-        self._copy = jax.jit(
-            lambda state: jax.tree.map(lambda x: jnp.copy(x[: len(seeds)]), state),
-            compiler_options=COMPILE_FAST,
-        )
-        self._actors = jax.jit(
-            lambda algorithms, state: jax.tree.map(
-                lambda x: x[: len(seeds)],
-                jax.vmap(lambda a, learner: a.actor(learner))(algorithms, state.learner),
-            ),
-            compiler_options=COMPILE_FAST,
-        )
-        self._program: Any = None
-        self._started: TrainState | None = None
-        self.failures: dict[int, str] = {}
-        self._rate = 0.0  # updates per second of one seed
 
-    def _shardings(self) -> Any:
-        return jax.tree.map(lambda spread: NamedSharding(self._mesh, spread), self._spread)
-
-    # ------------------------------------------------------------------ what may be saved and set
-
-    @property
-    def _state(self) -> TrainState:
-        if self._started is None:
-            self._started = self._init(self._algorithms, self._keys)
-        return self._started
-
-    @property
-    def shapes(self) -> TrainState:
-        """The shapes and types of `state`, without making one."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape[1:]), x.dtype), self._shapes
-        )
-
-    @property
-    def state(self) -> TrainState:
-        return self._copy(self._state)
-
-    @state.setter
-    def state(self, state: TrainState) -> None:
-        missing = self._keys.shape[0] - len(self.seeds)
-        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:missing]]), state)
-        self._started = jax.device_put(padded, self._shardings())
-
-    @property
-    def actors(self) -> Any:
-        return self._actors(self._algorithms, self._state)
-
-    @property
-    def steps(self) -> np.ndarray:
-        return self._state.steps.numbers[: len(self.seeds)]
-
-    @property
-    def finished(self) -> bool:
-        done = self.steps >= self.total_steps
-        done[list(self.failures)] = True
-        return bool(done.all())
-
-    def give_up(self, entry: int, why: str) -> None:
-        """Entries of the program run side by side: this one goes on, but nobody waits for it."""
-        self.failures[entry] = why
+    def _arguments(self, state: Any, counts: Any, total: Count) -> tuple[Any, ...]:
+        return self._each, state, counts, total
 
     # ------------------------------------------------------------------ training
-
-    def compile(self) -> None:
-        """Compile the program (once; `advance` does it otherwise), beside the first state's."""
-        if self._program is not None:
-            return
-        state = beside(lambda: self._state)
-        # By its shape alone: to count what is left would wait for that state.
-        counts = jax.ShapeDtypeStruct(self._keys.shape, np.int32, sharding=self._by_seed)
-        arguments = (self._each, self._shapes, counts, Count.of(0))
-        self._program = compiled(self._train.lower(*arguments))
-        wait_for(state)
 
     def advance(
         self,
@@ -270,14 +314,7 @@ class CompiledSession:
         # The first stretch is short: it tells how long an update takes.
         budget = max(1, int(self._rate * seconds / self._every)) * self._every
         counts = self._counts(min(budget, self._capacity), until)
-        start = time.perf_counter()
-        self._started, log = self._program(
-            self._each, self._state, counts, Count.of(self.total_steps)
-        )
-        log = jax.tree.map(np.asarray, log)
-        elapsed = time.perf_counter() - start
-        made = self._state.updates.numbers - updates
-        self._rate = made.max() / elapsed
+        log, made, elapsed = self._run(counts)
         return self._report(log, before, updates, made, elapsed)
 
     def _counts(self, most: int, until: np.ndarray | None) -> Array:
@@ -321,6 +358,3 @@ class CompiledSession:
             episodes.append(EpisodeTable(np.full(len(step), row), step, returns, lengths))
         gained = int((self.steps - before.numbers[: len(self.seeds)]).sum())
         return tabulate(MetricTable.join(metrics), EpisodeTable.join(episodes), gained, seconds)
-
-    def close(self) -> None:
-        """Nothing to give back."""
