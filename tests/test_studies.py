@@ -21,6 +21,11 @@ from actorcritic.studies.comparing import deviation, ratio, side
 pytestmark = pytest.mark.long
 
 
+def one_process(name: str) -> pytest.MarkDecorator:
+    """Tests of one study share what it leaves, and so run in one process."""
+    return pytest.mark.xdist_group(f"study {name}")
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The quick version of each study, carried out once: its result and its folder."""
@@ -54,7 +59,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=one_process(x)) for x in STUDIES])
 def test_a_quick_study_leaves_a_page_and_repeated_trains_nothing(done, name, monkeypatch):
     result, folder = done(name)
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -98,6 +103,7 @@ def test_a_study_is_imported_when_it_is_asked_for():
     assert [line.split()[0] for line in done.stdout.splitlines()[: len(STUDIES)]] == list(STUDIES)
 
 
+@one_process("S2")
 def test_an_interrupted_study_keeps_what_was_finished(done, tmp_path):
     result, folder = done("S2")
     half = tmp_path / "half"
@@ -115,12 +121,14 @@ def test_an_interrupted_study_keeps_what_was_finished(done, tmp_path):
     assert (half / "report.html").exists()
 
 
+@one_process("S1")
 def test_a_study_can_be_reported_again_from_its_folder(done, tmp_path):
     _, folder = done("S1")
     page = report([folder], tmp_path / "again.html")
     assert "one-step actor-critic" in page.read_text(encoding="utf-8")
 
 
+@one_process("S2")
 def test_unknown_studies_and_folders_of_others_are_refused(done, tmp_path):
     with pytest.raises(UserError, match=r"There is no study 'S99'.*Known: S1, S2"):
         study("S99", out=tmp_path / "none")
@@ -134,6 +142,7 @@ def test_unknown_studies_and_folders_of_others_are_refused(done, tmp_path):
     assert contents(folder) == before
 
 
+@one_process("S1")
 def test_what_is_said_of_reinforce_agrees_with_the_numbers(done):
     result, _ = done("S1")
     numbers, sentences = result.answer.numbers, result.answer.sentences
@@ -197,6 +206,7 @@ def test_a_spread_is_lower_or_higher_only_where_the_interval_says_so():
     assert np.isnan(ratio(narrow, censored, deviation).low)
 
 
+@one_process("S5")
 def test_watching_a_training_does_not_change_it(done):
     """The last look at A2C in the grid is at the very learner that the study's run ended with."""
     result, _ = done("S5")
@@ -217,6 +227,7 @@ def test_watching_a_training_does_not_change_it(done):
     np.testing.assert_allclose(errors[-1], np.sqrt((last[:, uniform] ** 2).mean(-1)), rtol=1e-5)
 
 
+@one_process("S9")
 def test_what_is_said_of_stale_actors_follows_from_the_numbers(done):
     result, _ = done("S9")
     lags = {lag: found["score"] for lag, found in result.answer.numbers["repaired"].items()}

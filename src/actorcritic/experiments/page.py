@@ -248,6 +248,7 @@ def publish(
     if devices:
         versions["devices"] = ", ".join(devices)
     versions.setdefault("actorcritic", importlib.metadata.version("actorcritic"))
-    write(path, title, sections, command=command, versions=versions, summary=summary)
+    once = list(dict.fromkeys(summary))
+    write(path, title, sections, command=command, versions=versions, summary=once)
     files.write(path.with_suffix(".json"), json.dumps(data, indent=1))
     return path
