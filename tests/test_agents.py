@@ -360,6 +360,12 @@ def test_sac_refuses_what_it_cannot_learn_from() -> None:
         ac.SAC().check(several)
 
 
+def test_a_data_set_is_of_one_agent() -> None:
+    run = ac.train(ac.MAPPO(**SMALL), SimpleSpread(), total_steps=100, quiet=True)
+    with pytest.raises(UserError, match="simple-spread has 3 agents, and a data set is of one"):
+        ac.collect(run, 50)
+
+
 @pytest.mark.learning
 def test_an_asymmetric_critic_explains_more() -> None:
     """Of a partially observed cart-pole: five seeds each, the same number of steps."""

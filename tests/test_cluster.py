@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import gymnasium
@@ -47,6 +48,7 @@ TOGETHER = {
     "a2c": ac.A2C(**SMALL),
     "ppo": ac.PPO(**SMALL, normalize_observation=True, normalize_reward=True),
     "whole episodes": ac.A2C(**{**SMALL, "num_steps": 64}, whole_episodes=True),
+    "agents": ac.MAPPO(**SMALL),
     "sac": ac.SAC(num_envs=4, hidden_sizes=(8,), buffer_size=64, batch_size=8, learning_starts=32),
 }
 
@@ -58,7 +60,9 @@ def test_what_is_collected_together_is_what_the_host_runner_collects(kind):
     Of whole episodes one batch: what an environment drew while others went on, it draws only there.
     """
     algorithm, steps = TOGETHER[kind], {"whole episodes": 4, "sac": 900}.get(kind, 512)
-    name = "Pendulum-v1" if kind == "sac" else "CartPole-v1"
+    name = {"sac": "Pendulum-v1", "agents": "pettingzoo:agents_environments"}.get(
+        kind, "CartPole-v1"
+    )
     of = [
         trained(HostSession(algorithm, HostEnvironment(name), [3, 4], steps)),
         trained(ClusterSession(algorithm, HostEnvironment(name), [3, 4], steps, "local", 2)),
@@ -107,6 +111,20 @@ def test_workers_that_do_not_wait_train_any_environment(kind, world):
     assert 0 < lengths.sum() <= 400 + 40
 
 
+def test_an_environment_that_a_worker_cannot_make_says_why():
+    here = os.getpid()
+
+    def only_here() -> Any:
+        if os.getpid() != here:
+            raise RuntimeError("there is no display")
+        return gymnasium.make("CartPole-v1")
+
+    algorithm = ASYNCHRONOUS["impala"].worker()
+    session = ClusterSession(algorithm, HostEnvironment(only_here), [0], 400, "local", 2)
+    with pytest.raises(UserError, match="there is no display"):
+        trained(session)
+
+
 def trained_not(algorithm: Any) -> Any:
     from actorcritic.runners.host import begin
 
@@ -138,6 +156,20 @@ def test_an_experiments_folders_come_back_as_they_would_be_here(tmp_path, monkey
     files.remove(there / "variants" / "02-impala-lag=2")
     ac.compare(variants, "CartPole-v1", out=there, cluster="local", **options)
     assert content(there / "variants") == content(tmp_path / "here" / "variants")
+
+
+def test_an_experiment_from_data_is_the_same(tmp_path):
+    run = ac.train(ac.A2C(**SMALL), CartPole(), total_steps=300, quiet=True)
+    options: dict[str, Any] = {
+        "data": ac.collect(run, 500),
+        "seeds": 2,
+        "total_steps": 60,
+        "evaluation_episodes": 2,
+        "quiet": True,
+    }
+    for place, more in (("here", {}), ("there", {"cluster": "local"})):
+        ac.compare(["bc", "cql"], "CartPole-v1", out=tmp_path / place, **options, **more)
+    assert content(tmp_path / "there" / "variants") == content(tmp_path / "here" / "variants")
 
 
 def test_an_experiment_on_a_cluster_needs_a_folder():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -40,7 +39,7 @@ def factory_of(name: str) -> Any:
     found = vars(importing.module(place, name))
     for kind in ("parallel_env", "env"):
         if callable(found.get(kind)):
-            return partial(_made, place, kind)
+            return found[kind]
     raise UserError(
         f"The module '{place}' has neither `parallel_env` nor `env`, the functions that make an "
         "environment of PettingZoo. Name another module, or a class of yours as module:Name."
@@ -49,10 +48,6 @@ def factory_of(name: str) -> Any:
 
 def _is_there(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
-
-
-def _made(place: str, kind: str, **options: Any) -> Any:
-    return getattr(importing.module(place, PREFIX + place), kind)(**options)
 
 
 def is_parallel(environment: Any) -> bool:

@@ -19,6 +19,7 @@ import jax
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
+from actorcritic.data.dataset import Dataset
 from actorcritic.experiments.variants import Task
 from actorcritic.runners.cluster import Cluster, Lost, tell
 from actorcritic.runners.session import EpisodeTable, MetricTable, Report
@@ -84,6 +85,7 @@ def train_on_cluster(
                 return 1
             return machine if entries == 1 else min(entries, machine)
 
+        data = None if task.data is None else cluster.put(task.data)
         board = cluster.worker(Board, reserve=False, here=True)
         there = dataclasses.replace(settings, cluster=None, workers=None, quiet=True)
         groups = divided(groups, lambda found: sum(map(cores, found)) < cluster.cpus)
@@ -95,7 +97,8 @@ def train_on_cluster(
                 number, runs = waiting.pop(0)
                 given = [(_plain(run), packed(run.out)) for run in runs]
                 place = board, number
-                call = cluster.task(_trained, given, there, machine, place, cpus=cores(runs))
+                words = given, there, machine, place, data
+                call = cluster.task(_trained, *words, cpus=cores(runs))
                 calls[call] = runs
             for call in cluster.ready(calls, LOOK):
                 runs = calls.pop(call)
@@ -136,7 +139,7 @@ def divided(groups: Sequence[list[Run]], wanted: Callable[[list[list[Run]]], boo
 
 
 def _plain(run: Run) -> Run:
-    """What a run is before it is trained, without a place."""
+    """What a run is before it is trained, without a place and without its data set."""
     return Run(
         run.algorithm, run.environment, run.seeds, run.total_steps, None,
         spread=run.spread, variant=run.variant,
@@ -144,7 +147,11 @@ def _plain(run: Run) -> Run:
 
 
 def _trained(
-    given: Sequence[tuple[Run, Folder]], settings: Any, machine: int, place: tuple[Any, int]
+    given: Sequence[tuple[Run, Folder]],
+    settings: Any,
+    machine: int,
+    place: tuple[Any, int],
+    data: Dataset | None,
 ) -> list[Folder]:
     """Train runs where this is called, and return their folders."""
     if jax.config.jax_num_cpu_devices != machine:  # type: ignore[attr-defined]
@@ -154,7 +161,7 @@ def _trained(
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for number, (run, begun) in enumerate(given):
-            run.out = Path(folder) / f"{RUN}-{number}"
+            run.out, run.data = Path(folder) / f"{RUN}-{number}", data
             unpack(begun, run.out)
             runs.append(run)
         training = Training(runs, settings, tensorboard=False)

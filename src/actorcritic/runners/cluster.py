@@ -122,6 +122,7 @@ class Cluster:
             scheduling_strategy=where,
         )
         worker = remote.remote(self.pickled(make))
+        worker.begin.remote()
         self._workers.append(worker)
         return worker
 
@@ -234,11 +235,17 @@ class _Worker:
 
     def __init__(self, make: bytes) -> None:
         os.environ.update(ONE_THREAD)  # before JAX is imported
-        from ray import cloudpickle
+        self._make, self._it = make, None
 
-        self._it = cloudpickle.loads(make)()
+    def begin(self) -> None:
+        """Make it. Where that fails, the first call fails in the same way, and is heard."""
+        if self._it is None:
+            from ray import cloudpickle
+
+            self._it = cloudpickle.loads(self._make)()
 
     def call(self, method: str, *arguments: Any) -> Any:
+        self.begin()
         return getattr(self._it, method)(*arguments)
 
 

@@ -51,28 +51,30 @@ LOOK = 0.1  # seconds between two looks at whether to stop
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["algorithm"],
-    meta_fields=["first", "count"],
+    meta_fields=["first", "count", "columns"],
 )
 @dataclass(frozen=True)
 class Share:
-    """An algorithm as the worker sees it that collects some columns of its batch.
+    """An algorithm as the worker sees it that collects in some of its environments.
 
-    It acts for all columns and keeps its own, so that they draw what they would have drawn.
+    It acts for all of them and keeps its own, so that they draw what they would have drawn.
     """
 
     algorithm: Any
     first: int
     count: int
+    columns: int  # of the batch, for each environment
 
     @property
     def collects(self) -> Collects:
         return self.algorithm.collects._replace(num_envs=self.count)
 
     def act(self, actor: Any, observation: Observation, key: Array) -> Decision:
-        every = (jnp.arange(self.algorithm.collects.num_envs) - self.first) % self.count
-        whole = jax.tree.map(lambda x: jnp.asarray(x)[every], observation)
+        first, count = self.first * self.columns, self.count * self.columns
+        every = jnp.arange(self.algorithm.collects.num_envs * self.columns)
+        whole = jax.tree.map(lambda x: jnp.asarray(x)[(every - first) % count], observation)
         decision = self.algorithm.act(actor, whole, key)
-        return jax.tree.map(lambda x: x[self.first : self.first + self.count], decision)
+        return jax.tree.map(lambda x: x[first : first + count], decision)
 
 
 class Order(NamedTuple):
@@ -153,7 +155,8 @@ class Worker:
         self, algorithm: Any, environment: Any, snapshot: Any, share: tuple[int, int] | None
     ) -> None:
         """`snapshot` is of `jax.ShapeDtypeStruct`s; `share` is (first column, how many)."""
-        who = algorithm if share is None else Share(algorithm, *share)
+        self._columns = environment.spec.columns
+        who = algorithm if share is None else Share(algorithm, *share, self._columns)
         self._collector: Any = (
             CompiledCollector(who, environment)
             if isinstance(environment, Environment)
@@ -171,7 +174,7 @@ class Worker:
             self._collector.start(order.begin, anew=self._started)
             self._started = True
         batch, ended = self._collector.collect(snapshot, keys(order.act_keys), name=order.name)
-        gained = batch.reward.size if batch.valid is None else int(np.sum(batch.valid))
+        gained = int(batch.steps(self._columns))
         sent: Any = batch
         if self._prepare is not None:
             given = snapshot, batch, keys(order.key), order.progress

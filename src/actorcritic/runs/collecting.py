@@ -143,6 +143,11 @@ def collect(
             f"{run.name} learned from data alone, and has no environment to collect in. Name one: "
             "--env (Python: environment=…)."
         )
+    if world.spec.agents:
+        raise UserError(
+            f"{world.spec.id} has {world.spec.columns} agents, and a data set is of one agent. "
+            "Collect from a run on an environment with one."
+        )
     parts = _parts(run, dict(mix or {}), steps, policy_seed)
     return recorded(world, parts, seed, explore=not deterministic, say=say)
 
