@@ -159,6 +159,12 @@ def test_the_host_learns_the_same() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
 
 
+def test_the_host_knows_it_by_its_name() -> None:
+    world = HostEnvironment("simple-spread", options={"agents": 2})
+    assert world.spec == SimpleSpread(2).spec
+    assert world.spec.max_episode_steps == 25
+
+
 @pytest.mark.parametrize("world", [SimpleSpread(), SimpleSpeakerListener(), SimpleTag()])
 def test_pictures_have_trails(world: Any) -> None:
     state, _ = world.reset(jax.random.key(1))

@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import registry
+from gymnasium.envs.registration import EnvSpec, registry
 
 from actorcritic.core import importing
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.words import nearest, told
 from actorcritic.envs import masks, pettingzoo
+from actorcritic.envs.catalogue import COMPILED, compiled_environment
 from actorcritic.envs.host.failures import failing
 
 Factory = Callable[..., gymnasium.Env]
@@ -39,6 +40,8 @@ def find(environment: str | Factory) -> tuple[str, Factory]:
     if environment.startswith(pettingzoo.PREFIX):
         return environment, pettingzoo.factory_of(environment)
     module_name, colon, name = environment.rpartition(":")
+    if not colon and environment in COMPILED and environment not in registry:
+        return environment, partial(_of_compiled, environment)
     if not colon:
         return environment, _registered(environment)
     module = importing.module(module_name, environment)
@@ -46,6 +49,18 @@ def find(environment: str | Factory) -> tuple[str, Factory]:
     if callable(found):
         return environment, found
     return environment, _registered(name, hint=list(vars(module)), within=module_name)
+
+
+def _of_compiled(id: str, render_mode: str | None = None, **options: Any) -> gymnasium.Env:
+    """One that Gymnasium does not have: the compiled one, through Gymnasium's interface."""
+    from actorcritic.envs.as_gymnasium import AsGymnasium
+
+    compiled = compiled_environment(id, **options)
+    assert compiled is not None
+    found = AsGymnasium(compiled, render_mode=render_mode)
+    # For its time limit alone: what is not registered cannot be made from it.
+    found.spec = EnvSpec(id, max_episode_steps=compiled.spec.max_episode_steps)
+    return found
 
 
 def _registered(id: str, hint: Sequence[str] = (), within: str | None = None) -> Factory:
@@ -60,7 +75,7 @@ def _registered(id: str, hint: Sequence[str] = (), within: str | None = None) ->
     except gymnasium.error.DeprecatedEnv as error:
         raise UserError(str(error)) from error
     except gymnasium.error.Error as error:
-        near = nearest(id, [*hint, *registry])
+        near = nearest(id, [*hint, *registry, *COMPILED])
         where = (
             f"nor does the module {within} have it"
             if within
