@@ -126,6 +126,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
+def as_path(value: Any, name: str) -> Path:
+    """UserError where something is no path, or none that a system could have."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise UserError(f"{name} must be a path; got {value!r}.")
+    if "\0" in os.fspath(value):
+        raise UserError(f"{name} must be a path; got {value!r}, with a null character in it.")
+    return Path(value)
+
+
 def make_folder(folder: Path) -> Path:
     """The folder and those above it. UserError where it cannot be made."""
     try:

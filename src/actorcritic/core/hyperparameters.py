@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_ori
 import jax
 import numpy as np
 
+from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest, whole
 
@@ -32,7 +32,7 @@ def hyperparameter(
 
     `or_function` says that Python may give a function of the progress (0 to 1) in its place.
     """
-    if within is not None and not INTERVAL.fullmatch(within):
+    if within is not None and not (isinstance(within, str) and INTERVAL.fullmatch(within)):
         raise UserError(f"`within` must be an interval, as '(0, 1]' or '[0, 1e6]'; got {within!r}.")
     about = {"meaning": meaning, "within": within, "or_function": or_function}
     return dataclasses.field(default=default, metadata=about)
@@ -41,6 +41,8 @@ def hyperparameter(
 @dataclass_transform(frozen_default=True)
 def hyperparameters(cls: T) -> T:
     """Class decorator: a frozen dataclass, registered as a pytree."""
+    if not isinstance(cls, type):
+        raise UserError(f"@hyperparameters stands above a class; got {cls!r}.")
     for name, value in vars(cls).items():
         if isinstance(value, dataclasses.Field) and name not in vars(cls).get(
             "__annotations__", {}
@@ -150,6 +152,9 @@ def parse(cls: type, name: str, text: str) -> Any:
     return text  # `check` knows what a name may be
 
 
+MOST_LAYERS = 100  # of a network, or entries of another tuple
+
+
 def _inside(value: Any, interval: str) -> bool:
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low
@@ -184,13 +189,19 @@ def check(settings: Any, owner: str | None = None) -> None:
                 raise UserError(
                     f"{name} must be a tuple of positive whole numbers, as (64, 64); got {value!r}."
                 )
+            if len(value) > MOST_LAYERS:
+                raise UserError(
+                    f"{name} has {len(value):,} entries; at most {MOST_LAYERS} are possible."
+                )
             continue
         number = float if float in (kind, *options) else int if int in (kind, *options) else None
         if number is not None:
             check_number(name, value, number, f.metadata.get("within"))
-        elif Path in options and not isinstance(value, str | os.PathLike):
-            raise UserError(f"{name} must be a path; got {value!r}.")
-        elif _is_mapping(kind) and not isinstance(value, Mapping):
+        elif Path in options:
+            files.as_path(value, name)
+        elif _is_mapping(kind) and not (
+            isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        ):
             raise UserError(f"{name} must be a dict of names and values; got {value!r}.")
         elif kind is bool and not isinstance(value, bool):
             raise UserError(f"{name} must be True or False; got {value!r}.")
@@ -220,5 +231,7 @@ def check_number(name: str, value: Any, kind: type, within: str | None) -> None:
     if isinstance(value, bool) or not isinstance(value, accepted):
         expected = "a whole number" if kind is int else "a number"
         raise UserError(f"{name} must be {expected}; got {value!r}.")
+    if math.isnan(value):
+        raise UserError(f"{name} must be a number; got nan.")
     if within and not (math.isfinite(value) and _inside(value, within)):
         raise UserError(f"{name} must lie in {within}; got {value}.")

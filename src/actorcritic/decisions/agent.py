@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
 from actorcritic.decisions import features
@@ -84,6 +85,7 @@ class Decider:
             )
         if learning not in ("background", "on call"):
             raise UserError(f"learning is 'background' or 'on call', not {learning!r}.")
+        path = files.as_path(path, "The file of a decider's log")
         names = None if actions is None else _checked_names(actions)
         asked = _settings(features, seed, hyperparameters)
         if not names and not Path(path).exists():
@@ -423,8 +425,8 @@ def check_feedback(found: Feedback) -> None:
 
 
 def _checked_names(names: Iterable[str]) -> list[str]:
-    if isinstance(names, str):
-        raise UserError(f"actions is a list of names; got the text {names!r}.")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise UserError(f"actions is a list of names; got {names!r}.")
     found = list(names)
     for name in found:
         if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():

@@ -98,6 +98,8 @@ class Analysis:
         with different seeds become one variant. Without `thresholds`, Gymnasium's
         `reward_threshold` of the environment is taken, where it has one.
         """
+        if not isinstance(runs, Iterable) or isinstance(runs, str):
+            raise UserError(f"A comparison is of runs, in a list or by name; got {runs!r}.")
         every = list(runs.values()) if isinstance(runs, Mapping) else list(runs)
         about = [_About.of(run) for run in every]
         _check(about)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ def report(
     UserError where something cannot be compared, is not finished, or is no run or experiment.
     """
     several = [paths] if isinstance(paths, str | Path) or hasattr(paths, "evaluate") else paths
+    if not isinstance(several, Iterable):
+        raise UserError(f"A report is of the folders of runs; got {paths!r}.")
     folders = [configuration.folder(path) for path in several]
     if not folders:
         raise UserError("A report needs the folder of at least one run or experiment.")

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import ACTION_SPACES, Action, EnvSpec, Observation
 
+MOST = 10_000_000  # numbers of an observation, or choices of an action
 # This key of a Dict observation says which actions are allowed; it is no feature of the policy.
 MASK = "action_mask"
 # What this key holds reaches the critic only. Nothing needs it to act.
@@ -57,7 +58,26 @@ def check(spec: EnvSpec) -> None:
             f"{spec.id} has observations with nothing but {GLOBAL!r}; expected a further key, with "
             "what the policy is to see."
         )
-    feature_count(spec.observation_space)
+    features = feature_count(spec.observation_space)
+    if not features:
+        raise UserError(
+            f"{spec.id} has the observation space {spec.observation_space}, in which there is no "
+            "number at all; expected something to see. Where there is nothing, give one number "
+            "that is always the same: gymnasium.spaces.Box(0, 1, (1,))."
+        )
+    actions = sum(choices(action)) or math.prod(action.shape or ())
+    if not actions:
+        raise UserError(
+            f"{spec.id} has the action space {action}, in which there is nothing to choose; "
+            "expected at least one number."
+        )
+    for what, count in (("observation", features), ("action", actions)):
+        if count > MOST:
+            raise UserError(
+                f"{spec.id} has an {what} space that becomes {count:,} numbers, one for each "
+                f"choice of each Discrete part; at most {MOST:,} are possible. Say the same in "
+                "fewer: by a Box, or by the digits of a MultiDiscrete."
+            )
 
 
 def _check_mask(spec: EnvSpec) -> None:

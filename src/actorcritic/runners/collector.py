@@ -174,10 +174,10 @@ class Collector:
         self.compile()
         try:
             ended = self._collect(actor, keys, interrupted)
-        except UserError:
+        except UserError as error:
             # What stopped an environment may be a number that came before.
             self._check_finite(self.batch(), name)
-            raise
+            raise UserError(f"At step {self.made} of {name}: {error}") from error
         batch = self.batch()
         self._check_finite(batch, name)
         return batch, ended

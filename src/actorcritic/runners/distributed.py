@@ -273,7 +273,7 @@ class ClusterSession(HostSession):
         if post.deaths >= FUTILE:
             raise UserError(
                 f"{post.deaths} workers in a row were lost before they had a batch; the last one "
-                f"{why}. What was trained is saved. Look for a lack of memory, or for an "
+                f"{why}. Look for a lack of memory, or for an "
                 "environment that ends its process."
             )
         self.notes.append(f"Worker {post.number} {why}; another takes its place.")

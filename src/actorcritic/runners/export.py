@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def export(policy: Policy, path: str | Path) -> Path:
     """Write the policy; the ending of `path` says how."""
-    path = Path(path)
+    path = files.as_path(path, "The file of a policy, .onnx or .safetensors,")
     match path.suffix.lower():
         case ".onnx":
             data = _graph(policy)

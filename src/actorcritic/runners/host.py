@@ -90,6 +90,7 @@ class HostSession:
         self.state = compiled(init.lower(self._settings, keys))(self._settings, keys)
         self._names: tuple[str, ...] = ()  # of the metrics, known once `_update` was traced
         self.failures: dict[int, str] = {}
+        self._failure: UserError | None = None  # of an environment, not told yet
         self.notes: list[str] = []  # what happened on the way, until somebody says it
         self._programs: tuple[Any, Any] | None = None
         self._open(environment)
@@ -177,6 +178,9 @@ class HostSession:
     ) -> Report:
         """A batch under way when `interrupted` says so is left out, as if it had not begun."""
         self.compile()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         start, before = time.perf_counter(), self.steps
         rows: list[tuple[int, int, int, np.ndarray]] = []
         episodes: list[tuple[int, int, float, int]] = []
@@ -191,6 +195,11 @@ class HostSession:
             except Diverged as stop:
                 self.give_up(s, f"Seed {self.seeds[s]}: {stop}")
                 continue
+            except UserError as error:
+                if not rows:
+                    raise
+                self._failure = error  # first, what was learned before it is reported
+                break
             state = self._states[s]
             made = int(state.updates)
             since.extend(ended)

@@ -505,7 +505,7 @@ def _check_data(algorithm: Any, world: World, data: Dataset) -> None:
 def folder(path: Any) -> Path:
     """A path that a user gave; UserError where it is something else."""
     if isinstance(path, str | os.PathLike):
-        return Path(path)
+        return files.as_path(path, "The folder of a run")
     hint = " Of a run in memory, use it as it is: run.policy(), run.evaluate()."
     raise UserError(
         f"Expected the folder of a run; got a {type(path).__name__}."

@@ -105,6 +105,10 @@ def evaluate_off_policy(
     own, where none is given.
     Raises UserError where the data are of other spaces.
     """
+    if not isinstance(policy, Policy):
+        raise UserError(f"policy must be a Policy, as run.policy() gives it; got {policy!r}.")
+    if not isinstance(data, Dataset):
+        raise UserError(f"data must be a Dataset, as ac.dataset(…) opens it; got {data!r}.")
     data.check(policy.spec)
     gamma = float(getattr(policy.algorithm, "gamma", 0.99) if gamma is None else gamma)
     if not 0 < gamma <= 1:

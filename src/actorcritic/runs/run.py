@@ -48,6 +48,7 @@ from actorcritic.runs.console import warn
 from actorcritic.runs.evaluated import Evaluated, evaluated, read_evaluation, save_evaluation
 from actorcritic.runs.folder import new_folder
 from actorcritic.runs.policies import Best, actors_of, check_finite, evaluator, rows_of
+from actorcritic.runs.settings import SEED
 
 WARNINGS, CHECKPOINTS, BEST, EARLY = "warnings.txt", "checkpoints", "best", "early"
 Which = Literal["last", "best", "early"]  # of the policies of a run
@@ -259,7 +260,9 @@ class Run:
         if episodes < 1:
             raise UserError(f"evaluate needs at least one episode; got {episodes}.")
         hyperparameters.check_number("episodes", episodes, int, "[1, 1000000]")
-        hyperparameters.check_number("seed", seed, int, None)
+        hyperparameters.check_number("seed", seed, int, SEED)
+        if not isinstance(deterministic, bool):
+            raise UserError(f"deterministic must be True or False; got {deterministic!r}.")
         seeds = self.trained_seeds
         if not seeds:
             raise UserError(f"{self.name} cannot be evaluated: {' '.join(self.failed.values())}")
@@ -345,14 +348,11 @@ class Run:
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curve; the ending of `path` says PNG or SVG."""
-        if not isinstance(path, str | os.PathLike):
-            raise UserError(
-                f"plot writes a picture and needs a file's name, .png or .svg; got {path!r}."
-            )
+        picture = files.as_path(path, "The file of a picture, .png or .svg,")
         curves = [(self.label, self.episodes)]
         between = None if self.learns_from_data else self.evaluations
         return plots.learning_curve(
-            curves, Path(path), self.label, across=self.across, evaluations=between
+            curves, picture, self.label, across=self.across, evaluations=between
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from actorcritic.core import files
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.core.waiting import beside, wait_for
+from actorcritic.core.words import told
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.dataset import DatasetSession
 from actorcritic.runners.distributed import ClusterSession
@@ -236,7 +238,7 @@ class Training:
         while not self.session.finished and not interrupted() and not self._all_stopped():
             before_each = self.session.steps
             before = int(before_each.sum())
-            whole = self.session.advance(stretch, interrupted, self._until(due))
+            whole = self._advance(stretch, interrupted, self._until(due))
             gained = int(self.session.steps.sum()) - before
             if first[0]:
                 rest = rest[0] + whole.seconds, rest[1] + gained
@@ -262,7 +264,8 @@ class Training:
                 if run.out is None:
                     run.reports.append(kept)
                 for sink in self._sinks[k]:
-                    sink.write(kept if isinstance(sink, trackers.CsvWriter) else report)
+                    with self._yours("sink", sink):
+                        sink.write(kept if isinstance(sink, trackers.CsvWriter) else report)
                 for finding in look.look(kept.metrics):
                     self._warn(run, finding.text, display)
                 for finding in found:
@@ -277,6 +280,33 @@ class Training:
         if seconds:
             for run in self.runs:
                 run.steps_per_second = steps / seconds
+
+    @contextlib.contextmanager
+    def _yours(self, kind: str, what: Any) -> Iterator[None]:
+        """Code of the user's runs in here. What fails in it is told as its failure."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            name = getattr(what, "__name__", type(what).__name__)
+            raise UserError(f"The {kind} {name} failed: {told(error)}.") from error
+
+    def _advance(
+        self, seconds: float, interrupted: Callable[[], bool], until: Int[np.ndarray, " S"] | None
+    ) -> Report:
+        """A stretch of training. What fails in an environment costs nothing that was trained."""
+        try:
+            return self.session.advance(seconds, interrupted, until)
+        except UserError as error:
+            run = self.runs[0]
+            if run.out is None:
+                raise
+            self._save()
+            raise UserError(
+                f"{error} What was trained before ({int(self.session.steps.sum()):,} "
+                f"{run.step_unit}) is saved; go on: actorcritic resume {run.command}"
+            ) from error
 
     def _keep_early(self, before: Int[np.ndarray, " S"]) -> None:
         """Keep the policies that an eighth of the training made: half-trained ones are of use to
@@ -375,7 +405,8 @@ class Training:
             save=self._save,
         )
         for callback in self._callbacks[k]:
-            callback(moment)
+            with self._yours("callback", callback):
+                callback(moment)
         run.stopped = moment.stopped
         return report._replace(logged=tuple(moment.logged))
 

@@ -24,6 +24,17 @@ def leaves(space: gymnasium.Space, observation: Any) -> list[Any]:
     return [leaf for part in parts for leaf in part]
 
 
+def parts_of(space: gymnasium.Space) -> list[gymnasium.Space]:
+    """The spaces of the leaves, in their order."""
+    if isinstance(space, gym_spaces.Dict):
+        parts: list[Any] = list(space.spaces.values())
+    elif isinstance(space, gym_spaces.Tuple):
+        parts = list(space.spaces)
+    else:
+        return [space]
+    return [leaf for part in parts for leaf in parts_of(part)]
+
+
 def zeros(space: gymnasium.Space, *lead: int) -> Observation:
     """Room for observations, of the dtypes in which they are kept (no 64 bits)."""
     if isinstance(space, gym_spaces.Dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec, Observation
 from actorcritic.core.words import nearest
 from actorcritic.envs import masks, pettingzoo
+from actorcritic.envs.host import failures
 from actorcritic.envs.host.arrays import leaves, zeros
 from actorcritic.envs.host.checks import CHECKED_STEPS, check_environment, refuse_normalizers
 from actorcritic.envs.host.finding import Factory, find, make, make_guarded, make_masked
@@ -131,7 +131,7 @@ class HostEnvironment:
                 spec = self._spec_of(masks.Masked(environment, self.id, source))
             return spec, source, None
         finally:
-            environment.close()
+            failures.close(environment, self.id)
 
     def _spec_of(self, environment: gymnasium.Env) -> EnvSpec:
         found: dict[str, Any] = {}
@@ -174,7 +174,8 @@ class HostEnvironment:
         if self.vectorization == "async":
             factories = [partial(undisturbed, one)] * num_envs
             return Workers(self.id, factories, mode, self.worker_timeout)
-        return SyncVectorEnv([one] * num_envs, copy=False, autoreset_mode=mode)
+        several = [partial(one, number=k) for k in range(num_envs)] if num_envs > 1 else [one]
+        return SyncVectorEnv(several, copy=False, autoreset_mode=mode)
 
     def stepper(self, environments: VectorEnv) -> Stepper | ColumnStepper:
         """What steps environments of this one."""
@@ -184,8 +185,8 @@ class HostEnvironment:
         elif self._first_of_vector is not None:
             packed = self._spec_of_vector(self.vector)
         if packed is None:
-            return Stepper(environments, self.spec)
-        return ColumnStepper(environments, self.spec, packed)
+            return Stepper(environments, self.spec, self.vector is None)
+        return ColumnStepper(environments, self.spec, packed, self.vector is None)
 
     def episodes(
         self,
@@ -238,8 +239,7 @@ class HostEnvironment:
                 else:
                     check_environment(environment, self._described[2] or self.spec)
             finally:
-                with contextlib.suppress(Exception):
-                    environment.close()
+                failures.close(environment, self.id)
         self._checked = True
 
 

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from actorcritic.core.errors import UserError
-from actorcritic.core.words import told
+from actorcritic.core.words import printable, told
+
+
+def failure(error: BaseException, name: str, where: str) -> UserError:
+    """What went wrong in an environment, told as its failure."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, SystemExit):
+        return UserError(
+            f"{name} asked the whole program to end in {where} ({told(error)}). An environment "
+            "ends an episode by terminated or truncated = True, and tells of trouble by an error."
+        )
+    return UserError(f"{name} failed in {where}: {told(error)}.")
 
 
 @contextlib.contextmanager
@@ -16,5 +30,13 @@ def failing(name: str, where: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except (Exception, SystemExit) as error:
+        raise failure(error, name, where) from error
+
+
+def close(environment: Any, name: str) -> None:
+    """Close an environment. Where that fails, nothing is lost but a word is due."""
+    try:
+        environment.close()
     except Exception as error:
-        raise UserError(f"{name} failed in {where}: {told(error)}.") from error
+        print(printable(f"Warning: {name} failed in close: {told(error)}."), file=sys.stderr)

@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec, registry
 
 from actorcritic.core import importing
@@ -17,6 +19,8 @@ from actorcritic.core.types import Environment
 from actorcritic.core.words import nearest, told
 from actorcritic.envs import masks, pettingzoo
 from actorcritic.envs.catalogue import COMPILED, compiled_environment
+from actorcritic.envs.host import failures
+from actorcritic.envs.host.checks import check_observation, check_step, surely_fits
 from actorcritic.envs.host.failures import failing
 
 Factory = Callable[..., gymnasium.Env]
@@ -99,7 +103,7 @@ def made(name: str, factory: Factory, options: dict[str, Any]) -> Any:
         return factory(**options)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, gymnasium.error.DependencyNotInstalled | ModuleNotFoundError):
             raise UserError(missing_dependency(name, error)) from error
         given = f" with the options {options}" if options else ""
@@ -137,10 +141,22 @@ def missing_dependency(name: str, error: Exception) -> str:
     return f"{name} needs a package that is not installed ({str(error).rstrip('.')}): {todo}."
 
 
+# Types of an observation, a reward and two flags that need no second look.
+PLAIN = frozenset(
+    product(
+        (np.ndarray, dict, tuple, int, np.int64, np.int32),
+        (float, int, np.float64, np.float32),
+        (bool, np.bool_),
+        (bool, np.bool_),
+    )
+)
+
+
 class Guarded(gymnasium.Wrapper):
     """What is put around each environment that we make.
 
-    It says which environment failed and where, in a form that passes between processes. Of the
+    It says which environment failed and where, in a form that passes between processes, and holds
+    every answer against the interface, before anything is made of it. Of the
     infos, it keeps the numbers of these names at the end of an episode: nothing reads the others,
     and gathering them takes time and fails where shapes differ. With `copying`, a step's
     observation outlives the reset that SAME_STEP makes right after it.
@@ -151,21 +167,35 @@ class Guarded(gymnasium.Wrapper):
     ) -> None:
         super().__init__(environment)
         self._name, self._copying, self._infos = name, copying, tuple(infos)
+        self._space = environment.observation_space
+        self._fits = surely_fits(self._space)
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         with failing(self._name, "reset"):
             observation, _ = self.env.reset(**arguments)
+        if not self._fits(observation):
+            check_observation(self._space, observation, f"{self._name}: the observation of reset")
         return observation, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        with failing(self._name, "step"):
+        try:  # in the place of `failing`, which takes as long as a short step
             observation, reward, terminated, truncated, info = self.env.step(action)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise failures.failure(error, self._name, "step") from error
+        kinds = type(observation), type(reward), type(terminated), type(truncated)
+        if kinds not in PLAIN or not self._fits(observation):
+            check_step(self._name, self._space, observation, reward, terminated, truncated)
         if self._copying:
             observation = deepcopy(observation)
         kept = {}
         if self._infos and (terminated or truncated):
             kept = {name: self._number(name, info[name]) for name in self._infos if name in info}
         return observation, reward, terminated, truncated, kept
+
+    def close(self) -> None:
+        failures.close(self.env, self._name)
 
     def _number(self, name: str, value: Any) -> float:
         try:
@@ -191,5 +221,8 @@ def make_guarded(
     source: masks.Source | None,
     copying: bool,
     infos: Sequence[str] = (),
+    number: int | None = None,
 ) -> gymnasium.Env:
-    return Guarded(make_masked(name, factory, options, source), name, copying, infos)
+    environment = make_masked(name, factory, options, source)
+    called = name if number is None else f"{name} (environment {number})"
+    return Guarded(environment, called, copying, infos)

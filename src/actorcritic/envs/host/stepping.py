@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import EnvSpec
 from actorcritic.envs import columns, masks
-from actorcritic.envs.host.arrays import Leaves, leaves, write, zeros
+from actorcritic.envs.host.arrays import Leaves, leaves, parts_of, write, zeros
 from actorcritic.envs.host.failures import failing
 from actorcritic.maths import spaces
 
@@ -40,7 +40,8 @@ class Stepper:
 
     leaving = False  # of several agents, some may leave before the others
 
-    def __init__(self, environments: VectorEnv, spec: EnvSpec) -> None:
+    def __init__(self, environments: VectorEnv, spec: EnvSpec, guarded: bool = False) -> None:
+        """`guarded`: types and shapes of what these environments give were looked at before."""
         self.environments, self._spec = environments, spec
         self.valid = np.ones(environments.num_envs, bool)  # see `ColumnStepper`
         self.mode = autoreset_mode(environments, spec.id)
@@ -52,6 +53,10 @@ class Stepper:
         self._bounds: tuple[np.ndarray, np.ndarray] | None = None
         if isinstance(self._space, gym_spaces.Box) and self._space.dtype != np.float32:
             self._bounds = self._space.low, self._space.high
+        # What observations have to be, leaf by leaf: the least and the greatest of whole numbers.
+        self._limits = [_limits(part) for part in parts_of(spec.observation_space)]
+        self._guarded = guarded
+        self._believed = guarded and all(limits is None for limits in self._limits)
         self._mask_leaf: int | None = None
         if spaces.has_mask(spec.observation_space):
             parts = spec.observation_space.spaces  # type: ignore[attr-defined]
@@ -63,7 +68,7 @@ class Stepper:
         self.resetting[:] = False
         with failing(self._spec.id, "reset"):
             observation, _ = self.environments.reset(seed=seed)
-        write(current, leaves(self._spec.observation_space, observation))
+        write(current, self._checked(observation, current))
         self._check_masks(current)
 
     def restart(self, which: np.ndarray, current: Leaves) -> None:
@@ -71,7 +76,7 @@ class Stepper:
         self.resetting[which] = False
         with failing(self._spec.id, "reset"):
             observation, _ = self.environments.reset(options={"reset_mask": which.copy()})
-        for leaf, x in zip(current, leaves(self._spec.observation_space, observation), strict=True):
+        for leaf, x in zip(current, self._checked(observation, current), strict=True):
             leaf[which] = x[which]
         self._check_masks(current)
 
@@ -111,13 +116,16 @@ class Stepper:
     def _step(
         self, action: np.ndarray, successor: Leaves, current: Leaves
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        space = self._spec.observation_space
         observation, reward, terminated, truncated, infos = self.environments.step(action)
         self.infos = infos
-        parts = leaves(space, observation)
+        parts = self._checked(observation, current)
         write(successor, parts)
         write(current, parts)
         reward, terminated, truncated = map(np.asarray, (reward, terminated, truncated))
+        if not self._guarded:
+            self._check_column("rewards", reward)
+            terminated = self._flags("terminated", terminated)
+            truncated = self._flags("truncated", truncated)
         if self.mode is AutoresetMode.NEXT_STEP:
             experience = ~self.resetting
             reward = np.where(experience, reward, 0.0)
@@ -137,10 +145,74 @@ class Stepper:
                 "'final_obs', the last observation of an episode that ended. Put it there."
             )
         for k in np.flatnonzero(done):
-            last = leaves(space, infos["final_obs"][k])
+            last = leaves(self._spec.observation_space, infos["final_obs"][k])
+            last = self._checked_leaves(
+                [np.asarray(x)[None] for x in last], [x[:1] for x in current]
+            )
             for leaf, x in zip(successor, last, strict=True):
-                leaf[k] = x
+                leaf[k] = x[0]
         return reward, terminated, truncated
+
+    def _checked(self, observation: Any, room: Leaves) -> list[np.ndarray]:
+        """The leaves of observations; UserError where they are not what their space promises."""
+        found = leaves(self._spec.observation_space, observation)
+        if self._believed:
+            return found
+        return self._checked_leaves([np.asarray(x) for x in found], room)
+
+    def _checked_leaves(self, found: list[np.ndarray], room: Leaves) -> list[np.ndarray]:
+        for x, leaf, limits in zip(found, room, self._limits, strict=True):
+            if x.shape != leaf.shape:
+                raise UserError(
+                    f"{self._spec.id} gave observations of shape {x.shape}; expected {leaf.shape}."
+                )
+            if x.dtype != leaf.dtype and not np.can_cast(x.dtype, leaf.dtype, "same_kind"):
+                raise UserError(
+                    f"{self._spec.id} gave observations of dtype {x.dtype}; expected what can be "
+                    f"kept as {leaf.dtype}."
+                )
+            if limits is not None:
+                wrong = (x < limits[0]) | (x > limits[1])
+                if wrong.any():
+                    k = int(np.argwhere(wrong)[0][0])
+                    raise UserError(
+                        f"{self._spec.id}: an observation of environment {k} is {x[k]}; expected "
+                        f"{limits[0]} to {limits[1]}, as the observation space says."
+                    )
+        return found
+
+    def _check_column(self, what: str, x: np.ndarray) -> None:
+        if x.shape != self.resetting.shape or x.dtype.kind not in "fiub":
+            raise UserError(
+                f"{self._spec.id} gave {what} of dtype {x.dtype} and shape {x.shape}; expected one "
+                f"number for each of {len(self.resetting)} environments."
+            )
+
+    def _flags(self, what: str, x: np.ndarray) -> np.ndarray:
+        self._check_column(what, x)
+        if x.dtype != bool:
+            wrong = (x != 0) & (x != 1)
+            if wrong.any():
+                k = int(wrong.argmax())
+                raise UserError(
+                    f"{self._spec.id}: environment {k} gave {what} = {x[k]}; expected True or "
+                    "False."
+                )
+            x = x.astype(bool)
+        return x
+
+
+def _limits(space: gym_spaces.Space) -> tuple[Any, Any] | None:
+    """The least and the greatest numbers of a space that is no Box."""
+    match space:
+        case gym_spaces.Discrete():
+            return int(space.start), int(space.start + space.n - 1)
+        case gym_spaces.MultiDiscrete():
+            least = np.asarray(space.start)
+            return least, least + np.asarray(space.nvec) - 1
+        case gym_spaces.MultiBinary():
+            return 0, 1
+    return None
 
 
 class ColumnStepper:
@@ -149,8 +221,10 @@ class ColumnStepper:
     The environments pack what their agents have into one observation (see `columns.packed`).
     """
 
-    def __init__(self, environments: VectorEnv, spec: EnvSpec, packed: EnvSpec) -> None:
-        self._inner, self._spec = Stepper(environments, packed), spec
+    def __init__(
+        self, environments: VectorEnv, spec: EnvSpec, packed: EnvSpec, guarded: bool = False
+    ) -> None:
+        self._inner, self._spec = Stepper(environments, packed, guarded), spec
         self.environments, self.mode = environments, self._inner.mode
         space, count = packed.observation_space, environments.num_envs
         self._after, self._now = (zeros(space, count) for _ in range(2))

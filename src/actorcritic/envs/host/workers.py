@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cloudpickle
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from actorcritic.core.errors import UserError
+from actorcritic.core.words import told
 from actorcritic.envs.host.finding import Factory
 
 CLOSING_SECONDS = 5.0  # for workers to close their environments, before they are killed
@@ -59,6 +61,14 @@ class Workers(AsyncVectorEnv):
         method = "forkserver" if "forkserver" in methods else "spawn"
         if method == "forkserver":
             multiprocessing.get_context(method).set_forkserver_preload([__name__])
+        try:
+            cloudpickle.dumps(factories[0])
+        except Exception as error:
+            raise UserError(
+                f"{name}: the function that makes the environment cannot be sent to another "
+                f"process ({told(error)}). Make what it needs inside of it, or take "
+                "vectorization='sync'."
+            ) from error
         try:
             with _script_hidden():
                 super().__init__(factories, copy=False, context=method, autoreset_mode=mode)
