@@ -19,20 +19,28 @@ CONFIG = CONFIGS["llama"]
 PARAMS = parameters(CONFIG)
 
 
+@pytest.mark.parametrize("count", [6, 50])  # of 50 tokens, the cache grows on the way
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
-def test_greedy_answers_are_the_most_probable_tokens_step_by_step(name):
+def test_greedy_answers_are_the_most_probable_tokens_step_by_step(name, count):
     config = CONFIGS[name]
     params = parameters(config)
     tokens, valid = prompts()
     found = generate(
-        params, config, tokens, valid, jax.random.key(0), max_new_tokens=6, temperature=0, stop=()
+        params,
+        config,
+        tokens,
+        valid,
+        jax.random.key(0),
+        max_new_tokens=count,
+        temperature=0,
+        stop=(),
     )
     assert found.valid.all()
-    assert found.tokens.shape == (3, 6)
+    assert found.tokens.shape == (3, count)
     whole = np.concatenate([tokens, found.tokens], axis=1)
     there = np.concatenate([valid, found.valid], axis=1)
     hidden, _ = decoder.hidden(params, config, whole, there)  # causal: each place as it was then
-    logits = np.asarray(decoder.logits(params, config, hidden), np.float64)[:, -7:-1]
+    logits = np.asarray(decoder.logits(params, config, hidden), np.float64)[:, -count - 1 : -1]
     np.testing.assert_array_equal(found.tokens, logits.argmax(-1))
     expected = logits.max(-1) - np.log(np.exp(logits).sum(-1))
     np.testing.assert_allclose(found.log_prob, expected, atol=5e-5)

@@ -174,6 +174,17 @@ def empty_cache(params: Params, config: Config, batch: int, length: int) -> Cach
     return Cache(room, room, jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
 
 
+def with_room(cache: Cache, length: int) -> Cache:
+    """The cache with room for `length` tokens of each row."""
+
+    def longer(x: Array, axis: int) -> Array:
+        more = [(0, length - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
+        return jnp.pad(x, more)
+
+    keys, values = jax.tree.map(lambda x: longer(x, x.ndim - 2), (cache.keys, cache.values))
+    return Cache(keys, values, longer(cache.valid, 1), cache.length)
+
+
 def hidden(
     params: Params,
     config: Config,
@@ -187,8 +198,9 @@ def hidden(
     """What the decoder makes of each token, after the last norm; and the cache with them.
 
     Tokens that are not `valid` are seen by none, and count no position: padding on the left shifts
-    nothing. `adapter` is a `lora.Adapter` over these parameters. With `rematerialise`, a gradient
-    computes each layer again and keeps only what goes into it.
+    nothing. `adapter` is a `lora.Adapter` over these parameters. A gradient keeps the products with
+    matrices and computes the rest of a layer again: attention, norms, activations, which take more
+    time to store than to compute. With `rematerialise` it keeps only what goes into each layer.
     """
     batch, length = tokens.shape
     if cache is None:
@@ -212,7 +224,8 @@ def hidden(
         scale = 0.0 if adapter is None else adapter.scale
         return _layer(config, weights, extra, scale, room, x, rope, mask, start)
 
-    step = jax.checkpoint(layer) if rematerialise else layer  # type: ignore[attr-defined]
+    kept_too = None if rematerialise else PRODUCTS
+    step = jax.checkpoint(layer, policy=kept_too, prevent_cse=False)  # type: ignore[attr-defined]
     layers, extra = params["layers"], None if adapter is None else adapter.layers
     rooms: Any = None if cache is None else (cache.keys, cache.values)
     if isinstance(layers, tuple):
@@ -242,6 +255,7 @@ class Scores(NamedTuple):
     entropy: Float[Array, "..."]
 
 
+PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 AT_ONCE = 2**24  # logits that `scores` holds at a time, about
 
 
@@ -311,7 +325,9 @@ def _layer(
 ) -> tuple[Array, tuple[Array, Array] | None]:
     def project(name: str, x: Array) -> Array:
         weights = layer[name]
-        y = x @ weights["kernel"]
+        kernel = weights["kernel"]
+        # As two matrices: of three axes, the gradient of the kernel would copy a transposed one.
+        y = (x.reshape(-1, kernel.shape[0]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
         if "bias" in weights:
             y = y + _along(weights["bias"], y)
         if extra is not None and name in extra:

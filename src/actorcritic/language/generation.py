@@ -98,6 +98,9 @@ def rounded(length: int) -> int:
     return -(-length // step) * step
 
 
+STAGES, LEAST_STAGE = 4, 32  # of a generation at most, and tokens of a stage
+
+
 class _State(NamedTuple):
     made: Array  # tokens sampled so far
     cache: Cache
@@ -124,7 +127,7 @@ def _generate(
     top_k: int | None,
 ) -> Generated:
     batch, length = tokens.shape
-    cache = decoder.empty_cache(params, config, batch, length + room)
+    cache = decoder.empty_cache(params, config, batch, length)
     hidden, filled = decoder.hidden(params, config, tokens, valid, cache=cache, adapter=adapter)
     assert filled is not None
     layers = decoder.unstacked(params, config)
@@ -169,8 +172,8 @@ def _generate(
     found = with_token(empty, jnp.int32(0), token, running, log_prob)
     state = _State(jnp.int32(1), filled, token, running & ~stops(token), found)
 
-    def going(state: _State) -> Array:
-        return (state.made < most) & state.running.any()
+    def going(state: _State, limit: int) -> Array:
+        return (state.made < jnp.minimum(most, limit)) & state.running.any()
 
     def step(state: _State) -> _State:
         hidden, cache = decoder.hidden(
@@ -186,7 +189,14 @@ def _generate(
         found = with_token(state.found, state.made, token, state.running, log_prob)
         return _State(state.made + 1, cache, token, state.running & ~stops(token), found)
 
-    return jax.lax.while_loop(going, step, state).found
+    # Each token reads the whole cache, filled or not; so the cache grows with the answer. Each
+    # stage is a loop of its own to compile, hence few of them.
+    stages = min(STAGES, max(1, room // LEAST_STAGE))
+    for stage in range(1, stages + 1):
+        limit = room * stage // stages
+        state = state._replace(cache=decoder.with_room(state.cache, length + limit))
+        state = jax.lax.while_loop(partial(going, limit=limit), step, state)
+    return state.found
 
 
 def truncated(

@@ -43,6 +43,7 @@ from actorcritic.runs.interruption import Interruption, interruptible
 
 ABOUT, METRICS, EVALUATIONS = "language.json", "metrics.csv", "evaluations.csv"
 FORMAT = 1
+FINISHED = "finished"  # in ABOUT, once everything is written
 STRETCH = 0.3  # seconds between two looks at the numbers
 Row = dict[str, float]  # "step", and metrics by name
 
@@ -155,7 +156,7 @@ class Task(Protocol):
         ...
 
     def finish(self, learner: PyTree, out: Path | None) -> Any:
-        """What was trained; its files are written to `out`, and over earlier ones there."""
+        """What was trained. With `out`, its files are written there, and over earlier ones."""
         ...
 
 
@@ -171,10 +172,17 @@ class Trained:
     result: Any  # what `Task.finish` gave: a Model; None where it was stopped
 
 
-def run(task: Task, settings: TrainingSettings, about: Mapping[str, Any]) -> Trained:
+def run(
+    task: Task,
+    settings: TrainingSettings,
+    about: Mapping[str, Any],
+    page: Callable[[Trained], object] | None = None,
+) -> Trained:
     """Train a task to its end, or until Ctrl-C; with a folder, from where it was stopped before.
 
     `about` is JSON that says what is trained, on what: a folder goes on only where it is the same.
+    `page` writes the page of a finished training into its folder. Nothing is written to a folder
+    that was finished before.
     """
     out = None if settings.out is None else Path(settings.out)
     described = {
@@ -184,13 +192,20 @@ def run(task: Task, settings: TrainingSettings, about: Mapping[str, Any]) -> Tra
         "settings": _plain(settings),
         **json.loads(json.dumps(about)),
     }
-    with _folder(out, described):
+    with _folder(out, described) as finished:
         loop = _Loop(task, settings, out)
         with (
             interruptible() as interruption,
             TrainingDisplay(_title(task, out), task.total_steps, settings.quiet) as display,
         ):
-            loop.go(display, interruption)
+            if finished:
+                loop.read_again(display, interruption)
+            else:
+                loop.go(display, interruption)
+        if out is not None and loop.trained.finished and not finished:
+            if page is not None:
+                page(loop.trained)
+            files.write(out / ABOUT, _text(described | {FINISHED: True}))
         if interruption.signal == signal.SIGTERM:
             warn("SIGTERM came. Everything is saved; to go on, repeat the command.")
         return loop.trained
@@ -203,6 +218,20 @@ class _Loop:
         self._saved = -1  # the steps of the newest checkpoint
         self._pending: list[tuple[int, Metrics]] = []  # not yet fetched from the device
         self.trained = Trained(out, False, 0, [], [], None)
+
+    def read_again(self, display: TrainingDisplay, interruption: Interruption) -> None:
+        """What was trained before, to its end."""
+        display.say(f"{_title(self._task, self._out)}: finished before, and only read again")
+        with interruption.beginning():
+            wait_for(beside(self._restore))
+        if self.trained.steps != self._task.total_steps:
+            raise UserError(
+                f"{self._out} was finished, but no checkpoint of its end is there any more. Choose "
+                "another folder to train again."
+            )
+        display.advance(self.trained.steps)
+        self.trained.result = self._task.finish(self._learner, None)
+        self.trained.finished = True
 
     def go(self, display: TrainingDisplay, interruption: Interruption) -> None:
         task, trained, total = self._task, self.trained, self._task.total_steps
@@ -315,27 +344,33 @@ def _title(task: Task, out: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _folder(out: Path | None, about: dict[str, Any]) -> Iterator[None]:
-    """A locked folder: new, or that of the same training."""
+def _folder(out: Path | None, about: dict[str, Any]) -> Iterator[bool]:
+    """A locked folder: new, or that of the same training. Whether that was finished before."""
     if out is None:
-        yield
+        yield False
         return
-    if (out / ABOUT).exists():
-        _check_same(out, about)
-    else:
+    if not (out / ABOUT).exists():
         check_empty(out)
+    elif _check_same(out, about):
+        yield True  # nothing is written any more, so that there is nothing to lock
+        return
     with folder_of_its_own(out):
-        files.write(out / ABOUT, json.dumps(about, indent=2, sort_keys=True))
-        yield
+        files.write(out / ABOUT, _text(about))
+        yield False
 
 
-def _check_same(out: Path, about: dict[str, Any]) -> None:
-    """UserError where a folder holds another training."""
+def _text(about: dict[str, Any]) -> str:
+    return json.dumps(about, indent=2, sort_keys=True)
+
+
+def _check_same(out: Path, about: dict[str, Any]) -> bool:
+    """Whether a folder's training is finished. UserError where the folder holds another one."""
     try:
         there = json.loads(files.read(out / ABOUT, 2**24))
         assert isinstance(there, dict)
     except (ValueError, AssertionError, RecursionError):
         raise UserError(f"{out / ABOUT} is damaged. Choose another folder.") from None
+    finished = there.pop(FINISHED, False) is True
     now = _flat(json.loads(json.dumps(about)))
     before = _flat(there)
     others = [k for k in sorted(now.keys() | before.keys()) if now.get(k) != before.get(k)]
@@ -347,6 +382,7 @@ def _check_same(out: Path, about: dict[str, Any]) -> None:
             f"{out} holds another training: {said}. Repeat its own command to go on with it, or "
             "choose another folder."
         )
+    return finished
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

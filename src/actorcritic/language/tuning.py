@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,26 +24,20 @@ from actorcritic.core import files, importing
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Metrics
 from actorcritic.language import data, page, training
-from actorcritic.language.dpo_on_pairs import DPO, Answers, PreferencePairs
+from actorcritic.language.dpo_on_pairs import DPO, PreferencePairs
 from actorcritic.language.dpo_on_pairs import Learner as PairLearner
 from actorcritic.language.evaluation import Sample, samples_of
 from actorcritic.language.generation import rounded
 from actorcritic.language.model import Model
+from actorcritic.language.pairs import Data, batch_of, in_parts, pairs_of, tell
 from actorcritic.language.policy import Responses, Transformer, log_probs
 from actorcritic.language.ppo_on_tokens import PPO
 from actorcritic.language.ppo_on_tokens import Learner as PPOLearner
 from actorcritic.language.preferences import (
     Answered,
-    Checked,
-    Pair,
     Prompt,
-    arrays,
     as_messages,
-    encode_pairs,
-    read_pairs,
     read_prompts,
-    split,
-    without,
 )
 from actorcritic.language.reward_model import (
     Both,
@@ -66,7 +59,6 @@ from actorcritic.runs.run import prepare_jax
 
 SHOWN = 16  # prompts whose responses a page shows, before and after
 SAMPLES = "samples.jsonl"
-Settings = TypeVar("Settings", bound=TrainingSettings)
 
 # ------------------------------------------------------------------------------------ PPO
 
@@ -100,16 +92,15 @@ def ppo(
     _check_room(model, settings.max_prompt_tokens, settings.max_new_tokens, tokens)
     if not model.config.eos:
         warn("The model has no token that ends an answer: every response is cut off.")
-    _tell("prompts", known)
+    tell("prompts", known)
     cut = sum(len(row) > settings.max_prompt_tokens for row in tokens)
     if cut:
         warn(f"{cut:,} prompts are cut to their last {settings.max_prompt_tokens} tokens.")
     task = PPOTask(model, scored, gold, known.rows, tokens, settings)
     about = {"model": name, "reward": _reward_name(reward), "prompts": data.digest(prompts)}
-    trained = training.run(task, settings, about)
-    if trained.finished and trained.out is not None:
-        page.of_ppo(trained, task.samples, settings, command)
-    return trained
+    return training.run(
+        task, settings, about, lambda done: page.of_ppo(done, task.samples, settings, command)
+    )
 
 
 @dataclass(eq=False)
@@ -178,85 +169,19 @@ class PPOTask:
 
     def finish(self, learner: PPOLearner, out: Path | None) -> Model:
         model = training.model_with(self.model, learner.params["policy"])
-        some = self.prompts[:SHOWN]
-        how = partial(
-            samples_of,
-            reward=self.reward,
-            gold=self.gold,
-            max_new_tokens=self.settings.max_new_tokens,
-            temperature=self.settings.temperature,
-            batch_size=self.settings.batch_size,
-        )
-        self.samples = how(self.model, model, some)
         if out is not None:
-            model.save(out)
-            _write_samples(out, self.samples)
+            self.samples = _written(
+                out,
+                self.model,
+                model,
+                self.prompts,
+                reward=self.reward,
+                gold=self.gold,
+                max_new_tokens=self.settings.max_new_tokens,
+                temperature=self.settings.temperature,
+                batch_size=self.settings.batch_size,
+            )
         return model
-
-
-# ------------------------------------------------------------------------------------ pairs
-
-
-class Data(NamedTuple):
-    """Pairs as tokens, to learn from and to evaluate on."""
-
-    rows: list[tuple[Answered, Answered]]
-    apart: list[tuple[Answered, Answered]]
-    pairs: list[Pair]
-    pairs_apart: list[Pair]
-
-
-def _pairs(
-    model: Model,
-    source: data.Source,
-    evaluation: data.Source | None,
-    settings: DPO | RewardSettings,
-) -> Data:
-    """Pairs, checked; what is left out is said."""
-    pairs = read_pairs(source)
-    if evaluation is None:
-        train, held_out = split(pairs.rows, settings.evaluation_share, settings.seed)
-        if settings.evaluation_share > 0 and not held_out:
-            warn("No prompt could be held out to evaluate on: all pairs are of one prompt.")
-        apart: Checked[Pair] = Checked(held_out)
-    else:
-        train, apart = pairs.rows, without(read_pairs(evaluation), pairs.rows, "the training data")
-    longest = min(settings.max_length, model.config.max_positions)
-    rows, kept = encode_pairs(
-        Checked(train, pairs.left_out, pairs.repeated), model.tokenizer, longest
-    )
-    _tell("pairs", kept)
-    rows_apart, kept_apart = list[tuple[Answered, Answered]](), Checked[Pair]([])
-    if apart.rows:
-        rows_apart, kept_apart = encode_pairs(apart, model.tokenizer, longest)
-        _tell("evaluation pairs", kept_apart)
-    return Data(rows, rows_apart, kept.rows, kept_apart.rows)
-
-
-def _both(rows: Sequence[tuple[Answered, Answered]], fill: int) -> Both:
-    """A batch of pairs; both sides have the same lengths."""
-    together = arrays([pair[0] for pair in rows] + [pair[1] for pair in rows], fill)
-    count = len(rows)
-    chosen, rejected = (
-        Answers(*(x[part] for x in together))
-        for part in (
-            slice(None, count),
-            slice(count, None),
-        )
-    )
-    return Both(chosen, rejected)
-
-
-def _in_parts(
-    rows: Sequence[Any], size: int, of: Callable[[Sequence[Any]], Float[np.ndarray, "k n"]]
-) -> Float[np.ndarray, "k n"]:
-    """What `of` gives for batches of `size` rows, one behind the other; the last is filled up."""
-    found = []
-    for start in range(0, len(rows), size):
-        part = list(rows[start : start + size])
-        count = len(part)
-        found.append(np.asarray(of(part + [part[0]] * (size - count)))[:, :count])
-    return np.concatenate(found, 1)
 
 
 # ------------------------------------------------------------------------------------ DPO
@@ -284,7 +209,7 @@ def dpo(
         name, model = _named(model)
         scored = None if reward is None else reward_of(reward)
         pairs, evaluation = _kept(pairs), None if evaluation is None else _kept(evaluation)
-        found = _pairs(model, pairs, evaluation, settings)
+        found = pairs_of(model, pairs, evaluation, settings)
     settings = _with_steps(settings, len(found.rows))
     task = DPOTask(model, found, scored, settings)
     about = {
@@ -293,10 +218,9 @@ def dpo(
         "evaluation": None if evaluation is None else data.digest(evaluation),
         "variant": settings.name,
     }
-    trained = training.run(task, settings, about)
-    if trained.finished and trained.out is not None:
-        page.of_dpo(trained, task.samples, settings, command)
-    return trained
+    return training.run(
+        task, settings, about, lambda done: page.of_dpo(done, task.samples, settings, command)
+    )
 
 
 @dataclass(eq=False)
@@ -350,10 +274,10 @@ class DPOTask:
         """log π of the chosen and of the rejected answers, as wholes."""
         fill = self.model.tokenizer.pad
         size = self.settings.batch_size // self.settings.accumulate
-        return _in_parts(
+        return in_parts(
             rows,
             size,
-            lambda part: np.asarray(self._answers(trained, self._fixed, _both(part, fill))),
+            lambda part: np.asarray(self._answers(trained, self._fixed, batch_of(part, fill))),
         )
 
     def references(self, rows: Sequence[tuple[Answered, Answered]]) -> Float[np.ndarray, "2 n"]:
@@ -364,7 +288,7 @@ class DPOTask:
         if self._reference is None:
             self._reference = self.references(self.data.rows)
         chosen = self._batches.at(number)
-        both = _both([self.data.rows[i] for i in chosen], self.model.tokenizer.pad)
+        both = batch_of([self.data.rows[i] for i in chosen], self.model.tokenizer.pad)
         batch = PreferencePairs(*both, *self._reference[:, chosen])  # type: ignore[arg-type]
         progress = jnp.float32(number / self.total_steps)
         return self._updated(learner, self._fixed, batch, progress, jnp.float32(self.settings.beta))
@@ -385,19 +309,16 @@ class DPOTask:
 
     def finish(self, learner: PairLearner, out: Path | None) -> Model:
         model = training.model_with(self.model, learner.params)
-        prompts = list(dict.fromkeys(p.prompt for p in self.data.pairs_apart + self.data.pairs))
-        longest = max(len(side.answer) for pair in self.data.rows for side in pair)
-        self.samples = samples_of(
-            self.model,
-            model,
-            prompts[:SHOWN],
-            reward=self.reward,
-            max_new_tokens=longest,
-            batch_size=2 * self.settings.batch_size,  # as many responses as a step has
-        )
         if out is not None:
-            model.save(out)
-            _write_samples(out, self.samples)
+            self.samples = _written(
+                out,
+                self.model,
+                model,
+                list(dict.fromkeys(p.prompt for p in self.data.pairs_apart + self.data.pairs)),
+                reward=self.reward,
+                max_new_tokens=max(len(side.answer) for pair in self.data.rows for side in pair),
+                batch_size=2 * self.settings.batch_size,  # as many responses as a step has
+            )
         return model
 
 
@@ -424,7 +345,7 @@ def reward(
     with working("Reading the model and the preferences", quiet=settings.quiet):
         name, model = _named(model)
         pairs, evaluation = _kept(pairs), None if evaluation is None else _kept(evaluation)
-        found = _pairs(model, pairs, evaluation, settings)
+        found = pairs_of(model, pairs, evaluation, settings)
     settings = _with_steps(settings, len(found.rows))
     task = RewardTask(model, found, settings)
     about = {
@@ -432,10 +353,12 @@ def reward(
         "data": data.digest(pairs),
         "evaluation": None if evaluation is None else data.digest(evaluation),
     }
-    trained = training.run(task, settings, about)
-    if trained.finished and trained.out is not None:
-        page.of_reward(trained, task.calibration, settings, command)
-    return trained
+    return training.run(
+        task,
+        settings,
+        about,
+        lambda done: page.of_reward(done, task.calibration, settings, command),
+    )
 
 
 class RewardLearner(NamedTuple):
@@ -496,16 +419,16 @@ class RewardTask:
 
     def step(self, learner: RewardLearner, number: int) -> tuple[RewardLearner, Metrics]:
         rows = [self.data.rows[i] for i in self._batches.at(number)]
-        return self._updated(learner, self._frozen, _both(rows, self.model.tokenizer.pad))
+        return self._updated(learner, self._frozen, batch_of(rows, self.model.tokenizer.pad))
 
     def margins(self, learner: RewardLearner) -> Float[np.ndarray, " n"]:
         """r(chosen) - r(rejected) of the held-out pairs."""
         fill = self.model.tokenizer.pad
         size = self.settings.batch_size // self.settings.accumulate
-        found = _in_parts(
+        found = in_parts(
             self.data.apart,
             size,
-            lambda part: np.asarray(self._scored(learner, self._frozen, _both(part, fill))),
+            lambda part: np.asarray(self._scored(learner, self._frozen, batch_of(part, fill))),
         )
         return (found[0] - found[1]).astype(np.float64)
 
@@ -588,11 +511,6 @@ def _check_room(model: Model, prompt: int, response: int, tokens: Sequence[Seque
         )
 
 
-def _tell(what: str, rows: Checked[Any]) -> None:
-    for text in rows.said(what):
-        warn(text)
-
-
 def _with_steps(settings: Any, rows: int) -> Any:
     """The settings with the number of steps that so many rows give."""
     if settings.total_steps is not None:
@@ -606,6 +524,12 @@ def _texts(model: Model, said: Responses) -> list[str]:
     return model.tokenizer.decode(row[v] for row, v in zip(tokens, valid, strict=True))
 
 
-def _write_samples(out: Path, samples: Sequence[Sample]) -> None:
+def _written(
+    out: Path, before: Model, after: Model, prompts: Sequence[Prompt], **how: Any
+) -> list[Sample]:
+    """What both say to some of the prompts, drawn by `samples_of`, and the model: in `out`."""
+    samples = samples_of(before, after, prompts[:SHOWN], **how)
+    after.save(out)
     lines = [json.dumps(sample._asdict(), ensure_ascii=False) for sample in samples]
     files.write(out / SAMPLES, "\n".join(lines) + "\n")
+    return samples
