@@ -166,6 +166,23 @@ def test_following_a_policy_counts_what_it_does():
     assert escalate.share * lab.solve(lab.from_routing(world)).value == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_following_a_policy_earns_what_enumeration_says(seed):
+    """Policies that give a wrong answer again, and such as nobody would have."""
+    world, pomdp = Routing(), lab.from_routing(Routing())
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 97, world.types + world.answers + 1)
+
+    def policy(x):
+        return np.zeros(len(x), int) if seed == 0 else (x @ weights).astype(int) % pomdp.actions
+
+    def of_history(history):
+        return np.eye(pomdp.actions)[policy(lab.routing_observation(world, history)[None])[0]]
+
+    share = _followed(world, policy).share
+    assert share * lab.solve(pomdp).value == pytest.approx(lab.value_of(pomdp, of_history))
+
+
 @pytest.mark.learning
 def test_ppo_comes_near_the_best_policy():
     run = ac.train("ppo", "routing", seeds=5, evaluation_episodes=0, quiet=True)

@@ -234,9 +234,13 @@ def _table(world: Routing, policy: Callable[[np.ndarray], Any]) -> dict[bytes, i
     rows = []
     for tried in np.ndindex(*(2,) * world.answers):
         for asked in range(strains):
-            for signs in _compositions(asked + 1, world.types):
-                rows.append((*signs, *tried, asked + 2 * sum(tried)))
-    x = np.array([row for row in rows if row[-1] < strains], np.float32)
+            # A wrong answer that is given again strains again.
+            wrong = range(sum(tried), strains if any(tried) else 1)
+            for strain in (asked + 2 * count for count in wrong):
+                if strain < strains:
+                    signs = _compositions(asked + 1, world.types)
+                    rows += [(*each, *tried, strain) for each in signs]
+    x = np.array(rows, np.float32)
     actions = np.asarray(policy(x)).astype(int)
     return {row.tobytes(): int(a) for row, a in zip(x, actions, strict=True)}
 
