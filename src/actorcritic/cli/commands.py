@@ -14,6 +14,7 @@ from actorcritic.cli.options import (
     Field,
     as_settings,
     asks_for_help,
+    free_folder,
     hyperparameters_of,
     parse,
     read,
@@ -178,7 +179,7 @@ def _train(rest: list[str]) -> int:
         world = configuration.world_of(words[1] if count == 2 else None, settings, data)
         algorithm = preset(words[0], world.spec, settings.total_steps, changes).algorithm
     options, changes = parsed(algorithm, given)
-    out = options.out or new_folder(f"{words[0]}-{world.spec.id}")
+    out = options.out or free_folder(f"{words[0]}-{world.spec.id}")
     settings = as_settings(TrainSettings, options, out=out, data=data)
     # An environment on the host may take long to make: it is not made twice.
     on_host = isinstance(world, HostEnvironment)
@@ -188,14 +189,6 @@ def _train(rest: list[str]) -> int:
 
 def _names(rest: list[str], option: str) -> bool:
     return any(word.partition("=")[0] == option for word in rest)
-
-
-def new_folder(stem: str) -> Path:
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem)
-    number = 1
-    while (Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{stem}-{number}"
 
 
 def _conclude(run: Any) -> int:
@@ -335,7 +328,7 @@ def _plot(rest: list[str]) -> int:
 
 def _experiment(settings: type, options: Any, stem: str, words: list[str]) -> Any:
     """The settings of an experiment."""
-    out = options.out or new_folder(stem)
+    out = options.out or free_folder(stem)
     command = ["actorcritic", *words]
     if options.out is None:  # so that the command, repeated, goes on in this folder
         command += ["--out", str(out)]
@@ -438,7 +431,7 @@ def _study(rest: list[str]) -> int:
         return 0
     usage = "study NAME [--quick] [--out DIR]"
     (name,), options = read(usage, options_of("study"), rest, 1)
-    out = options.out or new_folder(f"study-{name}")
+    out = options.out or free_folder(f"study-{name}")
     given = " --quick" * options.quick
     if options.cluster is not None:
         given += f" --cluster {shlex.quote(options.cluster)}"

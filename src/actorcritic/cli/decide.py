@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from actorcritic.cli.options import asks_for_help, read
+from actorcritic.cli.options import asks_for_help, free_folder, read
 from actorcritic.cli.terminal import loading, say
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
@@ -106,14 +106,13 @@ def _simulate(rest: list[str]) -> int:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be 1 or more; got {getattr(options, name)}.")
 
-    from actorcritic.cli.commands import new_folder
     from actorcritic.core import files
 
     with loading(options.quiet):
         from actorcritic.decisions import simulated, simulation
         from actorcritic.runs.console import duration, working
 
-    out = options.out or new_folder("simulate-tools")
+    out = options.out or free_folder("simulate-tools")
     world = simulation.ToolWorld(options.tools, options.features)
     seeds = tuple(range(options.seed, options.seed + options.seeds))
     total = options.decisions * len(seeds) * len(simulation.CONTENDERS)
@@ -143,13 +142,11 @@ def _replay(rest: list[str]) -> int:
     usage = "decide replay LOG.jsonl [--out DIR] [--holdout 0.3]"
     (source,), options = read(usage, ReplayOptions, rest, 1)
 
-    from actorcritic.cli.commands import new_folder
-
     with loading(options.quiet):
         from actorcritic.decisions.replay import DATABASE, numbers, replay
         from actorcritic.runs.console import working
 
-    out = options.out or new_folder(f"replay-{Path(source).stem}")
+    out = options.out or free_folder(f"replay-{Path(source).stem}")
     command = shlex.join(["actorcritic", "decide", "replay", *rest])
     with working(f"Replaying {source}", quiet=options.quiet) as show:
         result = replay(source, out, holdout=options.holdout, tell=show, command=command)

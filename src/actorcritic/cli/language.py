@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from actorcritic.cli.options import Field, as_settings, asks_for_help, read, with_settings
+from actorcritic.cli.options import (
+    Field,
+    as_settings,
+    asks_for_help,
+    free_folder,
+    read,
+    with_settings,
+)
 from actorcritic.cli.terminal import say
 from actorcritic.core.errors import UserError
 from actorcritic.core.words import nearest
@@ -368,12 +375,11 @@ def needed(usage: str, options: Any, *names: str) -> None:
 
 def place(options: Any, task: str, rest: list[str]) -> tuple[Path, str]:
     """The folder of a training, and the command that goes on in it."""
-    from actorcritic.cli.commands import new_folder
 
     words = ["actorcritic", "language", task, *rest]
     if options.out is not None:
         return options.out, shlex.join(words)
-    out = new_folder(task)
+    out = free_folder(task)
     return out, shlex.join([*words, "--out", str(out)])
 
 

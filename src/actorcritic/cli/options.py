@@ -249,3 +249,12 @@ def parse(command: str, options: type, given: Iterable[str]) -> Any:
     # Made anew, because its help has to come from the table above and not from a docstring.
     cls = dataclasses.make_dataclass("Options", fields, frozen=True)
     return tyro.cli(cls, prog=f"actorcritic {command}", args=list(given))
+
+
+def free_folder(stem: str) -> Path:
+    """The first folder below runs/ that nobody has, with a number behind its name."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem)
+    number = 1
+    while (Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{stem}-{number}"
