@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 Family = Literal["gpt2", "llama", "qwen2", "qwen3"]
@@ -224,8 +225,8 @@ def hidden(
         scale = 0.0 if adapter is None else adapter.scale
         return _layer(config, weights, extra, scale, room, x, rope, mask, start)
 
-    kept_too = None if rematerialise else PRODUCTS
-    step = jax.checkpoint(layer, policy=kept_too, prevent_cse=False)  # type: ignore[attr-defined]
+    policy = None if rematerialise else jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    step = jax.checkpoint(layer, policy=policy, prevent_cse=False)  # type: ignore[attr-defined]
     layers, extra = params["layers"], None if adapter is None else adapter.layers
     rooms: Any = None if cache is None else (cache.keys, cache.values)
     if isinstance(layers, tuple):
@@ -255,7 +256,7 @@ class Scores(NamedTuple):
     entropy: Float[Array, "..."]
 
 
-PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+PRODUCT = "product"  # the name of what a gradient keeps
 AT_ONCE = 2**24  # logits that `scores` holds at a time, about
 
 
@@ -334,7 +335,7 @@ def _layer(
             low = extra[name]
             change = scale * (x.astype(jnp.float32) @ low["a"]) @ low["b"]
             y = y + change.astype(y.dtype)
-        return y
+        return checkpoint_name(y, PRODUCT)
 
     def heads(x: Array) -> Array:  # [B T n·h] → [B n T h]
         return x.reshape(*x.shape[:2], -1, config.head_dim).transpose(0, 2, 1, 3)
