@@ -55,11 +55,11 @@ def test_the_example_shows_the_numbers():
     assert numbers["log-probability, expected"] == pytest.approx(actual - np.log(scale), abs=1e-3)
 
 
-def test_conventions_are_named():
-    words = " ".join(densities.distribution(subjects.squashed_with_epsilon).conventions)
+def test_choices_are_named():
+    words = " ".join(densities.distribution(subjects.squashed_with_epsilon).choices)
     assert "before the tanh" in words
     assert "ε in the logarithm" in words
-    words = " ".join(densities.distribution(subjects.gaussian_per_dimension).conventions)
+    words = " ".join(densities.distribution(subjects.gaussian_per_dimension).choices)
     assert "each dimension" in words
 
 

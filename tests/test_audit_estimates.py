@@ -31,8 +31,8 @@ def test_right_functions_in_every_style_are_clean(name):
     report = audited(RIGHT[name])
     assert report.ok, str(report)
     assert len(report.passed) >= 5
-    assert not RIGHT[name].says or any(RIGHT[name].says in said for said in report.conventions), (
-        report.conventions
+    assert not RIGHT[name].says or any(RIGHT[name].says in said for said in report.choices), (
+        report.choices
     )
 
 
@@ -86,7 +86,7 @@ def test_the_smallest_case_is_what_the_function_gives():
 def test_our_own_estimators(kind, function, quantity):
     report = getattr(audit, kind)(function)
     assert report.ok, str(report)
-    assert any(quantity in said for said in report.conventions)
+    assert any(quantity in said for said in report.choices)
     assert "JAX arrays" in report.called
     if function is not estimators.td_errors:
         assert "truncation-bootstraps" in report.passed

@@ -86,16 +86,16 @@ def test_several_mistakes_are_several_findings():
     assert "value-loss" in report.passed
 
 
-def test_conventions_are_named():
-    words = " ".join(audited("ppo_full", "ppo_loss").conventions)
+def test_choices_are_named():
+    words = " ".join(audited("ppo_full", "ppo_loss").choices)
     for word in ("population", "½ (V − R)²", "larger of two losses", "mean"):
         assert word in words
-    inside = " ".join(audited("ppo_with_constants_inside", "ppo_loss").conventions)
+    inside = " ".join(audited("ppo_with_constants_inside", "ppo_loss").choices)
     assert "ε = 0.2" in inside
     assert "0.01" in inside
-    assert "objective" in " ".join(audited("policy_objective", "actor_loss").conventions)
-    assert "dual clip at 3" in " ".join(audited("ppo_dual_clip", "ppo_loss").conventions)
-    assert "Huber" in " ".join(audited("critic_huber", "critic_loss").conventions)
+    assert "objective" in " ".join(audited("policy_objective", "actor_loss").choices)
+    assert "dual clip at 3" in " ".join(audited("ppo_dual_clip", "ppo_loss").choices)
+    assert "Huber" in " ".join(audited("critic_huber", "critic_loss").choices)
 
 
 def test_numpy_has_no_gradients_and_the_report_says_so():
@@ -181,7 +181,7 @@ def test_fast_enough():
     assert time.monotonic() - start < 20
 
 
-# A PPO loss in every combination of conventions; the mistakes, one at a time, in any of them.
+# A PPO loss in every combination of choices; the mistakes, one at a time, in any of them.
 MISTAKES = {
     "": None,
     "max": "surrogate-min",
@@ -205,7 +205,7 @@ MISTAKES = {
     dtype=st.sampled_from(["float64", "float32"]),
     mistake=st.sampled_from(list(MISTAKES)),
 )
-def test_random_conventions(
+def test_random_choices(
     normalised, clip, value_weight, entropy_weight, value_clip, reduce, inside, dtype, mistake
 ):
     mean = jnp.mean if reduce is np.mean else jnp.sum

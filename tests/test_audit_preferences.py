@@ -50,7 +50,7 @@ def test_right_functions_pass(name: str) -> None:
     report = audit.of(getattr(subjects, name))
     assert report.kind == RIGHT[name]
     assert report.ok, str(report)
-    assert bool(report.conventions) == (name in ("ipo", "dpo_summed"))
+    assert bool(report.choices) == (name in ("ipo", "dpo_summed"))
     assert report.passed
 
 

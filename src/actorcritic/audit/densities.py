@@ -11,15 +11,15 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
-from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.audit.losses import Fault, as_numbers, log_softmax
+from actorcritic.audit.findings import CannotCall, Fault, Ledger, Report, as_numbers, listing
+from actorcritic.audit.losses import log_softmax
 
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
@@ -263,17 +263,13 @@ _BASES: list[tuple[str, Each]] = [
 # ------------------------------------------------------------------------------ the user's function
 
 
-@dataclass
-class Audit:
+@dataclass(kw_only=True)
+class Audit(Ledger):
     function: Callable[..., Any]
     matched: calling.Matched
     framework: calling.Framework
     roles: frozenset[str]  # that it takes, or looks at in the case that it is given
     batched: bool = True
-    passed: list[str] = field(default_factory=list)
-    failures: list[Finding] = field(default_factory=list)
-    conventions: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
 
     def takes(self, role: str) -> bool:
         return role in self.roles
@@ -388,41 +384,19 @@ class Audit:
 
     # -- what is said
 
-    def fail(self, fault: Fault, example: str) -> None:
-        if fault.check not in [f.check for f in self.failures]:
-            wrong = fault.wrong[0].upper() + fault.wrong[1:] + "."
-            self.failures.append(Finding(fault.check, wrong, fault.effect, example, fault.mend))
-
-    def hold(self, *checks: str) -> None:
-        self.passed += [check for check in checks if check not in self.passed]
-
     def table(self, values: Case, rows: list[tuple[str, Any, Any]]) -> str:
         names = self.matched.parameters | self.matched.attributes
-        lines = [
-            (names.get(r, r), as_numbers(v))
+        given = [
+            (names.get(r, r), v)
             for r, v in values.items()
             if self.takes(r) and isinstance(v, (np.ndarray, float))
         ]
-        for name, expected, actual in rows:
-            lines += [
-                (f"{name}, expected", as_numbers(expected)),
-                (f"{name}, actual", as_numbers(actual)),
-            ]
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+        return listing(given, rows)
 
-    def report(self) -> Report:
-        failed = {f.check for f in self.failures}
+    @property
+    def called(self) -> str:
         layout = "[N, D]" if self.batched else "one action [D] at a time"
-        return Report(
-            subject=self.name,
-            kind="distribution",
-            passed=tuple(check for check in self.passed if check not in failed),
-            failures=tuple(self.failures),
-            conventions=tuple(dict.fromkeys(self.conventions)),
-            not_checked=tuple(self.not_checked),
-            called=f"{self.framework}, {layout}: {self.matched.describe()}",
-        )
+        return f"{self.framework}, {layout}: {self.matched.describe()}"
 
     # -- log-probabilities of given actions
 
@@ -442,7 +416,7 @@ class Audit:
                 _DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
             )
         elif how == "per dimension":
-            self.conventions.append("one log-probability for each dimension, as its name says")
+            self.choices.append("one log-probability for each dimension, as its name says")
         elif how == "mean":
             text = "the log-probability is averaged over the action's dimensions, not summed"
             self.explain(reading, squashed, _DIMENSIONS._replace(wrong=text))
@@ -451,9 +425,9 @@ class Audit:
         if reading.fault is not None:
             self.explain(reading, squashed, reading.fault)
             return
-        self.conventions.append(reading.said)
+        self.choices.append(reading.said)
         if not self.batched:
-            self.conventions.append("one action at a time: a batch is summed up or refused")
+            self.choices.append("one action at a time: a batch is summed up or refused")
         self.hold("normal-density")
         if reading.each is _squashed:
             self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
@@ -569,7 +543,7 @@ class Audit:
             return
         self.hold("saturation")
         if not np.allclose(got, expected, 1e-3, 1e-2):
-            self.conventions.append(
+            self.choices.append(
                 "where tanh is saturated the log-probability is cut off (an ε in the logarithm, "
                 "or a clip)"
             )
@@ -579,7 +553,7 @@ class Audit:
     def samples(self) -> None:
         for dimensions in (1, 2):
             self.drawn(dimensions)
-            if self.failures:
+            if self.found:
                 return
 
     def drawn(self, dimensions: int) -> None:
@@ -631,7 +605,7 @@ class Audit:
             self.fail(trouble, self.sample_table(values, action[one], expected[one], got[one]))
             return
         if reading.said:
-            self.conventions.append(reading.said)
+            self.choices.append(reading.said)
         self.hold("sample-density", "clipped-action", "normal-density", _DIMENSIONS.check)
         if reading.each is _squashed:
             self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
@@ -768,7 +742,7 @@ class Audit:
                 fault, self.table(one, [("log-probability", expected[i : i + 1], got[i : i + 1])])
             )
             return
-        self.conventions.append("categorical")
+        self.choices.append("categorical")
         self.hold("log-softmax")
         self.one(rng)
         self.wide()
@@ -838,7 +812,7 @@ class Audit:
             example = f"returned action  {action[0]}\n{self.table(small, rows)}"
             self.fail(fault, example)
             return
-        self.conventions.append("categorical")
+        self.choices.append("categorical")
         self.hold("log-softmax")
         counts = np.bincount(action, minlength=4)[:4]
         if stats.chisquare(counts, MANY * p).pvalue > LEVEL:
@@ -927,9 +901,9 @@ def distribution(
     matched = calling.recognise(function, ROLES, mapping)
     name = calling.name_of(function)
     failed: Exception | None = None
-    first: Audit | None = None
     for framework in calling.frameworks(function, matched):
-        audit = Audit(function, matched, framework, frozenset(r for r in ROLES if matched.takes(r)))
+        taken = frozenset(r for r in ROLES if matched.takes(r))
+        audit = Audit(function=function, matched=matched, framework=framework, roles=taken)
         try:
             if matched.takes_case:
                 audit.roles = audit.looked_at()
@@ -947,12 +921,7 @@ def distribution(
         except Exception as error:
             failed = failed or error
             continue
-        if not audit.failures:
-            return audit.report()
-        first = first or audit
-        break
-    if first is not None:
-        return first.report()
+        return audit.report(name, "distribution", audit.called)
     if isinstance(failed, CannotCall):
         raise failed
     why = calling.one_line(failed) if failed else "no framework fits"

@@ -14,169 +14,32 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from actorcritic.audit import calling
 from actorcritic.audit.calling import Framework, Matched
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.findings import (
+    RISKY,
+    TIME_LIMITS,
+    UNJUDGED,
+    CannotCall,
+    Finding,
+    Ledger,
+    Report,
+)
+from actorcritic.audit.mistakes import Mistake, shifted, table
+from actorcritic.audit.truths import (
+    QUANTITIES,
+    Numbers,
+    Quantity,
+    Trajectory,
+    n_step_returns,
+    td_errors,
+    vtrace_advantages,
+)
 from actorcritic.core.errors import UserError
-
-Numbers: TypeAlias = np.ndarray
-
-# ------------------------------------------------------------------------------- the truth
-
-
-class Trajectory(NamedTuple):
-    """Steps of B environments, every array [T, B]."""
-
-    rewards: Numbers
-    values: Numbers
-    next_values: Numbers  # of the true successor, also where the episode ended
-    following: Numbers  # of the observation that comes next: after an end, the reset one
-    terminated: Numbers
-    truncated: Numbers
-    cut: Numbers  # after which steps a sum stops: the ends
-    gamma: float
-    lam: float
-    ratio: Numbers  # π / μ of the action taken
-    rho_clip: float = 1.5
-    c_clip: float = 0.75
-    n: int = 2
-    before: Numbers | bool = False  # whether row 0 starts an episode, [B]
-
-    def but(self, **changes: Any) -> Trajectory:
-        """The same with other numbers, none of them checked."""
-        return self._replace(**changes)
-
-    @property
-    def ended(self) -> Numbers:
-        return self.terminated | self.truncated
-
-    @property
-    def bootstrap(self) -> Numbers:
-        return np.where(self.terminated, 0.0, self.next_values)
-
-
-def td_errors(x: Trajectory) -> Numbers:
-    """δ_t = r_t + γ V(s_{t+1}) − V(s_t), with V = 0 after a termination."""
-    return x.rewards + x.gamma * x.bootstrap - x.values
-
-
-def advantages_by_definition(x: Trajectory) -> Numbers:
-    """A_t = Σ_l (γλ)^l δ_{t+l} to the first end (Schulman et al. 2016, eq. 16)."""
-    delta, total = td_errors(x), np.zeros(x.rewards.shape)
-    for t in range(len(delta)):
-        alive = np.ones(delta.shape[1])
-        for k in range(t, len(delta)):
-            total[t] += alive * (x.gamma * x.lam) ** (k - t) * delta[k]
-            alive = alive * ~x.cut[k]
-    return total
-
-
-def n_step_returns(x: Trajectory, n: int | None = None) -> Numbers:
-    """G_t of n rewards and γ^n V of what follows them; fewer where the episode or batch ends."""
-    steps, total = len(x.rewards), np.zeros(x.rewards.shape)
-    for t in range(steps):
-        alive = np.ones(x.rewards.shape[1])
-        last = min(t + (n or steps), steps) - 1
-        for k in range(t, last + 1):
-            total[t] += alive * x.gamma ** (k - t) * x.rewards[k]
-            stops = alive * (x.cut[k] if k < last else 1.0)
-            total[t] += stops * x.gamma ** (k - t + 1) * x.bootstrap[k]
-            alive = alive * ~x.cut[k]
-    return total
-
-
-def lambda_returns(x: Trajectory) -> Numbers:
-    """(1 − λ) Σ_n λ^{n−1} G^(n), the longest one with all the weight that is left."""
-    steps, total = len(x.rewards), np.zeros(x.rewards.shape)
-    returns = [n_step_returns(x, n) for n in range(1, steps + 1)]
-    for t in range(steps):
-        alive = np.ones(x.rewards.shape[1])
-        for k in range(t, steps):
-            n = k - t + 1
-            stops = x.cut[k] if k < steps - 1 else np.ones_like(x.cut[k])
-            weight = np.where(stops, x.lam ** (n - 1), (1 - x.lam) * x.lam ** (n - 1))
-            total[t] += alive * weight * returns[n - 1][t]
-            alive = alive * ~stops
-    return total
-
-
-def vtrace_targets(x: Trajectory) -> Numbers:
-    """v_s = V(x_s) + Σ_t γ^{t−s} (Π_{i<t} c_i) ρ_t δ_t (Espeholt et al. 2018, eq. 1)."""
-    rho, c = np.minimum(x.rho_clip, x.ratio), x.lam * np.minimum(x.c_clip, x.ratio)
-    delta, total = rho * td_errors(x), x.values.astype(float)
-    for s in range(len(delta)):
-        for t in range(s, len(delta)):
-            inside = ~x.cut[s:t].any(0)
-            total[s] += inside * x.gamma ** (t - s) * c[s:t].prod(0) * delta[t]
-    return total
-
-
-def vtrace_advantages(x: Trajectory) -> Numbers:
-    """ρ_s (r_s + γ v_{s+1} − V(x_s)): the policy gradient's weight in the same paper."""
-    targets = vtrace_targets(x)
-    after = np.where(x.cut, x.next_values, np.concatenate([targets[1:], x.next_values[-1:]]))
-    after = np.where(x.terminated, 0.0, after)
-    return np.minimum(x.rho_clip, x.ratio) * (x.rewards + x.gamma * after - x.values)
-
-
-Quantity: TypeAlias = Callable[[Trajectory], Numbers]
-QUANTITIES: dict[str, Quantity] = {
-    "the TD error": td_errors,
-    "generalised advantages": advantages_by_definition,
-    "the return to the end of the episode or batch, minus V": lambda x: (
-        n_step_returns(x) - x.values
-    ),
-    "the return to the end of the episode or batch": n_step_returns,
-    "the Monte Carlo return of complete episodes": lambda x: n_step_returns(
-        x.but(next_values=np.where(x.ended, x.next_values, _last(x.next_values, 0 * x.rewards[-1])))
-    ),
-    "the n-step return": lambda x: n_step_returns(x, x.n),
-    "the TD target": lambda x: td_errors(x) + x.values,
-    "the λ-return": lambda_returns,
-    "V-trace targets": vtrace_targets,
-    "V-trace targets minus V": lambda x: vtrace_targets(x) - x.values,
-}
-
-# ------------------------------------------------------------------------------- known mistakes
-
-
-class Mistake(NamedTuple):
-    """A wrong definition, as a change of the trajectory or of the result, and its words."""
-
-    check: str
-    wrong: str
-    effect: str
-    mend: str
-    change: Callable[[Trajectory], Trajectory] | None = None
-    after: Callable[[Trajectory, Numbers], Numbers] | None = None
-
-
-def _shifted(x: Numbers, by: int, fill: Any) -> Numbers:
-    """Flags one row late (by = 1: row t has that of t − 1) or early (by = −1)."""
-    edge = np.broadcast_to(np.asarray(fill, bool), x[:1].shape)
-    return np.concatenate([edge, x[:-1]] if by == 1 else [x[1:], edge])
-
-
-def _misaligned(x: Trajectory, by: int, fill: str, part: str, successors: bool) -> Trajectory:
-    edge = {"no": False, "same": x.ended[-1] if by == -1 else x.before}[fill]
-    moved = {
-        "terminated": _shifted(x.terminated, by, edge),
-        "truncated": _shifted(x.truncated, by, False),
-        "cut": _shifted(x.cut, by, edge),
-    }
-    moved = (
-        moved if part == "all" else {k: moved[k] for k in moved if (k == "cut") == (part == "cut")}
-    )
-    return x.but(**moved, next_values=x.next_values if successors else x.following)
-
-
-def _last(x: Numbers, row: Numbers) -> Numbers:
-    return np.concatenate([x[:-1], row[None]])
 
 
 def _transposed(x: Trajectory, quantity: Quantity, successors: bool) -> Numbers:
@@ -185,294 +48,6 @@ def _transposed(x: Trajectory, quantity: Quantity, successors: bool) -> Numbers:
         after = np.concatenate([x.values.T[1:], x.following.T[-1:]])
         turned |= {"next_values": after, "following": after}
     return quantity(x.but(**turned)).T
-
-
-_BIAS = "The critic's error no longer fades: targets are wrong however long it learns."
-_LIMIT = (
-    "Every state near a time limit is taught that the future is worth nothing, although the "
-    "task goes on: values are biased towards zero."
-)
-_LEAK = "Steps are credited with rewards of another episode, which they did not cause."
-
-
-def _mistakes(kind: str, successors: bool) -> list[Mistake]:
-    """Wrong definitions, the likelier first. `successors`: it is given V(s_{t+1}) of every step."""
-    given = "next_values[t]" if successors else "values[t + 1]"
-    cut = "returns-stop-at-episode-end" if kind == "returns" else "trace-cut-at-episode-end"
-
-    def unmasked(x: Trajectory) -> Numbers:
-        return x.next_values if successors else np.where(x.ended, x.following, x.next_values)
-
-    none = partial(np.zeros_like, dtype=bool)
-    list_ = [
-        Mistake(
-            "truncation-bootstraps",
-            "The bootstrap is zeroed where a time limit cut the episode.",
-            _LIMIT,
-            "Zero the bootstrap with `terminated` only: delta = reward + gamma * "
-            "(1 - terminated) * next_value - value.",
-            lambda x: x._replace(terminated=x.terminated | x.truncated),
-        ),
-        *(
-            Mistake(
-                "bootstrap-from-true-successor",
-                "After a time limit it bootstraps from values[t + 1], which is the value of the "
-                "next episode's first observation.",
-                "The value of a start state stands for the value of the state that was cut off: "
-                "long episodes are taught to be worth as much as new ones.",
-                "Give it the value of the last observation of each episode (next_values[t]) and "
-                "use that where the episode was truncated.",
-                lambda x, after=after: x._replace(  # type: ignore[misc]
-                    terminated=x.terminated & ~x.truncated,
-                    next_values=np.where(x.truncated, after(x), x.next_values),
-                ),
-            )
-            for after in (lambda x: x.following, lambda x: _last(x.following, x.next_values[-1]))
-        ),
-        Mistake(
-            "termination-drops-bootstrap",
-            f"It bootstraps past a terminal state, from {given}.",
-            "A terminal state is worth 0; here failing leads to a fresh future, so failing looks "
-            "harmless.",
-            f"Multiply the bootstrap by (1 - terminated): gamma * (1 - terminated[t]) * {given}"
-            + (", or give it next values that are 0 there." if successors else "."),
-            lambda x: x._replace(terminated=none(x.terminated), next_values=unmasked(x)),
-        ),
-        Mistake(
-            "termination-drops-bootstrap",
-            "It bootstraps past a terminal state, from values[t + 1] of the next episode.",
-            "A terminal state is worth 0; here failing leads to a fresh future, so failing looks "
-            "harmless.",
-            "Multiply the bootstrap by (1 - terminated).",
-            lambda x: x._replace(
-                terminated=none(x.terminated),
-                next_values=np.where(x.terminated, x.following, x.next_values),
-            ),
-        ),
-        Mistake(
-            cut,
-            "The sum is not stopped at a time limit: it runs on into the next episode.",
-            _LEAK,
-            "Stop the sum at every end: multiply the trace by (1 - (terminated | truncated)).",
-            lambda x: x._replace(cut=x.terminated & ~x.truncated),
-        ),
-        Mistake(
-            cut,
-            "The sum is not stopped where an episode ends: it runs on into the next one.",
-            _LEAK,
-            "Stop the sum at every end: multiply the trace by (1 - done).",
-            lambda x: x._replace(cut=none(x.cut)),
-        ),
-        Mistake(
-            cut,
-            "Ends are ignored: the sum and its bootstrap run over them into the next episode.",
-            _LEAK,
-            "Stop at every end: multiply the bootstrap and the trace by (1 - done).",
-            lambda x: x._replace(cut=none(x.cut), terminated=none(x.cut), next_values=unmasked(x)),
-        ),
-        Mistake(
-            "last-bootstrap-used",
-            "The value of the observation after the last step is not used.",
-            "Each batch ends as if the episode did: the last steps look worse than they are.",
-            "Bootstrap the last step: gamma * (1 - terminated[-1]) * last_value.",
-            lambda x: x._replace(next_values=_last(x.next_values, 0 * x.next_values[-1])),
-        ),
-        Mistake(
-            "last-bootstrap-once",
-            "The value after the last step is added twice.",
-            "The end of each batch looks better than it is, and with it the steps before.",
-            "Add last_value once: either to the last reward or as the last step's next value.",
-            lambda x: x._replace(next_values=_last(x.next_values, 2 * x.next_values[-1])),
-        ),
-        Mistake(
-            "last-bootstrap-once",
-            "The value after the last step is added to the last reward and bootstrapped from too.",
-            "The end of each batch looks better than it is, and with it the steps before.",
-            "Add last_value once: either to the last reward or as the last step's next value.",
-            lambda x: x._replace(
-                rewards=_last(x.rewards, x.rewards[-1] + x.gamma * x.following[-1])
-            ),
-        ),
-        Mistake(
-            "bootstrap-discounted",
-            "γ is missing on the bootstrapped value.",
-            "The value it converges to is not that of the discounted return; with γ missing it "
-            "may not converge at all.",
-            f"delta = reward + gamma * {given} - value.",
-            lambda x: x._replace(next_values=x.next_values / x.gamma),
-        ),
-        Mistake(
-            "bootstrap-discounted",
-            "γ is missing on the value after the last step.",
-            "The end of each batch looks better than it is.",
-            "Discount it as every other: gamma * last_value.",
-            lambda x: x._replace(next_values=_last(x.next_values, x.next_values[-1] / x.gamma)),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is omitted: its trace decays by γ instead of γλ.",
-            "It computes Monte Carlo advantages: no bias, and all of the variance that λ was to "
-            "remove.",
-            "Multiply the trace by gamma * gae_lambda.",
-            lambda x: x._replace(lam=1.0),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is applied twice: the trace decays by γλ².",
-            "It computes the advantages of a smaller λ than asked for: more bias.",
-            "Multiply the trace by gamma * gae_lambda, once.",
-            lambda x: x._replace(lam=x.lam**2),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is applied to the bootstrapped value as well as to the trace.",
-            _BIAS,
-            "λ belongs to the trace only: delta = reward + gamma * next_value - value.",
-            lambda x: x._replace(next_values=x.next_values * x.lam),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is ignored: only the TD error of each step is returned.",
-            "It computes λ = 0: least variance, and all of the critic's bias.",
-            "Add gamma * gae_lambda times the next step's advantage.",
-            lambda x: x._replace(lam=0.0),
-        ),
-        Mistake(
-            "gamma-in-the-trace",
-            "γ is missing in the trace, which decays by λ alone.",
-            "Far rewards count more than the discounted return says.",
-            "Multiply the trace by gamma * gae_lambda.",
-            lambda x: x._replace(lam=x.lam / x.gamma),
-        ),
-        Mistake(
-            "gamma-in-the-trace",
-            "γ is applied twice in the trace.",
-            "Far rewards count less than the discounted return says.",
-            "Multiply the trace by gamma * gae_lambda.",
-            lambda x: x._replace(lam=x.lam * x.gamma),
-        ),
-        Mistake(
-            "gamma-used",
-            "γ is ignored: nothing is discounted.",
-            "Values grow without bound where episodes do.",
-            "Multiply the bootstrap and the trace by gamma.",
-            lambda x: x._replace(gamma=1.0),
-        ),
-        Mistake(
-            "gamma-used",
-            "γ is applied twice at every step.",
-            "It learns with γ² instead of γ: half of the horizon.",
-            "Discount once per step.",
-            lambda x: x._replace(gamma=x.gamma**2),
-        ),
-    ]
-    for by, fill, part in itertools.product((-1, 1), ("no", "same"), ("all", "mask", "cut")):
-        row = "t + 1" if by == -1 else "t - 1"
-        what = {
-            "all": "The done flag",
-            "mask": "The done flag of the bootstrap",
-            "cut": "The done flag of the trace",
-        }
-        list_.append(
-            Mistake(
-                "done-flag-aligned",
-                f"{what[part]} is shifted by one: step t uses that of step {row}.",
-                "One step too early or too late, the bootstrap is dropped from an ordinary step "
-                "and kept past a terminal one.",
-                "done[t] says whether step t ended its episode: use (1 - done[t]) at step t.",
-                partial(_misaligned, by=by, fill=fill, part=part, successors=successors),
-            )
-        )
-    if kind == "advantages":
-        target = Mistake(
-            "baseline-subtracted",
-            "It returns the target (the return), not the advantage: V(s_t) is not subtracted.",
-            "An actor that is given targets reinforces every action in a good state: the variance "
-            "of the policy gradient grows by that of V².",
-            "advantage = target - value.",
-            None,
-            lambda x, y: y + x.values,
-        )
-        one = target._replace(
-            wrong="It returns the TD target r + γV(s'), not an advantage.",
-            after=lambda x, y: td_errors(x) + x.values,
-        )
-        sign = Mistake(
-            "sign",
-            "Its sign is wrong: value minus target.",
-            "The actor unlearns what was good.",
-            "advantage = target - value.",
-            None,
-            lambda x, y: -y,
-        )
-        list_ += [target, one, sign]
-    if kind == "returns":
-        list_.append(
-            Mistake(
-                "returns-include-value",
-                "It returns advantages: V(s_t) was not added back.",
-                "The critic is trained towards the advantage, whose mean is zero: it forgets the "
-                "value.",
-                "returns = advantages + values.",
-                None,
-                lambda x, y: y - x.values,
-            )
-        )
-    if kind == "vtrace":
-        clips = (
-            "rho_t = min(rho_bar, ratio) weighs delta_t; c_t = lambda * min(c_bar, ratio) is the "
-            "trace."
-        )
-        effect = (
-            "ρ̄ decides what is converged to and c̄ how fast: with other clips it converges to the "
-            "values of another policy."
-        )
-        changes: list[tuple[str, str, Callable[[Trajectory], Trajectory]]] = [
-            (
-                "rho-and-c-clips",
-                "The clips of ρ and c are swapped.",
-                lambda x: x._replace(rho_clip=x.c_clip, c_clip=x.rho_clip),
-            ),
-            (
-                "rho-and-c-clips",
-                "c is clipped at ρ's clip.",
-                lambda x: x._replace(c_clip=x.rho_clip),
-            ),
-            (
-                "rho-and-c-clips",
-                "ρ is clipped at c's clip.",
-                lambda x: x._replace(rho_clip=x.c_clip),
-            ),
-            ("clips-applied", "ρ is not clipped.", lambda x: x._replace(rho_clip=np.inf)),
-            ("clips-applied", "c is not clipped.", lambda x: x._replace(c_clip=np.inf)),
-            (
-                "clips-applied",
-                "Neither ρ nor c is clipped.",
-                lambda x: x._replace(c_clip=np.inf, rho_clip=np.inf),
-            ),
-            (
-                "ratio-of-target-to-behaviour",
-                "The importance ratio is inverted: μ / π.",
-                lambda x: x._replace(ratio=1 / x.ratio),
-            ),
-            (
-                "ratio-of-target-to-behaviour",
-                "The importance ratio is not used.",
-                lambda x: x._replace(ratio=np.ones_like(x.ratio), rho_clip=1.0, c_clip=1.0),
-            ),
-        ]
-        list_ = [Mistake(c, w, effect, clips, change) for c, w, change in changes] + list_
-        list_.append(
-            Mistake(
-                "targets-include-value",
-                "It returns v - V: V(x_s) was not added.",
-                "The critic is trained towards corrections, whose mean is zero.",
-                "vs = values + corrections.",
-                None,
-                lambda x, y: y - x.values,
-            )
-        )
-    return list_
 
 
 # ------------------------------------------------------------------------------- what it takes
@@ -583,7 +158,7 @@ class Form(NamedTuple):
 def _given(x: Trajectory, form: Form) -> dict[str, Any]:
     """Every role's value on this trajectory, arrays [T, B] or, of what comes after it, [B]."""
     ended = x.ended
-    starts = _shifted(ended, 1, x.before)
+    starts = shifted(ended, 1, x.before)
     flag = starts if form.shifted else x.terminated if form.terminations else ended
     last = x.following[-1] if not form.successors else x.next_values[-1]
     discounts = 1.0 - (x.terminated if form.successors else ended)
@@ -958,7 +533,7 @@ class _Audit:
         self.tried: list[str] = []
         self.broadcast: tuple[Form, WrongShape] | None = None
         self.subject = Subject(function, self.matched, kind, self._seen())
-        self.conventions: list[str] = []
+        self.choices: list[str] = []
         self.not_checked: list[str] = []
 
     # --- how to call it
@@ -1200,7 +775,7 @@ class _Audit:
             beside |= {"lambda-applied-once", "gamma-in-the-trace"}
         if not told["gamma"]:
             beside |= {"gamma-used", "gamma-in-the-trace"}
-        known = _mistakes(self.kind, reading.form.successors)
+        known = table(self.kind, reading.form.successors)
         return [mistake for mistake in known if mistake.check not in beside]
 
     def _all_mistakes(self, reading: Reading, samples: list[Sample]) -> list[Mistake]:
@@ -1527,7 +1102,7 @@ class _Audit:
             one = replace_layout(found[0].form, "T")
             if self._runs(one) and (reading := self.recognised([(one, self.samples(one))])):
                 # It works along the last axis: right for [T], and for batches [B, T].
-                self.conventions.append("time is the last axis: it takes [T], or batches [B, T]")
+                self.choices.append("time is the last axis: it takes [T], or batches [B, T]")
                 return self._right(reading)
         return self._wrong(forms, found)
 
@@ -1549,14 +1124,13 @@ class _Audit:
         if found is None:
             reading = next(self.readings(forms[0][0], 1))
             held, failed = self.run_checks(reading)
-            return self._reported(
-                reading, held, [self._property(reading, failed or ["definition"])]
-            )
+            finding = self._property(reading, failed or ["definition"])
+            return self._reported(reading, [], [finding._replace(severity=UNJUDGED)])
         reading, mistakes = found
         held, _ = self.run_checks(reading)
         example = self.example(reading)
         named = {m.check for m in mistakes}
-        findings = [Finding(m.check, m.wrong, m.effect, example, m.mend) for m in mistakes]
+        findings = [m.fault.on(example) for m in mistakes]
         return self._reported(reading, [name for name in held if name not in named], findings)
 
     def _property(self, reading: Reading, failed: list[str]) -> Finding:
@@ -1564,7 +1138,7 @@ class _Audit:
         plain = [_trajectory(i, SHAPES[0], self.scope(reading.form), 0.0) for i in range(3)]
         order = [name for name in failed if name in _PROPERTIES and name != "definition"]
         name = "definition" if self.mismatch(reading, plain) or not order else order[0]
-        known = {m.check: m for m in reversed(_mistakes(self.kind, reading.form.successors))}
+        known = {m.check: m for m in reversed(table(self.kind, reading.form.successors))}
         wrong = _PROPERTIES.get(name, _PROPERTIES["definition"])
         others = [other for other in failed if other != name]
         if others:
@@ -1593,9 +1167,8 @@ class _Audit:
             f"rewards, values: {shape}; expected output: {shape}; actual: {error.broadcast}",
             "Give both the same shape before subtracting, as values.reshape(rewards.shape).",
         )
-        return Report(
-            calling.name_of(self.function), self.kind, (), (finding,), called=self.called(form)
-        )
+        ledger = Ledger(found={finding.check: finding})
+        return ledger.report(calling.name_of(self.function), self.kind, self.called(form))
 
     def _more(self, reading: Reading) -> Iterator[tuple[str, Finding | None]]:
         """Checks beside the main output: what else it returns, and a single element."""
@@ -1613,7 +1186,7 @@ class _Audit:
             elif self.kind == "vtrace" and (role == "advantages" or (not name and first)):
                 yield from self._weights(reading, index, bool(name))
             else:
-                self.conventions.append(f"a further output {name or index + 1} was not looked at")
+                self.choices.append(f"a further output {name or index + 1} was not looked at")
 
     def _one_element(self, reading: Reading) -> Finding | None:
         x = _trajectory(7, (1, 1), self.scope(reading.form))
@@ -1632,6 +1205,7 @@ class _Audit:
             "One minibatch of one row turns every parameter into NaN, for good.",
             f"one step of one environment: expected a finite number, actual {got.item()}",
             "Use the population deviation, or normalise only if there is more than one element.",
+            RISKY,
         )
 
     def _second(
@@ -1659,7 +1233,7 @@ class _Audit:
             ("the advantages once more, normalised", lambda x: NORMALISED[1](raw(x))),
         ):
             if is_(truth):
-                self.conventions.append(f"the output beside the advantages is {text}")
+                self.choices.append(f"the output beside the advantages is {text}")
                 return
         example = self._second_example(reading, index)
         finding = Finding(
@@ -1690,7 +1264,7 @@ class _Audit:
         elif named:
             yield finding.check, finding
         else:
-            self.conventions.append("a second output was not recognised, and not judged")
+            self.choices.append("a second output was not recognised, and not judged")
 
     def _second_example(self, reading: Reading, index: int) -> str:
         plain = reading._replace(normalised=Normalised())
@@ -1731,7 +1305,7 @@ class _Audit:
         ):
             if is_(truth):
                 if text:
-                    self.conventions.append(text)
+                    self.choices.append(text)
                 yield "policy-gradient-advantages", None
                 return
         if named:
@@ -1747,7 +1321,7 @@ class _Audit:
                 ),
             )
         else:
-            self.conventions.append("a second output was not recognised, and not judged")
+            self.choices.append("a second output was not recognised, and not judged")
 
     def _reported(self, reading: Reading, held: list[str], findings: list[Finding]) -> Report:
         form, scope = reading.form, self.scope(reading.form)
@@ -1768,7 +1342,7 @@ class _Audit:
         if scope.whole:
             said.append("it takes no value after the last step: the last step ends its episode")
         if reading.terminal:
-            said.append("a time limit counts as a termination")
+            said.append(TIME_LIMITS)
         elif scope.ends == "terminations":
             flag = next(role for role in _ENDS if self.sees(role))
             said.append(
@@ -1787,17 +1361,13 @@ class _Audit:
             self.not_checked.append("ends of episodes: the function is not told of any")
         elif scope.ends == "terminations":
             self.not_checked.append("time limits: the function takes no truncation flag")
-        failing = {finding.check for finding in findings}
-        passed = tuple(dict.fromkeys(name for name in held if name not in failing))
-        return Report(
-            calling.name_of(self.function),
-            self.kind,
-            passed,
-            tuple(findings),
-            tuple(dict.fromkeys([*said, *self.conventions])),
-            tuple(dict.fromkeys(self.not_checked)),
-            self.called(form),
+        ledger = Ledger(
+            found={finding.check: finding for finding in findings},
+            choices=[*said, *self.choices],
+            not_checked=self.not_checked,
         )
+        ledger.hold(*held)
+        return ledger.report(calling.name_of(self.function), self.kind, self.called(form))
 
 
 _COLUMNS = ("T", "TV", "T1")  # it never sees more than one trajectory
@@ -1829,11 +1399,11 @@ def replace_layout(form: Form, layout: str) -> Form:
 
 def _starts(x: Trajectory) -> Numbers:
     """The rows that follow a truncation."""
-    return _shifted(x.truncated, 1, False)
+    return shifted(x.truncated, 1, False)
 
 
 def _after_an_end(x: Trajectory) -> Numbers:
-    return np.cumsum(_shifted(x.ended, 1, False), 0) > 0
+    return np.cumsum(shifted(x.ended, 1, False), 0) > 0
 
 
 def _number(x: float) -> str:

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from actorcritic.audit import calling
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.findings import CannotCall, Finding, Ledger, Report
 
 NUM_ENVS = 5  # not 2, 3 or 4: so many actions must not be taken for a tuple
 NUM_STEPS = 20  # environment 3 is truncated in the very last row, environment 1 terminated
@@ -553,29 +553,6 @@ def _rows(fields: dict[str, np.ndarray], call: int) -> Rows:
 # ------------------------------------------------------------------------------- the verdict
 
 
-@dataclass
-class Verdict:
-    passed: list[str] = field(default_factory=list)
-    failures: list[Finding] = field(default_factory=list)
-    conventions: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
-
-    def hold(self, name: str) -> None:
-        if name not in self.passed and name not in self.failed:
-            self.passed.append(name)
-
-    def fail(self, *parts: str) -> None:
-        found = Finding(*parts)
-        if found.check in self.passed:
-            self.passed.remove(found.check)
-        if found.check not in self.failed:
-            self.failures.append(found)
-
-    @property
-    def failed(self) -> list[str]:
-        return [found.check for found in self.failures]
-
-
 def _where(key: Key) -> str:
     return f"environment {key[0]}, episode {key[1]}, time {key[2]}"
 
@@ -596,7 +573,7 @@ class Judge:
 
     def __init__(self, world: World, batches: list[Rows], called_fields: set[str]) -> None:
         self.world, self.batches, self.has = world, batches, called_fields
-        self.verdict = Verdict()
+        self.verdict = Ledger()
         self.steps = {d.index: [s.key for s in d.steps] for d in world.diaries}
         self.place = {key: k for keys in self.steps.values() for k, key in enumerate(keys)}
         self.executed = {s.key: s.action for d in world.diaries for s in d.steps}
@@ -625,7 +602,7 @@ class Judge:
         keys, at = self.steps[key[0]], self.place[key] + offset
         return keys[at] if 0 <= at < len(keys) else None
 
-    def judge(self) -> Verdict:
+    def judge(self) -> Ledger:
         self._seeds()
         self._resets()
         if not self._observations():
@@ -664,7 +641,7 @@ class Judge:
                     assert reset.seed is not None
                     if reset.seed in told:
                         before = told[reset.seed]
-                        self.verdict.fail(
+                        self.verdict.say(
                             name,
                             f"An environment is reset with the same seed at every episode "
                             f"(seed={reset.seed}).",
@@ -682,7 +659,7 @@ class Judge:
                 seed = seeds[0].seed
                 assert seed is not None
                 if seed in first:
-                    self.verdict.fail(
+                    self.verdict.say(
                         name,
                         f"Several environments are given the same seed ({seed}).",
                         effect,
@@ -708,7 +685,7 @@ class Judge:
                     last = None
                     same_call = self.call_of[cut] == event.call
                     if same_call and not self._flagged_as_cut(cut):
-                        self.verdict.fail(
+                        self.verdict.say(
                             name,
                             "An environment whose episode goes on is reset, and no flag says so.",
                             "Its rows run from the middle of one episode into another: returns "
@@ -759,7 +736,7 @@ class Judge:
                     f"expected {expected}\nactual   {actual}"
                 )
                 if seen[-1] == steps[0]:
-                    verdict.fail(
+                    verdict.say(
                         "observation-in-its-row",
                         "Every row holds the first observation: it is never replaced.",
                         "The policy acts on, and learns from, an observation that is long past.",
@@ -767,7 +744,7 @@ class Judge:
                         "Set obs = next_obs at the end of each step.",
                     )
                 else:
-                    verdict.fail(
+                    verdict.say(
                         name,
                         "Rows share one array: all of them show the last observation written.",
                         "Actions, rewards and returns are attributed to the last observation: "
@@ -782,7 +759,7 @@ class Judge:
         if mixed:
             order = [k[0] for k in mixed[0].keys]
             table = np.array(order).reshape(mixed[0].lead)
-            verdict.fail(
+            verdict.say(
                 "axes-agree",
                 "Neither axis of the observations is that of one environment: the array was "
                 "reshaped where its axes had to be exchanged.",
@@ -815,19 +792,19 @@ class Judge:
                 if not ok:
                     ignored += 1
                     if declared[k] is np.False_ and not beyond[k] and not padding:
-                        self.verdict.conventions.append("leaves out rows that are experience")
+                        self.verdict.choices.append("leaves out rows that are experience")
                 elif beyond[k]:
                     ok = False
                     resets.append((key, k))
                 keep.append(ok)
-        if ignored and "rows that are no experience are marked" not in self.verdict.conventions:
-            self.verdict.conventions.append("rows that are no experience are marked or zero")
+        if ignored and "rows that are no experience are marked" not in self.verdict.choices:
+            self.verdict.choices.append("rows that are no experience are marked or zero")
         finals = [(key, k) for key, k in resets if key[2] == length(key[0], key[1])]
         if finals:
             key, at = min(finals, key=lambda x: _order(x[0]))
             rewards = self.batches[0].fields.get("rewards")
             got = f", reward {_show(rewards[at])}" if rewards is not None else ""
-            self.verdict.fail(
+            self.verdict.say(
                 name,
                 "Rows in which the environment only resets are kept as transitions.",
                 "After every episode the policy learns from a transition that never was: from the "
@@ -843,7 +820,7 @@ class Judge:
             self.verdict.hold(name)
         other = [key for key, _ in resets if key[2] != length(key[0], key[1])]
         if other:
-            self.verdict.fail(
+            self.verdict.say(
                 "observation-in-its-row",
                 "Some rows hold an observation that the environment never gave.",
                 "The policy learns from rows that never were.",
@@ -914,7 +891,7 @@ class Judge:
             if wrong:
                 shown = rows.lead if len(rows.lead) == 2 else (len(rows.keys),)
                 second = experienced[1]
-                self.verdict.fail(
+                self.verdict.say(
                     name,
                     f"Time and environment are exchanged between the observations and {wrong}.",
                     "Each row has another row's numbers: credit goes to steps of other "
@@ -955,10 +932,8 @@ class Judge:
         ends = [k for k in lost if self.is_end(k)]
         last = len(ends) > len(lost) / 2
         if len(ends) == len(lost):  # one cause, where it keeps the rows after the ends instead
-            self.verdict.failures = [
-                f for f in self.verdict.failures if f.check != "reset-rows-dropped"
-            ]
-        self.verdict.fail(
+            self.verdict.found.pop("reset-rows-dropped", None)
+        self.verdict.say(
             name,
             f"{len(lost)} steps that were made are in no row"
             + (", the last ones of their episodes." if last else "."),
@@ -1002,12 +977,9 @@ class Judge:
         assert true is not None
         when = "before" if offsets[0] < 0 else "after"
         # The rest follows from this.
-        self.verdict.failures = [
-            f
-            for f in self.verdict.failures
-            if f.check not in ("reset-rows-dropped", "no-step-lost", name)
-        ]
-        self.verdict.fail(
+        for consequence in ("reset-rows-dropped", "no-step-lost", name):
+            self.verdict.found.pop(consequence, None)
+        self.verdict.say(
             name,
             f"The observation of a row is not the one acted on: action and reward are those of "
             f"the step {when}.",
@@ -1037,7 +1009,7 @@ class Judge:
         key = min((k for k, ok in zip(self.keys, right, strict=True) if not ok), key=_order)
         actual = got[self.keys.index(key)]
         offset = self._offset("rewards")
-        self.verdict.fail(
+        self.verdict.say(
             name,
             f"Rewards are not in the rows of the steps that earned them"
             f"{self._shift_words(offset)}.",
@@ -1064,7 +1036,7 @@ class Judge:
             if not 0 < np.mean(share) <= 1.001 or np.ptp(share) > 1e-5:
                 continue
             if words == "last":
-                self.verdict.conventions.append(
+                self.verdict.choices.append(
                     f"time limits are bootstrapped in the reward: r + {np.mean(share):.3g} "
                     "V(last observation)"
                 )
@@ -1094,7 +1066,7 @@ class Judge:
             good = as_drawn if as_drawn.mean() > as_executed.mean() else as_executed
             k = min((k for k, ok in enumerate(good) if not ok), key=lambda k: _order(self.keys[k]))
             offset = self._offset("actions")
-            self.verdict.fail(
+            self.verdict.say(
                 name,
                 f"The action of a row is not the one taken there{self._shift_words(offset)}.",
                 "The policy is trained on pairs of observation and action that never were: the "
@@ -1122,7 +1094,7 @@ class Judge:
             self.verdict.hold(name)
         elif right.mean() > 0.05:  # otherwise it transforms actions, or explores, in its own way
             k = min((k for k, ok in enumerate(right) if not ok), key=lambda k: _order(self.keys[k]))
-            self.verdict.fail(
+            self.verdict.say(
                 name,
                 "The action executed is not the policy's for the observation of that moment.",
                 "The policy acts on an observation that is past; its data are of another policy.",
@@ -1150,23 +1122,23 @@ class Judge:
         if as_drawn.all():
             self.verdict.hold(name)
             if as_executed.all():
-                self.verdict.conventions.append(
+                self.verdict.choices.append(
                     "actions are neither clipped nor squashed: the environment has to"
                 )
             return
         if logs is None:
-            self.verdict.conventions.append(
+            self.verdict.choices.append(
                 "actions are stored as they are executed (clipped), without log-probabilities"
             )
             return
         k = min((k for k, ok in enumerate(as_drawn) if not ok), key=lambda k: _order(self.keys[k]))
         unclipped = density(policy[k])
         if abs(float(np.ravel(logs[k])[0]) - unclipped) > 1e-4:
-            self.verdict.conventions.append(
+            self.verdict.choices.append(
                 "actions and log-probabilities are those that are executed (clipped)"
             )
             return
-        self.verdict.fail(
+        self.verdict.say(
             name,
             "The clipped action is stored beside the log-probability of the unclipped one.",
             "The ratio of new and old probabilities is not 1 for an unchanged policy: updates are "
@@ -1202,12 +1174,12 @@ class Judge:
         if "not_dones" in columns:
             if "dones" not in columns:
                 columns["dones"] = ~columns["not_dones"]
-                verdict.conventions.append("the mask is 1 where the episode goes on, 1 − done")
+                verdict.choices.append("the mask is 1 where the episode goes on, 1 − done")
             del columns["not_dones"]
         if not columns:
             verdict.not_checked.append("done-in-its-row: the batch has no flags of ends")
             return
-        if "reset-rows-dropped" in verdict.failed and not any(x.any() for x in columns.values()):
+        if "reset-rows-dropped" in verdict.found and not any(x.any() for x in columns.values()):
             return  # one cause: the flags are those of the rows kept
         starts = columns.pop("starts", None)
         dones = columns.get("dones")
@@ -1226,7 +1198,7 @@ class Judge:
                 self._fail_done("starts", starts, start, "")
             else:
                 verdict.hold("done-in-its-row")
-                verdict.conventions.append(
+                verdict.choices.append(
                     "a flag says that the row begins an episode; that of the row after the last "
                     "comes separately"
                 )
@@ -1263,7 +1235,7 @@ class Judge:
         if (flags == term).all():
             verdict.hold("done-in-its-row")
             if role == "dones":
-                verdict.conventions.append("done means terminated; time limits are not flagged")
+                verdict.choices.append("done means terminated; time limits are not flagged")
             return
         if (flags == done).all():
             verdict.hold("done-in-its-row")
@@ -1290,7 +1262,7 @@ class Judge:
             self.verdict.hold("done-in-its-row")
             self._fail_merged("Terminated and truncated are exchanged.")
         elif (terminated == term).all() and not truncated.any():
-            self.verdict.fail(
+            self.verdict.say(
                 "truncation-told-apart",
                 "Truncations are lost: no row says that a time limit ended its episode.",
                 "Returns and advantages run on into the next episode.",
@@ -1299,7 +1271,7 @@ class Judge:
             )
         elif (truncated == done).all() and (terminated == term).all():
             self.verdict.hold("done-in-its-row")
-            self.verdict.conventions.append("truncated is set at terminations too")
+            self.verdict.choices.append("truncated is set at terminations too")
         else:
             role = "terminated" if (terminated != term).any() else "truncated"
             got, true = (terminated, term) if role == "terminated" else (truncated, trunc)
@@ -1332,7 +1304,7 @@ class Judge:
         )
 
     def _fail_done(self, role: str, flags: np.ndarray, true: np.ndarray, words: str) -> None:
-        self.verdict.fail(
+        self.verdict.say(
             "done-in-its-row",
             f"{role} is not set in the rows of the steps that end an episode{words}.",
             "Advantages flow from the start of the next episode into the end of this one, and are "
@@ -1343,9 +1315,9 @@ class Judge:
         )
 
     def _say_merged(self) -> None:
-        if any("bootstrapped in the reward" in text for text in self.verdict.conventions):
+        if any("bootstrapped in the reward" in text for text in self.verdict.choices):
             return
-        self.verdict.conventions.append(
+        self.verdict.choices.append(
             "one flag for both ends: time limits count as terminations, so that the value of what "
             "would have followed is lost there"
         )
@@ -1354,7 +1326,7 @@ class Judge:
         key = min((k for k in self.keys if self.truncated(k)), key=_order, default=None)
         if key is None:
             return
-        self.verdict.fail(
+        self.verdict.say(
             "truncation-told-apart",
             said,
             "The value of what would have followed a time limit is taken as 0: the critic learns "
@@ -1368,7 +1340,7 @@ class Judge:
 
     def _fail_final(self, key: Key, what: str, actual: str = "") -> None:
         after = (key[0], key[1] + 1, 0)
-        self.verdict.fail(
+        self.verdict.say(
             "final-observation-kept",
             f"At the end of an episode, {what} is taken from the observation after the reset.",
             "Time limits are bootstrapped with the value of a fresh start: values near the limit "
@@ -1393,7 +1365,7 @@ class Judge:
             self.verdict.hold(name)
             self.verdict.hold("next-observation-in-its-row")
             if wrong:
-                self.verdict.conventions.append(
+                self.verdict.choices.append(
                     "after a termination the next observation is that of the reset: harmless where "
                     "its value is dropped"
                 )
@@ -1404,7 +1376,7 @@ class Judge:
             if tuple(np.round(got[k][:3])) == (key[0], key[1] + 1, 0):
                 self._fail_final(key, "the next observation")
                 return
-        self.verdict.fail(
+        self.verdict.say(
             "next-observation-in-its-row",
             "The next observation of a row is not the one that followed it.",
             "Targets are bootstrapped from the value of another state.",
@@ -1431,7 +1403,7 @@ class Judge:
                     continue  # time limits as terminations: a convention, told by the flags
                 self._fail_final(key, "the next value", f"{_show(got[k])}")
                 return
-            self.verdict.fail(
+            self.verdict.say(
                 "next-value-in-its-row",
                 "The next value of a row is not that of the observation that followed it.",
                 "Targets are bootstrapped from another state.",
@@ -1452,7 +1424,7 @@ class Judge:
             self.verdict.hold(name)
             return
         if role == "log_probs" and {"action-as-drawn", "action-in-its-row"} & set(
-            self.verdict.failed
+            self.verdict.found
         ):
             return  # one cause
         offset = self._offset(role)
@@ -1463,7 +1435,7 @@ class Judge:
             )
             return
         k = min(wrong, key=lambda k: _order(self.keys[k]))
-        self.verdict.fail(
+        self.verdict.say(
             name,
             f"The {words} of a row is not that of its own step{self._shift_words(offset)}.",
             "Ratios and advantages are formed with another step's numbers.",
@@ -1506,7 +1478,7 @@ class Judge:
                     if self.truncated(key) and role == "last_value":
                         self._fail_final(key, f"the {what}", _show(actual))
                     else:
-                        self.verdict.fail(
+                        self.verdict.say(
                             "bootstrap-from-successor",
                             f"The {what} is not that of what follows the last row.",
                             "Every return of the batch rests on the value of another state.",
@@ -1541,7 +1513,7 @@ class Setup(NamedTuple):
 
 class Outcome(NamedTuple):
     setup: Setup
-    verdict: Verdict
+    verdict: Ledger
     world: World
     fields: set[str]
     layout: str
@@ -1632,22 +1604,18 @@ def _intent(outcomes: Mapping[str, list[Outcome]]) -> str:
     return "next_step"
 
 
-def _merged(found: list[Outcome]) -> Verdict:
+def _merged(found: list[Outcome]) -> Ledger:
     """Discrete and continuous actions: what holds holds in both, what fails fails in either."""
-    verdict = Verdict()
+    verdict = Ledger()
     for outcome in found:
         for finding in outcome.verdict.failures:
-            verdict.fail(*finding)
-    for outcome in found:
-        for name in outcome.verdict.passed:
-            verdict.hold(name)
-        for text in outcome.verdict.conventions:
-            if text not in verdict.conventions:
-                verdict.conventions.append(text)
+            verdict.found.setdefault(finding.check, finding)
+        verdict.hold(*outcome.verdict.passed)
+        verdict.choices += outcome.verdict.choices
     for outcome in found:
         for text in outcome.verdict.not_checked:
             name = text.partition(":")[0]
-            known = (*verdict.passed, *verdict.failed)
+            known = (*verdict.passed, *verdict.found)
             if name not in known and text not in verdict.not_checked:
                 verdict.not_checked.append(text)
     return verdict
@@ -1729,7 +1697,7 @@ def rollout(
     if place in ("single", "disabled", "factory"):
         verdict.hold(AFTER_END.check)
     if vector and place in MODES:
-        verdict.conventions.append(_modes(place, vector, stepped, modes))
+        verdict.choices.append(_modes(place, vector, stepped, modes))
     if not verdict.failures:
         _judge_reuse(function, matched, found[0].setup, also, reused_buffers, verdict)
     for wanted in ("next_observations", "log_probs"):
@@ -1737,19 +1705,11 @@ def rollout(
             verdict.not_checked.append(f"{wanted}: the batch has none")
     layout = found[0].layout
     if layout.startswith("["):
-        verdict.conventions.append(f"arrays are {layout}")
+        verdict.choices.append(f"arrays are {layout}")
     called = f"{found[0].setup}; {matched.describe()}"
     if note := calling.note(function):
         called += f"; {note}"
-    return Report(
-        calling.name_of(function),
-        "rollout",
-        tuple(verdict.passed),
-        tuple(verdict.failures),
-        tuple(dict.fromkeys(verdict.conventions)),
-        tuple(verdict.not_checked),
-        called,
-    )
+    return verdict.report(calling.name_of(function), "rollout", called)
 
 
 def _choose(
@@ -1782,7 +1742,7 @@ def _modes(
     said = []
     for mode in modes:
         if mode in vector:
-            failed = _merged(vector[mode]).failed
+            failed = _merged(vector[mode]).found
             said.append(f"{mode.upper()} " + (f"no ({', '.join(failed)})" if failed else "yes"))
         else:
             said.append(f"{mode.upper()} no ({'never resets' if mode in stepped else 'raises'})")
@@ -1795,27 +1755,27 @@ def _judge_reuse(
     setup: Setup,
     also: Mapping[str, str],
     declared: bool,
-    verdict: Verdict,
+    verdict: Ledger,
 ) -> None:
     """The same with environments that write their observations into the same two arrays."""
     name = "observations-copied"
     try:
         again = _run(function, matched, setup, also, reusing=True).verdict
     except Exception as error:
-        again = Verdict()
+        again = Ledger()
         if not isinstance(error, CannotCall):
             verdict.not_checked.append(f"{name}: {calling.one_line(error)}")
             return
     if again.passed and not again.failures:
         return
     if not declared:  # Gymnasium's own vector environments copy, unless they are told not to
-        verdict.conventions.append(
+        verdict.choices.append(
             "observations are kept without a copy: right where the environments return new arrays "
             "at every step, and wrong with SyncVectorEnv(copy=False); reused_buffers checks that"
         )
         return
     example = again.failures[0].example if again.failures else "rows of other steps"
-    verdict.fail(
+    verdict.say(
         name,
         "The arrays that the environment hands out are kept without a copy: where it reuses them, "
         "all rows show the last observations.",
