@@ -2,9 +2,9 @@
 
 Their author knew what the audit is for, and not how it works. Verdicts: `right`; `choice`, right
 with a convention that the report has to name; `risky`, right except where `cause` says; `wrong`,
-with exactly one error. The report's text, in lower case, has to contain one of `words`: all the
-words of one of them, in any order. A `name` of None is the whole file. A `kind` is what a person
-has to give, None where the audit finds it.
+with exactly one error. The finding's own text (of a choice or risk, the line that names it), in
+lower case, has to contain one of `words`: all the words of one of them, in any order. A `name` of
+None is the whole file. A `kind` is what a person has to give, None where the audit finds it.
 """
 
 from typing import Literal, NamedTuple
@@ -310,7 +310,7 @@ SCRIPTS = [
         None,
         "wrong",
         "update_actor: Q is computed without gradient: the policy learns entropy alone",
-        ("gradient q", "gradient critic", "no_grad"),
+        ("gradient of q", "through q", "gradient critic", "no_grad"),
     ),
     Subject(
         "scripts/policy_gradient.py",
