@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actorcritic.audit.containers import Container, held_in
 from actorcritic.audit.findings import CannotCall
 
 # ------------------------------------------------------------------------------- the function
@@ -154,10 +155,24 @@ class Matched(NamedTuple):
     left: tuple[str, ...]  # parameters that keep their defaults
     takes_case: bool  # it takes one `Case`
     roles: Mapping[str, tuple[str, ...]]  # that were looked for
+    containers: Mapping[str, Container] = types.MappingProxyType({})  # parameters that hold roles
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The roles that stand inside of a batch, a memory or the like."""
+        inside = (c.roles for c in self.containers.values())
+        return frozenset(role for roles in inside for role in roles.values())
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our role → what they call it."""
+        held = {r: n for c in self.containers.values() for n, r in c.roles.items()}
+        return held | self.parameters | self.attributes
 
     def takes(self, role: str) -> bool:
         """Whether the function is given this role; one that takes the case may use any."""
-        return self.takes_case or role in self.parameters or role in self.attributes
+        taken = role in self.parameters or role in self.attributes
+        return self.takes_case or taken or role in self.held
 
     def describe(self) -> str:
         """In words, for the report and for messages."""
@@ -167,6 +182,7 @@ class Matched(NamedTuple):
             theirs if theirs == ours else f"{theirs} as {ours}"
             for ours, theirs in self.parameters.items()
         ]
+        said += [c.describe(name) for name, c in self.containers.items()]
         said += [f"self.{theirs} set to {ours}" for ours, theirs in self.attributes.items()]
         said += [f"{ours} = {value:g} from the module" for ours, value in self.constants.items()]
         said += [f"{name} left at its default" for name in self.left]
@@ -248,7 +264,17 @@ def recognise(
             missing.append(name)
         else:
             left.append(name)
-    if len(missing) == 1 and not matched:
+
+    def known(name: str) -> str | None:
+        ours = match_name(name, roles)
+        return None if ours in matched else ours
+
+    containers: dict[str, Container] = {}
+    for name in list(missing):
+        if (container := held_in(underlying(function), name, known)) is not None:
+            containers[name] = container
+            missing.remove(name)
+    if len(missing) == 1 and not matched and not containers:
         return Matched({}, {}, {}, tuple(left), True, roles)
     if missing:
         tried = ", ".join(f"{theirs}={ours}" for ours, theirs in matched.items())
@@ -269,7 +295,16 @@ def recognise(
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and role is not None and role not in matched and role not in attributes:
             constants.setdefault(role, float(value))
-    return Matched(matched, attributes, constants, tuple(left), False, roles)
+    return Matched(matched, attributes, constants, tuple(left), False, roles, containers)
+
+
+def names_taken(function: Callable[..., Any]) -> list[str]:
+    """The parameters, and the names of what is taken out of those that are batches."""
+    names = list(inspect.signature(function).parameters)
+    for name in list(names):
+        container = held_in(underlying(function), name, lambda inside: inside)
+        names += container.names if container is not None else ()
+    return names
 
 
 def underlying(function: Callable[..., Any]) -> Any:
@@ -555,7 +590,7 @@ def call(
             return Returned(_collected(function(case)), given, None, frozenset(case._read))
         given = {
             r: handed(r, values[r])
-            for r in (*matched.parameters, *matched.attributes)
+            for r in (*matched.parameters, *matched.attributes, *matched.held)
             if r in values
         }
         target: Any = function
@@ -569,12 +604,16 @@ def call(
         arguments, keywords = [], {}
         for name, parameter in inspect.signature(function).parameters.items():
             taken = next((r for r, p in matched.parameters.items() if p == name), None)
-            if taken is None or taken not in given:
+            if name in matched.containers:
+                value = matched.containers[name].filled(given)
+            elif taken in given:
+                value = given[taken]
+            else:
                 continue
             if parameter.kind is parameter.POSITIONAL_ONLY:
-                arguments.append(given[taken])
+                arguments.append(value)
             else:
-                keywords[name] = given[taken]
+                keywords[name] = value
         return Returned(_collected(target(*arguments, **keywords)), given, instance)
 
 

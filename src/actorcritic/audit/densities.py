@@ -19,7 +19,7 @@ from scipy import stats
 
 from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall, Fault, Ledger, Report, as_numbers, listing
-from actorcritic.audit.losses import log_softmax
+from actorcritic.audit.loss_rows import NORMAL, WRONG_NORMALS, log_softmax, normal
 
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
@@ -49,7 +49,6 @@ PER_DIMENSION = re.compile(
     r"per[ _-]?(action[ _-]?)?dim|element[ _-]?wise|each dim|unsummed|unreduced", re.I
 )
 SQUASHED = re.compile(r"tanh|squash|\bsac\b", re.I)
-LOG_2PI = math.log(2 * math.pi)
 
 Case = dict[str, Any]
 
@@ -88,7 +87,7 @@ class Reading(NamedTuple):
 
 
 def _normal(x: np.ndarray, p: Point) -> np.ndarray:
-    return -0.5 * ((x - p.mean) / p.std) ** 2 - np.log(p.std) - 0.5 * LOG_2PI
+    return normal(x, p.mean, p.std)
 
 
 def _slope(p: Point) -> np.ndarray:
@@ -125,12 +124,6 @@ _SCALED = Fault(
     "1 − a² is negative or too large outside [−1, 1]: NaN, or a wrong gradient near the bounds.",
     MEND,
 )
-_NORMAL = Fault(
-    "normal-density",
-    "",
-    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
-    "-0.5 * ((x - mean) / std)**2 - log(std) - 0.5 * log(2 * pi)",
-)
 _DIMENSIONS = Fault(
     "dimensions-summed",
     "",
@@ -144,7 +137,7 @@ def _readings(claimed: bool, boxed: bool) -> list[Reading]:
     """Right ones first. `claimed`: it says that it squashes. `boxed`: it is given the bounds."""
 
     def wrong(text: str) -> Fault:
-        return _NORMAL._replace(wrong=text)
+        return NORMAL._replace(wrong=text)
 
     plain = Reading(lambda p: _normal(p.u, p), False, "normal, not squashed")
     at_action = Reading(lambda p: _normal(p.action, p), True)
@@ -233,31 +226,10 @@ def _nothing(p: Point) -> np.ndarray:
     return np.zeros_like(p.u)
 
 
-def _with_std(std: Callable[[np.ndarray], np.ndarray]) -> Each:
-    return lambda p: _normal(p.u, Point(p.u, p.action, p.mean, std(p.std), p.scale, p.bias))
-
-
 _BASES: list[tuple[str, Each]] = [
-    ("the normal density lacks −½ log 2π", lambda p: _normal(p.u, p) + 0.5 * LOG_2PI),
-    ("the normal density lacks −log σ", lambda p: _normal(p.u, p) + np.log(p.std)),
-    ("the normal density has + log σ for − log σ", lambda p: _normal(p.u, p) + 2 * np.log(p.std)),
-    (
-        "the normal density lacks both of its constants, −log σ − ½ log 2π",
-        lambda p: _normal(p.u, p) + np.log(p.std) + 0.5 * LOG_2PI,
-    ),
-    ("the variance is used as the standard deviation", _with_std(lambda s: s**2)),
-    ("the standard deviation is used as the variance", _with_std(np.sqrt)),
-    ("log σ is used as σ", _with_std(lambda s: np.abs(np.log(s)))),
-    ("σ is used as log σ", _with_std(np.exp)),
-    (
-        "the quadratic term lacks its ½",
-        lambda p: _normal(p.u, p) - 0.5 * ((p.u - p.mean) / p.std) ** 2,
-    ),
-    ("the square of the distance is missing: |x − μ| / σ", lambda p: (
-        _normal(p.u, p) + 0.5 * ((p.u - p.mean) / p.std) ** 2 - 0.5 * np.abs(p.u - p.mean) / p.std
-    )),
-    ("the density is returned, not its logarithm", lambda p: np.exp(_normal(p.u, p))),
-]  # fmt: skip
+    (text, lambda p, w=wrong: w(p.u, p.mean, p.std))  # type: ignore[misc]
+    for text, wrong in WRONG_NORMALS
+]
 
 
 # ------------------------------------------------------------------------------ the user's function
@@ -385,7 +357,7 @@ class Audit(Ledger):
     # -- what is said
 
     def table(self, values: Case, rows: list[tuple[str, Any, Any]]) -> str:
-        names = self.matched.parameters | self.matched.attributes
+        names = self.matched.names
         given = [
             (names.get(r, r), v)
             for r, v in values.items()
@@ -496,7 +468,7 @@ class Audit(Ledger):
             text = "the log-probability of an ordinary action is not finite"
         one = Point(*(x[:1] if x.ndim == 2 else x for x in vars(p).values()))
         rows = [("log-probability", each(one).sum(-1), got.ravel()[:1])]
-        self.fail(_NORMAL._replace(wrong=text), self.table(self.values(one, squashed), rows))
+        self.fail(NORMAL._replace(wrong=text), self.table(self.values(one, squashed), rows))
 
     def integral(self, reading: Reading, squashed: bool) -> None:
         """∫ exp(log-probability) over all actions, for one dimension: the trapezoidal rule in u."""
@@ -512,7 +484,7 @@ class Audit(Ledger):
         if abs(total - 1) < 2e-3:
             self.hold("integrates-to-one")
             return
-        fault = _NORMAL._replace(
+        fault = NORMAL._replace(
             check="integrates-to-one",
             wrong="the density does not integrate to one over all actions",
         )

@@ -219,6 +219,8 @@ class Subject:
                 given = {k: v.T if np.ndim(v) == 2 else v for k, v in given.items()}
             found = self._called(given, form, x.rewards.shape[::-1] if turn else x.rewards.shape)
             return [(name, y.T if turn else y) for name, y in found]
+        if form.layout == "S":
+            return self._step_by_step(given, form, x.rewards.shape)
         columns = []
         for b in range(x.rewards.shape[1]):
             column = {k: _column(k, v, b, form) for k, v in given.items()}
@@ -231,6 +233,22 @@ class Subject:
             for i, name in enumerate(names)
         ]
 
+    def _step_by_step(
+        self, given: dict[str, Any], form: Form, shape: tuple[int, ...]
+    ) -> list[tuple[str, Numbers]]:
+        found: dict[str, Numbers] = {}
+        tensors = form.framework.name in ("torch", "jax")
+        for place in np.ndindex(*shape):
+            step = {k: v[place] if np.ndim(v) == 2 else v for k, v in given.items()}
+            step = {
+                k: np.asarray(v) if tensors else v.item() if hasattr(v, "item") else v
+                for k, v in step.items()
+                if np.ndim(v) == 0
+            }
+            for k, (name, y) in enumerate(self._called(step, form, ())):
+                found.setdefault(name or str(k), np.zeros(shape))[place] = y
+        return [("" if name.isdigit() else name, y) for name, y in found.items()]
+
     def _called(
         self, given: dict[str, Any], form: Form, shape: tuple[int, ...]
     ) -> list[tuple[str, Numbers]]:
@@ -238,7 +256,7 @@ class Subject:
         whole |= {"dones"} if self.sees("episode_starts") else set()
         with form.framework.uncompiled():
             returned = calling.call(self.function, self.matched, given, form.framework, whole=whole)
-        outputs = returned.outputs(shape[0])
+        outputs = returned.outputs(shape[0] if shape else None)
         fitting = [(n, _fit(y, shape)) for n, y in outputs if _fits(y, shape)]
         if fitting:
             return fitting
@@ -502,6 +520,7 @@ _LAYOUTS = {
     "T": "single trajectories [T]",
     "TV": "single trajectories [T], values [T, 1]",
     "T1": "single trajectories [T, 1]",
+    "S": "one step at a time",
 }
 
 
@@ -526,7 +545,7 @@ class _Audit:
         self.seed = 1000 * seed
         self.matched = calling.recognise(function, roles, _told_apart(function, mapping))
         self.layouts = [layout] if layout else list(_LAYOUTS)
-        self.layouts.sort(key=["TB", "T", "TV", "T1", "BT"].index)
+        self.layouts.sort(key=["TB", "T", "TV", "T1", "BT", "S"].index)
         text = inspect.getdoc(function) or ""
         if layout is None and _HINTS_BATCH_FIRST.search(text):
             self.layouts = ["BT"]
@@ -540,7 +559,8 @@ class _Audit:
 
     def _seen(self) -> frozenset[str]:
         if not self.matched.takes_case:
-            return frozenset((*self.matched.parameters, *self.matched.attributes))
+            matched = self.matched
+            return frozenset((*matched.parameters, *matched.attributes, *matched.held))
         x = _trajectory(0, SHAPES[0], Scope("none", False, False, True))
         for framework, layout, flags in itertools.product(
             calling.frameworks(self.function), self.layouts, ("float", "bool")
@@ -609,6 +629,8 @@ class _Audit:
 
     def _looks(self) -> Iterator[tuple[str, str, str]]:
         for layout in self.layouts:
+            if layout == "S" and not self.sees("next_values"):
+                continue
             for flag in ("float", "bool") if self.sees(*_FLAGS) else ("float",):
                 for last in ("float", "one", "0-d") if layout == "T" else ("float",):
                     yield layout, flag, last
@@ -1370,7 +1392,7 @@ class _Audit:
         return ledger.report(calling.name_of(self.function), self.kind, self.called(form))
 
 
-_COLUMNS = ("T", "TV", "T1")  # it never sees more than one trajectory
+_COLUMNS = ("T", "TV", "T1", "S")  # it never sees more than one trajectory
 _COMPARED = ("expected", "actual")
 _PROPERTIES = {
     "termination-drops-bootstrap": "Its result depends on values after a terminal state.",

@@ -226,15 +226,20 @@ HANDINGS = (
 _TOTALS = ("total_loss", "loss", "total", "actor_loss", "policy_loss", "pg_loss", "critic_loss")
 
 
-def _first(result: Any) -> Any:
-    """The total among what came back: the value itself, the first, or the one named so."""
+def _first(result: Any, summed: bool) -> Any:
+    """The total among what came back: the value itself, the first, or the one named so.
+
+    `summed`: they are losses side by side, and what is minimised is their sum.
+    """
+    if summed and isinstance(result, (tuple, list)):
+        return sum(_scalar(part) for part in result)
     result = result._asdict() if hasattr(result, "_asdict") else result
     result = vars(result) if isinstance(result, SimpleNamespace) else result
     if isinstance(result, Mapping):
         named = [name for name in _TOTALS if name in result]
         return result[named[0]] if named else next(iter(result.values()))
     if isinstance(result, tuple) and result:
-        return _first(result[0])
+        return _first(result[0], summed)
     return result
 
 
@@ -255,6 +260,8 @@ class Subject:
     roles: frozenset[str]
     differentiated: tuple[str, ...] = ()
     handing: Handing = TENSORS
+    summed: bool = False  # what comes back are losses side by side
+    several: bool = False  # two or three things came back
     read: set[str] = field(default_factory=set)  # roles that a function of one case looked at
 
     @property
@@ -263,7 +270,8 @@ class Subject:
 
     @property
     def words(self) -> str:
-        said = (str(self.framework), self.layout.words, str(self.handing))
+        total = "the sum of its outputs" if self.summed else ""
+        said = (str(self.framework), self.layout.words, str(self.handing), total)
         return ", ".join(part for part in said if part)
 
     def shown(self, x: Case) -> Case:
@@ -311,12 +319,16 @@ class Subject:
             total, gradients = self._torch(shown)
         else:
             result = self._result(shown, self.framework)
-            total, gradients = float(_scalar(_first(result))), None
+            total, gradients = float(_scalar(self._total(result))), None
         if gradients is not None:
             gradients = {
                 r: np.asarray(g, float).reshape(np.shape(x[r])) for r, g in gradients.items()
             }
         return Measured(total, gradients)
+
+    def _total(self, result: Any) -> Any:
+        self.several = isinstance(result, tuple) and 1 < len(result) < 4
+        return _first(result, self.summed)
 
     def _result(
         self, given: Mapping[str, Any], framework: calling.Framework, convert: bool = True
@@ -336,7 +348,7 @@ class Subject:
 
             def loss(wanted: dict[str, Any]) -> Any:
                 result = self._result(made | wanted, self.framework, convert=False)
-                return _scalar(_first(result))
+                return _scalar(self._total(result))
 
             wanted = {r: made[r] for r in self.differentiated}
             if not wanted:
@@ -359,7 +371,7 @@ class Subject:
         }
         if self.layout.alone and self.handing.data == "tensors" and "last_value" in given:
             given["last_value"] = torch.tensor(given["last_value"])
-        raw = _scalar(_first(self._result(given, flat, convert=False)))
+        raw = _scalar(self._total(self._result(given, flat, convert=False)))
         named = self.differentiated
         if not named:
             return float(raw), None

@@ -86,14 +86,55 @@ def deviations(x: Case) -> np.ndarray:
     return np.asarray(np.exp(x["log_stds"]) if "log_stds" in x else x["stds"])
 
 
+def normal(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """The log-density of each dimension."""
+    return np.asarray(-0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * LOG_2PI)
+
+
+NORMAL = Fault(
+    "normal-density",
+    "",
+    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
+    "-0.5 * ((x - mean) / std)**2 - log(std) - 0.5 * log(2 * pi)",
+)
+Normal = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+WRONG_NORMALS: list[tuple[str, Normal]] = [
+    ("the normal density lacks −½ log 2π", lambda x, m, s: normal(x, m, s) + 0.5 * LOG_2PI),
+    ("the normal density lacks −log σ", lambda x, m, s: normal(x, m, s) + np.log(s)),
+    (
+        "the normal density has + log σ for − log σ",
+        lambda x, m, s: normal(x, m, s) + 2 * np.log(s),
+    ),
+    (
+        "the normal density lacks both of its constants, −log σ − ½ log 2π",
+        lambda x, m, s: normal(x, m, s) + np.log(s) + 0.5 * LOG_2PI,
+    ),
+    ("the variance is used as the standard deviation", lambda x, m, s: normal(x, m, s**2)),
+    ("the standard deviation is used as the variance", lambda x, m, s: normal(x, m, np.sqrt(s))),
+    (
+        "the distance is divided by the standard deviation, where the variance belongs",
+        lambda x, m, s: -0.5 * (x - m) ** 2 / s - np.log(s) - 0.5 * LOG_2PI,
+    ),
+    ("log σ is used as σ", lambda x, m, s: normal(x, m, np.abs(np.log(s)))),
+    ("σ is used as log σ", lambda x, m, s: normal(x, m, np.exp(s))),
+    (
+        "the quadratic term lacks its ½",
+        lambda x, m, s: normal(x, m, s) - 0.5 * ((x - m) / s) ** 2,
+    ),
+    (
+        "the square of the distance is missing: |x − μ| / σ",
+        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * np.abs(x - m) / s,
+    ),
+    ("the density is returned, not its logarithm", lambda x, m, s: np.exp(normal(x, m, s))),
+]
+
+
 def new_log_probs(x: Case) -> np.ndarray:
     """log π(a|s), an action's dimensions summed."""
     if "log_probs" in x:
         return _joint(x["log_probs"], x)
     if "means" in x:
-        std = deviations(x)
-        each = -0.5 * ((x["actions"] - x["means"]) / std) ** 2 - np.log(std) - 0.5 * LOG_2PI
-        return np.asarray(each.sum(-1))
+        return np.asarray(normal(x["actions"], x["means"], deviations(x)).sum(-1))
     return np.take_along_axis(all_log_probs(x), x["actions"][..., None], -1)[..., 0]
 
 
@@ -204,10 +245,24 @@ def targets(
     for quantity in quantities:
         for gamma in (None,) if "gamma" in roles else gammas:
             for lam in (None,) if "lam" in roles or quantity != "the λ-return" else lams:
-                found = _computed(quantity, gamma, lam, roles)
+                found = list(_computed(quantity, gamma, lam, roles))
                 right += [t for t in found if not t.fault]
                 wrong += [t for t in found if t.fault]
     return right + wrong
+
+
+_WEIGHTED = "each step is weighted by γ^t, as the gradient of the discounted return is"
+
+
+def _powers(gamma: float | None) -> Rows:
+    """γ^t, along the first axis."""
+
+    def weight(x: Case) -> np.ndarray:
+        shape = shape_of(x)
+        power = float(x["gamma"] if gamma is None else gamma) ** np.arange(shape[0])
+        return np.broadcast_to(power.reshape(-1, *([1] * (len(shape) - 1))), shape)
+
+    return weight
 
 
 def _computed(
@@ -226,16 +281,10 @@ def _computed(
 
         return _once(value)
 
-    def discount(x: Case) -> np.ndarray:
-        shape = np.shape(x["rewards"])
-        power = float(x["gamma"] if gamma is None else gamma) ** np.arange(shape[0])
-        return np.broadcast_to(power.reshape(-1, *([1] * (len(shape) - 1))), shape)
-
     plain = of(lambda x: x, None)
     yield Target(plain, (words,))
     if quantity == WHOLE:
-        said = "each step is weighted by γ^t, as the gradient of the discounted return is"
-        yield Target(plain, (words, said), weight=discount)
+        yield Target(plain, (words, _WEIGHTED), weight=_powers(gamma))
     if "truncated" in roles:
         as_ends = of(lambda x: x._replace(terminated=x.ended), None)
         yield Target(as_ends, (words, TIME_LIMITS))
@@ -247,51 +296,9 @@ def _computed(
     if not {"dones", "continues"} & roles:
         beside |= {"returns-stop-at-episode-end", "termination-drops-bootstrap"}
         beside |= {"done-flag-aligned"}
-    for mistake in [*known, *_OF_ONE_STEP]:
+    for mistake in known:
         if mistake.check not in beside:
             yield Target(of(lambda x: x, mistake), (words,), mistake.fault)
-
-
-_OF_ONE_STEP = [
-    mistakes.Mistake(
-        "termination-drops-bootstrap",
-        "The done flag is used inverted: the target bootstraps only at terminations.",
-        "Values are one-step rewards; nothing later is learnt.",
-        "target = rewards + gamma * (1 - terminated) * next_values",
-        lambda x: x._replace(terminated=~x.terminated),
-    ),
-    mistakes.Mistake(
-        "bootstrap-discounted",
-        "γ multiplies the reward as well.",
-        "All values are too small by a factor γ.",
-        "target = rewards + gamma * (1 - terminated) * next_values",
-        lambda x: x._replace(rewards=x.gamma * x.rewards),
-    ),
-    mistakes.Mistake(
-        "returns-discounted-backwards",
-        "The discount is applied to the past: reward t is multiplied by γ^t, and not summed.",
-        "Late rewards count for less wherever they are seen from.",
-        "G[t] = r[t] + gamma * G[t + 1], from the end",
-        None,
-        lambda x, y: x.rewards * (x.gamma ** np.arange(len(x.rewards)))[:, None],
-    ),
-    mistakes.Mistake(
-        "returns-from-now-on",
-        "Every step is given the return of the whole episode, or the past's rewards, not its own.",
-        "Actions are credited with rewards that came before them: noise.",
-        "G[t] = r[t] + gamma * G[t + 1], from the end",
-        None,
-        lambda x, y: np.cumsum(x.rewards, 0),
-    ),
-    mistakes.Mistake(
-        "returns-in-order",
-        "The returns are in reversed order: step t has that of step T − 1 − t.",
-        "Every action is credited with another step's return.",
-        "returns.insert(0, G), or reverse the list at the end",
-        None,
-        lambda x, y: y[::-1],
-    ),
-]
 
 
 def advantages(
@@ -300,6 +307,11 @@ def advantages(
     if "advantages" in roles:
         return [Target(lambda x: x["advantages"])]
     aims = targets(roles, gammas, lams)
+    if "returns" in roles:
+        aims += [
+            aims[0]._replace(weight=_powers(gamma), said=(_WEIGHTED,))
+            for gamma in ((None,) if "gamma" in roles else gammas)
+        ]
     found = []
     if "values" in roles:
         said = "the advantage is computed inside, as target − values"
@@ -653,9 +665,10 @@ def policy(
         e: float,
         table: bool = False,
         of: Norm | None = None,
+        log_probs: Rows = new_log_probs,
     ) -> Rows:
         def computed(x: Case) -> np.ndarray:
-            new = new_log_probs(x)
+            new = log_probs(x)
             old, advantage = _old(x) if off_policy else new, norm(t.value(x))
             advantage = advantage if of is None else of(advantage)
             if t.weight:
@@ -682,6 +695,9 @@ def policy(
         found.append(Reading(rows(form, t, norm, e, table=True), said, BROADCAST, right))
         for fault, of in ((SQUARED, np.square), (ABSOLUTE, np.abs)):
             found.append(Reading(rows(form, t, norm, e, of=of), said, fault, right))
+        for fault, wrong in _wrong_log_probs(roles):
+            rows_of_it = rows(form, t, norm, e, log_probs=wrong)
+            found.append(Reading(rows_of_it, said, fault, right))
         if not off_policy:
             found.append(Reading(rows(_probability, t, norm, e), said, NOT_LOGARITHM, right))
             return
@@ -709,6 +725,46 @@ def policy(
                 value = _minus_values(_normalised(t.value, norm))
                 add(t._replace(value=value, said=(*t.said, f"returns {words}")), "", _same, 0.0)
     return found
+
+
+def _wrong_log_probs(roles: frozenset[str]) -> list[tuple[Fault, Rows]]:
+    """Known mistakes in the density itself, where a loss computes it."""
+    if "log_probs" in roles:
+        return []
+    if "means" in roles:
+        return [
+            (NORMAL._replace(wrong=text), lambda x, w=wrong: w(*_three(x)).sum(-1))  # type: ignore[misc]
+            for text, wrong in WRONG_NORMALS
+        ] + [
+            (
+                NORMAL._replace(
+                    check="dimensions-summed",
+                    wrong="the log-probability is averaged over the action's dimensions, not "
+                    "summed",
+                ),
+                lambda x: normal(*_three(x)).mean(-1),
+            )
+        ]
+
+    def chosen(table: Callable[[Case], np.ndarray]) -> Rows:
+        return lambda x: np.take_along_axis(table(x), x["actions"][..., None], -1)[..., 0]
+
+    if "logits" in roles:
+        wrong = "the logit of the action stands where its log-probability belongs: no softmax"
+        return [(SOFTMAX._replace(wrong=wrong), chosen(lambda x: x["logits"]))]
+    return [(SOFTMAX, chosen(lambda x: log_softmax(x["probs"])))]
+
+
+def _three(x: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return x["actions"], x["means"], deviations(x)
+
+
+SOFTMAX = Fault(
+    "softmax-once",
+    "softmax is applied twice: probabilities are taken for logits",
+    "The policy can never become certain: no probability exceeds e / (e + n − 1).",
+    "Categorical(probs=probs), or Categorical(logits=logits) without a softmax in the network.",
+)
 
 
 def _same(a: np.ndarray) -> np.ndarray:
@@ -776,12 +832,19 @@ def _errors(
         Reading(table, said, BROADCAST, square),
         Reading(of_mean, said, MEAN_ERROR, square),
     ]
+    fault = MEAN_ERROR._replace(
+        check="value-target",
+        wrong="the critic's target is the advantage, where the return belongs",
+        effect="Advantages are 0 on average: the critic forgets the values.",
+        mend="((values - returns) ** 2).mean(), with returns = advantages + values",
+    )
+
+    def to_advantage(x: Case) -> np.ndarray:
+        """With the values in the target held fixed: they are data there."""
+        return np.asarray((x["values"] - (t(x) - x.fixed["values"])) ** 2)
+
+    found.append(Reading(to_advantage, said, fault, square))
     if "advantages" in roles:
-        fault = MEAN_ERROR._replace(
-            wrong="the critic is fitted to the advantages, not to the returns",
-            effect="Advantages are 0 on average: the critic forgets the values.",
-            mend="((values - returns) ** 2).mean(), with returns = advantages + old values",
-        )
         found.append(Reading(lambda x: (x["values"] - x["advantages"]) ** 2, said, fault, square))
     hidden = not {"clip_range", "value_clip_range"} & roles
     if "old_values" in roles:

@@ -350,7 +350,7 @@ class Audit(Ledger):
     ) -> str:
         """Inputs by the user's names; then expected and actual numbers, one below the other."""
         subject = Subject(**(vars(self.subject) | {"layout": layout or self.subject.layout}))
-        names = subject.matched.parameters | subject.matched.attributes
+        names = subject.matched.names
         given = [
             (names.get(role, role), value)
             for role, value in subject.shown(x).items()
@@ -731,14 +731,30 @@ def _audit(
             )
         audit = Audit(subject=subject, terms=terms, strict=strict)
         audit.run()
+        if subject.several and (beside := _summed(audit)) is not None:
+            audit = beside
         if best is None or _rank(audit) < _rank(best):
             best = audit
-        if not audit.failures and not audit.unknown or count + 1 == TRIED:
+        if (not audit.failures and not audit.unknown) or count + 1 == TRIED:
             break
     if best is None:
         why = failed[0] if failed else "no framework fits"
         raise CannotCall(f"{name} failed when called with {matched.describe()}: {why}")
     return _report(name, kind, best)
+
+
+def _summed(audit: Audit) -> Audit | None:
+    """Of losses that come back side by side: their sum, if it has terms that the first lacks."""
+    have = {match.term.name for match in audit.known}
+    if {"policy", "value"} <= have or not {"policy", "value"} <= {t.name for t in audit.terms}:
+        return None
+    subject = Subject(**(vars(audit.subject) | {"summed": True}))
+    beside = Audit(subject=subject, terms=audit.terms, strict=audit.strict)
+    try:
+        beside.run()
+    except Exception:  # other outputs are no numbers to be added
+        return None
+    return None if beside.unknown or len(beside.known) <= len(audit.known) else beside
 
 
 def _rank(audit: Audit) -> tuple[int, int]:

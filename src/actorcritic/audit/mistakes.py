@@ -278,6 +278,7 @@ def table(kind: str, successors: bool) -> list[Mistake]:
         )
         list_ += [target, one, sign]
     if kind == "returns":
+        list_ += IN_RETURNS
         list_.append(
             Mistake(
                 "returns-include-value",
@@ -344,3 +345,79 @@ def table(kind: str, successors: bool) -> list[Mistake]:
             )
         )
     return list_
+
+
+IN_RETURNS = [
+    Mistake(
+        "gamma-used",
+        "The step's own reward is discounted too: the whole sum is multiplied by γ once more.",
+        "All values are too small by a factor γ.",
+        "G[t] = r[t] + gamma * G[t + 1]: the step's own reward has the factor 1.",
+        None,
+        lambda x, y: x.gamma * y,
+    ),
+    Mistake(
+        "termination-drops-bootstrap",
+        "The done flag is used inverted: the target bootstraps only at terminations.",
+        "Values are one-step rewards; nothing later is learnt.",
+        "target = rewards + gamma * (1 - terminated) * next_values",
+        lambda x: x._replace(terminated=~x.terminated),
+    ),
+    Mistake(
+        "bootstrap-discounted",
+        "γ multiplies the reward as well.",
+        "All values are too small by a factor γ.",
+        "target = rewards + gamma * (1 - terminated) * next_values",
+        lambda x: x._replace(rewards=x.gamma * x.rewards),
+    ),
+    Mistake(
+        "returns-discounted-backwards",
+        "The discount is applied to the past: reward t is multiplied by γ^t, and not summed.",
+        "Late rewards count for less wherever they are seen from.",
+        "G[t] = r[t] + gamma * G[t + 1], from the end",
+        None,
+        lambda x, y: x.rewards * (x.gamma ** np.arange(len(x.rewards)))[:, None],
+    ),
+    Mistake(
+        "returns-from-now-on",
+        "Every step is given the return of the whole episode, or the past's rewards, not its own.",
+        "Actions are credited with rewards that came before them: noise.",
+        "G[t] = r[t] + gamma * G[t + 1], from the end",
+        None,
+        lambda x, y: np.cumsum(x.rewards, 0),
+    ),
+    Mistake(
+        "returns-in-order",
+        "The returns are in reversed order: step t has that of step T − 1 − t.",
+        "Every action is credited with another step's return.",
+        "returns.insert(0, G), or reverse the list at the end",
+        None,
+        lambda x, y: y[::-1],
+    ),
+    Mistake(
+        "bootstrap-from-true-successor",
+        "It bootstraps from the value of the state itself, V(s), not of the next state.",
+        "Values settle at r / (1 − γ) of each state by itself: nothing later is learnt.",
+        "target = reward + gamma * (1 - terminated) * V(next_state)",
+        lambda x: x._replace(next_values=x.values),
+    ),
+    Mistake(
+        "termination-drops-bootstrap",
+        "truncated is taken for terminated: it bootstraps past terminations, and not at time "
+        "limits.",
+        "A terminal state is given a future, and the states before a time limit none.",
+        "Use terminated in (1 - terminated), never truncated.",
+        lambda x: x._replace(terminated=x.truncated),
+    ),
+    Mistake(
+        "returns-stop-at-episode-end",
+        "Ends are ignored but for the last one: sums run over them into the next episode.",
+        _LEAK,
+        "Stop the sum at every end: multiply it by (1 - done[t]).",
+        lambda x: x._replace(
+            cut=replace_last(np.zeros_like(x.cut), x.cut[-1]),
+            terminated=replace_last(np.zeros_like(x.cut), x.ended[-1]),
+            next_values=np.where(x.ended, x.following, x.next_values),
+        ),
+    ),
+]
