@@ -27,6 +27,8 @@ KINDS = {
     "token-rewards": "actorcritic.audit.preferences:token_rewards",
     "distribution": "actorcritic.audit.densities:distribution",
     "rollout": "actorcritic.audit.rollouts:rollout",
+    "agent": "actorcritic.audit.agents:agent",
+    "network": "actorcritic.audit.agents:function",
 }
 _ENVIRONMENT = "actorcritic.audit.environments:check"
 
@@ -96,6 +98,12 @@ def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None
     """What kind of function it is: by its name, and by what it takes."""
     from actorcritic.audit import calling
 
+    if inspect.isclass(function):
+        from actorcritic.audit import agents
+
+        if agents.is_agent(function):
+            return "agent"
+        raise CannotCall(f"{function.__name__} is a class without a method that learns.")
     whole = calling.name_of(function).lower()
     name = whole.rpartition(".")[2]
     text = " ".join((*calling.names_taken(function), *(mapping or {}).values())).lower()
@@ -107,6 +115,8 @@ def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None
     network = says(text, "logits probs mean mu_ std") and says(text, "action")
     aims = says(text, "adv return target reward td_ delta")
     named = says(name, "loss objective") or says(whole, "loss.")
+    if calling.takes_network(function):
+        return "network"
     if says(text, "chosen") and says(text, "rejected"):
         return "dpo-loss"
     if says(text, "ref_log reference_log ref_logp") and says(text, "score"):

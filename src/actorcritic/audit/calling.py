@@ -298,6 +298,26 @@ def recognise(
     return Matched(matched, attributes, constants, tuple(left), False, roles, containers)
 
 
+_NETWORK = re.compile(
+    r"^((policy|actor|critic|value|q)_?)?(net|network|model|nn)$|^(actor_critic|agent|actor|critic)$"
+)
+
+
+def _root(value: Any) -> str:
+    """The package that something comes from."""
+    name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
+    return str(name or "").split(".")[0]
+
+
+def takes_network(function: Callable[..., Any]) -> bool:
+    """Whether it is given a network of PyTorch, and states for it."""
+    names = list(inspect.signature(function).parameters)
+    inside = names_taken(function)
+    states = any(match_name(n, {"states": ("obs", "observations", "observation")}) for n in inside)
+    uses = {_root(value) for value in _globals_read(function).values()}
+    return states and "torch" in uses and any(_NETWORK.match(name) for name in names)
+
+
 def names_taken(function: Callable[..., Any]) -> list[str]:
     """The parameters, and the names of what is taken out of those that are batches."""
     names = list(inspect.signature(function).parameters)
@@ -376,14 +396,18 @@ def _globals_read(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def literals(function: Callable[..., Any]) -> tuple[float, ...]:
-    """The numbers in (0, 1] written in its code: where γ is when no parameter has it."""
+def numbers(function: Callable[..., Any]) -> tuple[float, ...]:
+    """The positive numbers that are written in its code."""
     code = getattr(underlying(function), "__code__", None)
     if code is None:
         return ()
-    numbers = [c for inner in _codes(code) for c in inner.co_consts]
-    fractions = (n for n in numbers if isinstance(n, float) and 0.0 < n <= 1.0)
-    return tuple(dict.fromkeys(fractions))
+    found = [c for inner in _codes(code) for c in inner.co_consts]
+    return tuple(dict.fromkeys(n for n in found if isinstance(n, float) and n > 0.0))
+
+
+def literals(function: Callable[..., Any]) -> tuple[float, ...]:
+    """Those in (0, 1]: where γ is when no parameter has it."""
+    return tuple(n for n in numbers(function) if n <= 1.0)
 
 
 # ------------------------------------------------------------------------------- frameworks
@@ -466,13 +490,7 @@ def frameworks(function: Callable[..., Any], matched: Matched | None = None) -> 
     ):
         if re.search(words, text):
             used.append(name)
-    roots = {
-        str(getattr(value, "__name__", "") if inspect.ismodule(value) else value.__module__).split(
-            "."
-        )[0]
-        for value in _globals_read(function).values()
-        if inspect.ismodule(value) or hasattr(value, "__module__")
-    }
+    roots = {_root(value) for value in _globals_read(function).values()}
     code = getattr(underlying(function), "__code__", None)
     inside = {n for inner in _codes(code) for n in inner.co_names} if code is not None else set()
     used += [name for name in ("torch", "jax") if name in roots or name in inside]

@@ -16,14 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Fields(dict[str, Any]):
+class Fields:
     """What is inside, by key and as attributes."""
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self.__dict__.update(columns)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__
 
 
 class Container(NamedTuple):

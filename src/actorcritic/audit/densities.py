@@ -18,8 +18,19 @@ import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
-from actorcritic.audit.findings import CannotCall, Fault, Ledger, Report, as_numbers, listing
+from actorcritic.audit.findings import (
+    RISKY,
+    UNJUDGED,
+    WRONG,
+    CannotCall,
+    Fault,
+    Ledger,
+    Report,
+    as_numbers,
+    listing,
+)
 from actorcritic.audit.loss_rows import NORMAL, WRONG_NORMALS, log_softmax, normal
+from actorcritic.audit.truths import integrates
 
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
@@ -92,7 +103,8 @@ def _normal(x: np.ndarray, p: Point) -> np.ndarray:
 
 def _slope(p: Point) -> np.ndarray:
     """log d tanh(u) / du, without cancellation."""
-    return 2 * (math.log(2) - p.u - np.logaddexp(0, -2 * p.u))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * (math.log(2) - p.u - np.logaddexp(0, -2 * p.u)))
 
 
 def _squashed(p: Point) -> np.ndarray:
@@ -242,6 +254,7 @@ class Audit(Ledger):
     framework: calling.Framework
     roles: frozenset[str]  # that it takes, or looks at in the case that it is given
     batched: bool = True
+    inside: float | None = None  # a scale of the action that is written in its code
 
     def takes(self, role: str) -> bool:
         return role in self.roles
@@ -272,6 +285,8 @@ class Audit(Ledger):
     def box(self, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
         """Scale and bias of the box that the function can be told of."""
         scale, bias = np.ones(dimensions), np.zeros(dimensions)
+        if self.inside is not None:
+            return self.inside * scale, bias
         if self.takes("max_action"):
             return 2.0 * scale, bias
         if self.boxed:
@@ -468,7 +483,9 @@ class Audit(Ledger):
             text = "the log-probability of an ordinary action is not finite"
         one = Point(*(x[:1] if x.ndim == 2 else x for x in vars(p).values()))
         rows = [("log-probability", each(one).sum(-1), got.ravel()[:1])]
-        self.fail(NORMAL._replace(wrong=text), self.table(self.values(one, squashed), rows))
+        severity = UNJUDGED if got.size and np.all(np.isfinite(got)) else WRONG
+        fault = NORMAL._replace(wrong=text, severity=severity)
+        self.fail(fault, self.table(self.values(one, squashed), rows))
 
     def integral(self, reading: Reading, squashed: bool) -> None:
         """∫ exp(log-probability) over all actions, for one dimension: the trapezoidal rule in u."""
@@ -509,6 +526,7 @@ class Audit(Ledger):
                 "the log-probability is not finite where tanh is saturated",
                 "One such action turns the loss and every parameter into NaN.",
                 "log(1 - tanh(u)**2) = 2 * (log(2) - u - softplus(-2 * u))",
+                RISKY,
             )
             rows = [("log-probability", expected[worst : worst + 1], got[worst : worst + 1])]
             self.fail(fault, self.table(self.values(one, squashed), rows))
@@ -548,8 +566,13 @@ class Audit(Ledger):
             got = got.reshape(MANY)
         if self.clipped(asked, action, got):
             return
-        match = self.explained(asked, action, got)
+        match = self.explained_inside(asked, action, got)
+        asked = self.at(asked.u, asked.mean, asked.std)
         one = slice(0, 1)
+        if match is None and got.ndim == 1 and integrates(action, got):
+            self.choices.append("a density of a form of its own, which its samples do follow")
+            self.hold("sample-density", "samples")
+            return
         if match is None:
             p = self.point_of(asked, action, self.claimed)
             fault = Fault(
@@ -589,6 +612,28 @@ class Audit(Ledger):
         with np.errstate(all="ignore"):
             u = np.arctanh((action - asked.bias) / asked.scale)
         return Point(u, action, asked.mean, asked.std, asked.scale, asked.bias)
+
+    def explained_inside(
+        self, asked: Point, action: np.ndarray, got: np.ndarray
+    ) -> tuple[Reading, bool, str] | None:
+        """With the box that it is told of, else with one that its code or its module has."""
+        constants = (self.matched.constants.get(r) for r in ("max_action", "action_scale"))
+        written = [c for c in constants if c] + [*calling.numbers(self.function)]
+        options = [None] if self.boxed else [None, *dict.fromkeys(written)]
+        found = []
+        for inside in options:
+            self.inside = inside
+            asked = self.at(asked.u, asked.mean, asked.std)
+            match = self.explained(asked, action, got)
+            if match is not None:
+                found.append((match[0].fault is not None, inside, match))
+        if not found:
+            self.inside = None
+            return None
+        _, self.inside, match = min(found, key=lambda each: each[0])
+        if self.inside is not None:
+            self.choices.append(f"the limit of the action, {self.inside:g}, is written inside")
+        return match
 
     def explained(
         self, asked: Point, action: np.ndarray, got: np.ndarray
@@ -750,6 +795,7 @@ class Audit(Ledger):
             "the log-probability is not finite for logits that are far apart",
             "A nearly deterministic policy turns the loss into NaN.",
             "log_probs = log_softmax(logits), not log(softmax(logits))",
+            RISKY,
         )
         self.fail(fault, self.table(values, [("log-probability", np.array([-800.0, -800.0]), got)]))
 

@@ -30,6 +30,8 @@ class Case(dict[str, Any]):
         super().__init__(*values, **named)
         self.memo: dict[int, np.ndarray] = {}
         self.fixed: Case = self  # where targets are taken, while something else is moved
+        self.window: Case | None = None  # the steps that these rows are some of
+        self.index: np.ndarray | None = None  # which of them
 
     def __or__(self, other: Mapping[str, Any]) -> Case:  # type: ignore[override]
         return Case({**self, **other})
@@ -37,7 +39,8 @@ class Case(dict[str, Any]):
     def moved(self, role: str, value: np.ndarray, frozen: bool) -> Case:
         """With another array; `frozen`: the targets stay what they are."""
         found = self | {role: value}
-        if frozen:
+        found.window, found.index = self.window, self.index
+        if frozen or self.window is not None:
             found.fixed = self.fixed
         return found
 
@@ -179,7 +182,8 @@ def _once(value: Rows) -> Rows:
         x = x.fixed
         if id(value) not in x.memo:
             with np.errstate(all="ignore"):
-                x.memo[id(value)] = value(x)
+                found = value(x.window if x.window is not None else x)
+            x.memo[id(value)] = found if x.index is None else found.ravel()[x.index]
         return x.memo[id(value)]
 
     remembered.kept = value  # type: ignore[attr-defined]  # alive, so that no id is another's
@@ -317,6 +321,8 @@ def advantages(
         said = "the advantage is computed inside, as target − values"
         for t in aims:
             found.append(t._replace(value=_minus_values(t.value), said=(*t.said, said)))
+            if "old_values" in roles and "returns" not in roles:
+                found.append(t._replace(value=_minus_old_values(t.value), said=(*t.said, said)))
     bare = [t for t in aims if not t.fault]
     one_step = "next_values" in roles and "values" in roles
     fault = Fault(
@@ -333,6 +339,10 @@ def advantages(
     if "values" not in roles:
         found += [t for t in aims if t.fault]
     return [t for t in found if not t.fault] + [t for t in found if t.fault]
+
+
+def _minus_old_values(value: Rows) -> Rows:
+    return lambda x: value(x) - x["old_values"]
 
 
 def _minus_values(value: Rows) -> Rows:

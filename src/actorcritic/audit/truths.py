@@ -5,6 +5,7 @@ In float64, and never by a recursion: what is audited is held against these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -134,3 +135,22 @@ QUANTITIES: dict[str, Quantity] = {
 def replace_last(x: Numbers, row: Numbers) -> Numbers:
     """The same with another last row."""
     return np.concatenate([x[:-1], row[None]])
+
+
+# ------------------------------------------------------------------------------- densities
+
+
+def integrates(actions: np.ndarray, logs: np.ndarray) -> bool:
+    """Whether E[1(a in I) / p(a)] is the size of I, for many intervals I."""
+    count = 8 if actions.shape[1] == 1 else 3
+    cuts = [np.quantile(column, np.linspace(0.15, 0.85, count + 1)) for column in actions.T]
+    for place in np.ndindex(*([count] * actions.shape[1])):
+        inside, size = np.ones(len(actions), bool), 1.0
+        for column, cut, k in zip(actions.T, cuts, place, strict=True):
+            inside &= (cut[k] <= column) & (column < cut[k + 1])
+            size *= cut[k + 1] - cut[k]
+        terms = np.where(inside, np.exp(-np.clip(logs, -50, 50)), 0.0)
+        error = terms.std() / math.sqrt(len(terms))
+        if not abs(terms.mean() - size) <= 6.5 * error + 1e-3 * size:
+            return False
+    return True

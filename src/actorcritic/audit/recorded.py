@@ -1,0 +1,500 @@
+"""What a recording shows: whose gradient reached the policy and the values, and what it was of.
+
+Each backward() is held against the readings of loss_rows.py, by the gradient of every row: no
+number of the code's own is needed but what its networks said and what the environment gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actorcritic.audit import loss_rows
+from actorcritic.audit.findings import UNJUDGED, Fault, Ledger, as_numbers
+from actorcritic.audit.loss_rows import DEAD, SIGNS, SOFTMAX, Case, Reading, leak
+from actorcritic.audit.tape import Event, Output, Policy, Tape, Transition
+
+CLOSE = 3e-3  # relative: gradients are float32
+ROWS = 12  # of a batch, whose gradients are compared
+EVENTS = 4  # of a kind, that are compared
+
+
+class Numbers(NamedTuple):
+    """What stands in the code, where γ, λ and ε may be."""
+
+    gammas: tuple[float, ...]
+    lams: tuple[float, ...]
+    clips: tuple[float, ...]
+
+
+class Part(NamedTuple):
+    """One backward, as far as one thing goes: gradients by the rows of a case."""
+
+    x: Case
+    rows: np.ndarray  # which of its rows are compared
+    gradient: np.ndarray  # [rows, …] of the loss by what the network said there
+    policy: Policy | None = None
+    actions: tuple[Any, ...] = ()  # of all rows
+    several: bool = False  # the gradient is a sum over distributions at the same states
+
+
+class Fit(NamedTuple):
+    reading: Reading
+    scale: float  # of the mean over the batch
+    bonus: float  # that of the entropy
+
+
+STALE = Fault(
+    "gradients-zeroed",
+    "gradients of earlier updates are added to the next: zero_grad is not called",
+    "Each step repeats all the steps before it; the batch that it was meant for drowns in them.",
+    "optimizer.zero_grad() before loss.backward()",
+)
+UNOPTIMISED = Fault(
+    "optimiser-parameters",
+    "",
+    "They are never changed: what they compute stays as it was drawn at the beginning.",
+    "Give each network's parameters to an optimiser: Adam(critic.parameters(), …).",
+)
+NO_POLICY = Fault(
+    "policy-gradient",
+    "no gradient reaches the policy: nothing that is minimised depends on it",
+    "The actor does not learn.",
+    "Do not detach the log-probabilities, and do not compute them under no_grad.",
+)
+OLD = leak("policy", "old_log_probs")
+OLD_LIVE = OLD._replace(
+    wrong="the old log-probability is computed anew with its gradient: the ratio is always one, "
+    "and the policy term has no gradient",
+    effect="The actor learns from the entropy bonus alone.",
+    mend="old_log_probs = … under torch.no_grad(), before the first epoch",
+)
+
+
+@dataclass
+class Judge(Ledger):
+    """The findings of one recording."""
+
+    tape: Tape = field(kw_only=True)
+    numbers: Numbers = field(kw_only=True)
+    drawn: bool = False  # actions are taken as drawn, not as the environment got them
+    judged: int = 0  # backwards that are explained
+
+    def run(self) -> None:
+        tape = self.tape
+        self.general()
+        groups: dict[str, list[Part]] = {"policy": [], "value": []}
+        for event in tape.events:
+            for name, part in self.parts(event):
+                groups[name].append(part)
+        for name, parts in groups.items():
+            chosen = _spread(parts, EVENTS)
+            if chosen:
+                (self.policy if name == "policy" else self.values)(chosen)
+        trained = any(e.policies for e in tape.events) or groups["policy"]
+        acted = any(p for p in tape.policies if any(t.requires_grad for t in p.roots.values()))
+        if tape.events and not trained and acted:
+            self.fail(NO_POLICY, "")
+
+    # -- what needs no definition
+
+    def general(self) -> None:
+        tape = self.tape
+        if tape.stale:
+            self.fail(STALE, "the second update: its gradient is the sum of the first two")
+        elif tape.steps > 1:
+            self.hold(STALE.check)
+        if any(p.softmax_twice for p in tape.policies):
+            policy = next(p for p in tape.policies if p.softmax_twice)
+            assert policy.probs is not None
+            worst = float(policy.probs.max())
+            example = (
+                f"{policy.probs.shape[1]} actions; the largest probability seen is {worst:.3f}"
+            )
+            self.fail(SOFTMAX, example)
+        elif any(p.kind == "categorical" for p in tape.policies):
+            self.hold(SOFTMAX.check)
+        self.optimisers()
+
+    def optimisers(self) -> None:
+        """Networks that gradients reach, and that no optimiser has."""
+        left = set()
+        for event in self.tape.events:
+            for output, _ in event.outputs:
+                module = output.module
+                if module is None or not self.tape.stepped:
+                    continue
+                own = [p for p in module.parameters() if p.requires_grad]
+                if own and not any(id(p) in self.tape.stepped for p in own):
+                    left.add(type(module).__name__ + f" with {sum(p.numel() for p in own)} numbers")
+        if left:
+            wrong = (
+                f"no optimiser has the parameters of a network that the loss trains: {min(left)}"
+            )
+            example = "its gradient is not 0, and its parameters are the same after every step"
+            self.fail(UNOPTIMISED._replace(wrong=wrong), example)
+        elif self.tape.steps:
+            self.hold(UNOPTIMISED.check)
+
+    # -- which rows of which case
+
+    def parts(self, event: Event) -> Iterator[tuple[str, Part]]:
+        """The gradients by policies and by values, each with the case that they belong to."""
+        grouped: dict[tuple[int, ...], list[tuple[Policy, np.ndarray]]] = {}
+        for policy, gradients in event.policies:
+            flow = _by_parameters(policy, gradients)
+            grouped.setdefault(tuple(policy.states), []).append((policy, flow))
+        for states, found in grouped.items():
+            same = [one for one in found if not one[0].raw] or found
+            steps = self.steps_of(states, event)
+            if steps is None:
+                continue
+            policy = same[0][0]
+            actions = tuple(self.action(k, policy) for k in steps)
+            x = self.case(steps, event)
+            x["log_probs"], x["entropy"] = _said(policy, actions)
+            flow = np.sum([each for _, each in same], 0)
+            taken = np.array(_spread(list(range(len(steps))), ROWS))
+            yield "policy", Part(x, taken, flow[taken], policy, actions, len(same) > 1)
+        for output, gradient in event.outputs:
+            if output.numbers.ndim > 1 or output.actions is not None or self.is_mean(output):
+                continue
+            steps = self.steps_of(output.states, event)
+            if steps is None:
+                continue
+            x = self.case(steps, event)
+            x["values"] = output.numbers.copy()
+            taken = np.array(_spread(list(range(len(steps))), ROWS))
+            yield "value", Part(x, taken, gradient[taken])
+
+    def action(self, step: int, policy: Policy) -> Any:
+        """As it was drawn, where the environment was given a clipped one."""
+        given = self.tape.transitions[step].action
+        if not self.drawn or policy.means is None:
+            return given
+        state = self.tape.transitions[step].state
+        for first in self.tape.policies:
+            if state in first.states and first.draws:
+                rows = first.draws[-1].detach().cpu().numpy().reshape(len(first.states), -1)
+                return rows[first.states.index(state)]
+        return given
+
+    def is_mean(self, output: Output) -> bool:
+        """Whether a policy has these very numbers for its mean or deviation."""
+        for policy in self.tape.policies:
+            if policy.states == output.states and policy.means is not None:
+                for own in (policy.means, policy.stds):
+                    if (
+                        own is not None
+                        and own.shape[1] == 1
+                        and np.allclose(own[:, 0], output.numbers)
+                    ):
+                        return True
+        return False
+
+    def steps_of(self, states: Sequence[int], event: Event) -> list[int] | None:
+        """The steps that began in these states, the latest of each."""
+        latest = {t.state: k for k, t in enumerate(self.tape.transitions[: event.clock])}
+        found = [latest.get(s) for s in states]
+        return None if None in found else [k for k in found if k is not None]
+
+    def case(self, steps: list[int], event: Event) -> Case:
+        """The rows of a batch, and the window of steps that their targets are taken from."""
+        window = list(range(event.begin, event.clock))
+        if not set(steps) <= set(window):  # from a replay buffer: each row by itself
+            window = list(steps)
+        x = self.known([self.tape.transitions[k] for k in window], event)
+        index = np.array([window.index(k) for k in steps])
+        batch = Case({r: v[index] if isinstance(v, np.ndarray) else v for r, v in x.items()})
+        batch.window, batch.index = x, index
+        batch["actions"] = np.zeros(len(steps), int)  # tell the shape
+        return batch
+
+    def known(self, chain: list[Transition], event: Event) -> Case:
+        """What is known of a window of steps: their rewards and ends, and what networks said."""
+        values = self.values_at([t.state for t in chain], event)
+        after = self.values_at([t.following for t in chain], event)
+        x = Case(
+            rewards=np.array([t.reward for t in chain]),
+            dones=np.array([float(t.terminated) for t in chain]),
+            truncated=np.array([float(t.truncated) for t in chain]),
+        )
+        if values is not None:
+            x["values"] = x["old_values"] = values
+            x["next_values"] = np.full(len(chain), np.nan) if after is None else after
+        logs = self.old_log_probs(chain, event)
+        if logs is not None:
+            x["old_log_probs"] = logs
+        for role in chain[0].given:
+            x[role] = np.array([t.given[role] for t in chain])
+        return x
+
+    def values_at(self, states: list[int], event: Event) -> np.ndarray | None:
+        """The first number that a value network gave for each state in this phase; NaN if none."""
+        heads = self.value_heads()
+        first: dict[int, float] = {}
+        for output in self.tape.outputs:
+            if output.head in heads and output.clock >= event.begin and output.numbers.ndim == 1:
+                for state, number in zip(output.states, output.numbers, strict=True):
+                    first.setdefault(state, float(number))
+        if not any(s in first for s in states):
+            return None
+        return np.array([first.get(s, np.nan) for s in states])
+
+    def value_heads(self) -> set[tuple[int, int]]:
+        return {
+            output.head
+            for event in self.tape.events
+            for output, _ in event.outputs
+            if output.numbers.ndim == 1 and output.actions is None and not self.is_mean(output)
+        }
+
+    def old_log_probs(self, chain: list[Transition], event: Event) -> np.ndarray | None:
+        """log π of the actions when they were first asked for in this phase."""
+        if all("old_log_probs" in t.given for t in chain):
+            return None
+        first: dict[int, tuple[Policy, int]] = {}
+        for policy in self.tape.policies:
+            if policy.clock >= event.begin:
+                for row, state in enumerate(policy.states):
+                    first.setdefault(state, (policy, row))
+        found = []
+        for t in chain:
+            if t.state not in first:
+                return None
+            policy, row = first[t.state]
+            found.append(_said(policy, [t.action], [row])[0][0])
+        return np.array(found)
+
+    # -- the terms
+
+    def roles(self, parts: list[Part], *more: str) -> frozenset[str]:
+        have = set.intersection(*(set(part.x) for part in parts)) | set(more)
+        if "truncated" in have and not any(part.x["truncated"].any() for part in parts):
+            have.discard("truncated")
+        x = [part.x.window or part.x for part in parts]
+        if not any(np.isfinite(w["next_values"]).any() for w in x if "next_values" in w):
+            have.discard("next_values")
+        if "returns" in have or "advantages" in have:
+            have -= {"rewards"} if "returns" in have else set()
+        return frozenset(have - {"actions"})
+
+    def policy(self, parts: list[Part]) -> None:
+        """−log π A, with its entropy bonus."""
+        moved = any(self.ratio_moved(part) for part in parts)
+        roles = self.roles(parts) - {"entropy"}
+        if not moved:
+            roles -= {"old_log_probs"}
+        n = self.numbers
+        readings = loss_rows.policy(roles, n.clips, n.gammas, n.lams, bounded=False)
+        fit, negative = self.fitted(readings, parts, "log_probs")
+        if fit is None:
+            only = self.entropy_only(parts)
+            if only:
+                fault = OLD_LIVE if any(p.several for p in parts) else DEAD["policy"]
+                self.fail(fault, self.example(parts[0], None))
+                return
+            self.unknown("policy", readings, parts)
+            return
+        self.explained("policy", fit, negative, parts)
+        if abs(fit.bonus) > 1e-3 * abs(fit.scale):
+            if fit.bonus < 0:
+                self.fail(SIGNS["entropy"], self.example(parts[0], fit))
+            else:
+                self.hold(SIGNS["entropy"].check)
+                self.choices.append(f"entropy: with the weight {fit.bonus:.3g} inside")
+
+    def ratio_moved(self, part: Part) -> bool:
+        old = part.x.get("old_log_probs")
+        return old is not None and bool(np.max(np.abs(part.x["log_probs"] - old)) > 1e-4)
+
+    def values(self, parts: list[Part]) -> None:
+        roles = self.roles(parts) | {"values"}
+        n = self.numbers
+        roles -= {"log_probs", "old_log_probs", "entropy"}
+        if "returns" not in roles and "rewards" in roles:
+            roles -= {"advantages"}
+        readings = loss_rows.value(roles, n.clips, n.gammas, n.lams)
+        fit, negative = self.fitted(readings, parts, "values")
+        if fit is None:
+            self.unknown("value", readings, parts)
+            return
+        self.explained("value", fit, negative, parts)
+
+    def explained(self, term: str, fit: Fit, negative: bool, parts: list[Part]) -> None:
+        self.judged += len(parts)
+        self.choices += fit.reading.said
+        if fit.reading.fault is not None:
+            self.fail(fit.reading.fault, self.example(parts[0], fit))
+        else:
+            self.hold(f"{term}-loss", *(r.fault.check for r in [fit.reading] if r.fault))
+        if negative:
+            self.fail(SIGNS[term], self.example(parts[0], fit))
+        else:
+            self.hold(SIGNS[term].check)
+        self.hold(DEAD[term].check)
+
+    def unknown(self, term: str, readings: list[Reading], parts: list[Part]) -> None:
+        fault = Fault(
+            f"{term}-loss",
+            f"the gradient that reaches the {term}'s network agrees with no definition that is "
+            "known here, and with no known mistake",
+            f"Nothing is said of it. Tried: {len(readings)} readings.",
+            "",
+            UNJUDGED,
+        )
+        self.fail(fault, self.example(parts[0], None))
+
+    def example(self, part: Part, fit: Fit | None) -> str:
+        """A few rows: what came, the reward, and the gradient."""
+        x, lines = part.x, []
+        for role in ("rewards", "dones", "truncated", "values", "next_values", "returns",
+                     "advantages", "log_probs", "old_log_probs"):  # fmt: skip
+            if role in x:
+                lines.append(f"{role:<14} {as_numbers(np.round(x[role][part.rows[:4]], 4))}")
+        got = part.gradient[:4]
+        lines.append(f"{'gradient':<14} {as_numbers(np.round(got, 4))}")
+        return "\n".join(lines)
+
+    # -- fitting
+
+    def fitted(
+        self, readings: list[Reading], parts: list[Part], role: str
+    ) -> tuple[Fit | None, bool]:
+        """The first reading whose gradient is that of every part, up to one factor."""
+        for faulty in (False, True):
+            turned: Fit | None = None
+            for reading in readings:
+                if (reading.fault is not None) is not faulty:
+                    continue
+                fit = self.fits(reading, parts, role)
+                if fit is None:
+                    continue
+                if fit.scale > 0:
+                    return fit, False
+                turned = turned or fit
+            if turned is not None:
+                return turned, True
+        return None, False
+
+    def fits(self, reading: Reading, parts: list[Part], role: str) -> Fit | None:
+        scales, bonuses, sizes = [], [], []
+        for part in parts:
+            with np.errstate(all="ignore"):
+                s = _slopes(reading, part, role)
+            if s is None or not np.all(np.isfinite(s)) or not np.any(s):
+                return None
+            columns = _columns(part, s, role)
+            target = part.gradient.ravel()
+            solution, *_ = np.linalg.lstsq(columns, target, rcond=1e-9)
+            error = np.abs(columns @ solution - target).max()
+            if error > CLOSE * np.abs(target).max() + 1e-8:
+                return None
+            scales.append(float(solution[0]))
+            bonuses.append(float(solution[1]) if len(solution) > 1 else 0.0)
+            sizes.append(len(part.x["actions"]))
+        ratios = [np.array(scales), np.array(scales) / np.array(sizes)]
+        if not any(np.ptp(r) <= 0.05 * np.abs(r).max() for r in ratios):
+            return None
+        return Fit(reading, scales[0], bonuses[0])
+
+    def entropy_only(self, parts: list[Part]) -> bool:
+        """Whether all that reaches the policy is an entropy bonus."""
+        for part in parts:
+            bonus = _columns(part, np.zeros(len(part.rows)), "log_probs")[:, 1:]
+            total = part.gradient.ravel()
+            if not np.any(bonus):
+                return False
+            solution, *_ = np.linalg.lstsq(bonus, total, rcond=1e-9)
+            error = np.abs(bonus @ solution - total).max()
+            if error > CLOSE * np.abs(total).max() + 1e-8:
+                return False
+        return True
+
+
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """Some of them, from first to last."""
+    if len(items) <= most:
+        return items
+    places = np.linspace(0, len(items) - 1, most).round().astype(int)
+    return [items[k] for k in dict.fromkeys(places.tolist())]
+
+
+def _said(
+    policy: Policy, actions: list[Any], rows: list[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """log π of actions, and the entropies, at some rows of a distribution."""
+    rows = list(range(len(actions))) if rows is None else rows
+    if policy.probs is not None:
+        p = np.maximum(policy.probs[rows], 1e-45)
+        chosen = [int(np.asarray(a).ravel()[0]) for a in actions]
+        return np.log(p[np.arange(len(rows)), chosen]), -(p * np.log(p)).sum(-1)
+    assert policy.means is not None
+    assert policy.stds is not None
+    taken = np.stack([np.asarray(a, float).ravel() for a in actions])
+    mean, std = policy.means[rows], policy.stds[rows]
+    logs = loss_rows.normal(taken, mean, std).sum(-1)
+    return logs, (np.log(std) + 0.5 + 0.5 * loss_rows.LOG_2PI).sum(-1)
+
+
+def _by_parameters(policy: Policy, gradients: dict[str, np.ndarray]) -> np.ndarray:
+    """By unnormalised logits, or by means and deviations side by side; [N, …]."""
+    if policy.probs is not None:
+        p = policy.probs
+        g = next(iter(gradients.values()))
+        if "probs" in gradients:
+            return np.asarray(p * (g - (p * g).sum(-1, keepdims=True)))
+        return np.asarray(g - p * g.sum(-1, keepdims=True))
+    shape = policy.means.shape if policy.means is not None else (0, 0)
+    parts = [gradients.get(name, np.zeros(shape)) for name in policy.roots]
+    return np.concatenate(parts, -1)
+
+
+def _slopes(reading: Reading, part: Part, role: str) -> np.ndarray | None:
+    """The gradient of the mean by some rows, by central differences; targets are data."""
+    x, step, found = part.x, 1e-5, []
+    for i in part.rows:
+        ends = []
+        for sign in (1, -1):
+            moved = x[role].copy()
+            moved[i] += sign * step
+            ends.append(np.mean(reading.rows(x.moved(role, moved, True))))
+        found.append((ends[0] - ends[1]) / (2 * step))
+    return np.array(found)
+
+
+def _columns(part: Part, slopes: np.ndarray, role: str) -> np.ndarray:
+    """What a gradient is a sum of: the reading's, and, for a policy, the entropy bonus'."""
+    if role == "values" or part.policy is None:
+        return slopes[:, None]
+    log_slopes, entropy_slopes = policy_slopes(part.policy, part)
+    first = (slopes[:, None] * log_slopes).ravel()
+    second = (-entropy_slopes / len(part.actions)).ravel()
+    columns = [first, second] if np.any(second) else [first]
+    return np.stack(columns, -1)
+
+
+def policy_slopes(policy: Policy, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """∂ log π(a|s) and ∂ H by what `_by_parameters` gives the gradient of."""
+    rows = part.rows
+    actions = part.actions
+    if policy.probs is not None:
+        p = policy.probs[rows]
+        chosen = np.eye(p.shape[1])[[int(np.asarray(actions[i]).ravel()[0]) for i in rows]]
+        log_p = np.log(np.maximum(p, 1e-45))
+        h = -(p * log_p).sum(-1, keepdims=True)
+        return chosen - p, -p * (log_p + h)
+    assert policy.means is not None
+    assert policy.stds is not None
+    taken = np.stack([np.asarray(actions[i], float).ravel() for i in rows])
+    mean, std = policy.means[rows], policy.stds[rows]
+    z = (taken - mean) / std
+    parts = [z / std]
+    entropy = [np.zeros_like(mean)]
+    if "stds" in policy.roots:
+        parts.append((z**2 - 1) / std)
+        entropy.append(1 / std)
+    return np.concatenate(parts, -1), np.concatenate(entropy, -1)
