@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actorcritic.audit import calling, samplers
+from actorcritic.audit import calling, samplers, soft
 from actorcritic.audit.containers import held_in
 from actorcritic.audit.findings import CannotCall, Report
 from actorcritic.audit.recorded import Judge, Numbers
@@ -64,9 +64,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "optimizer": "optim opt optimiser",
     }.items()
 }
-ACTING = re.compile(
-    r"^(select|choose|get|sample|take)?_?(action|act)s?$|^act$|^sample$|^sample_action$|^predict$"
-)
+ACTING = re.compile(r"^((select|choose|get|take|sample)_?(action|act)s?|act|sample|predict)$")
 LEARNING = re.compile(
     r"^(update|learn|train|train_step|optimi[sz]e|optimi[sz]e_model|finish_episode|improve|"
     r"train_model|update_model|learn_step|update_policy|end_episode|train_net)$"
@@ -373,7 +371,9 @@ def agent(cls: Any, *, mapping: Mapping[str, str] | None = None) -> Report:
 
 
 def _most_telling(failed: Sequence[str]) -> str:
-    return failed[0] if failed else "It has no method that learns."
+    if not failed:
+        return "It has no method that learns."
+    return "Tried: " + "; ".join(dict.fromkeys(failed))
 
 
 def _agent_in(cls: Any, module: Any, way: Way) -> Report:
@@ -388,6 +388,7 @@ def _agent_in(cls: Any, module: Any, way: Way) -> Report:
     learn = learning[0]
     roles, containers = taken(learn)
     tape = Tape(STATE, None if way.continuous else CHOICES, most=40)
+    tape.looks.append(soft.weigh)
     feed = Feed(tape, way, 0)
     stores = _methods(instance, STORING)
     with tape.running(), calling.quiet():
@@ -424,8 +425,8 @@ def _methods(instance: Any, pattern: re.Pattern[str]) -> list[Any]:
         for name, _ in inspect.getmembers(type(instance), callable)
         if pattern.match(name)
     ]
-    order = ("update", "learn", "train")
-    return sorted(found, key=lambda m: (m.__name__ not in order, m.__name__))
+    first = re.compile("^(update|learn|train|act)$|_?action$")
+    return sorted(found, key=lambda m: (not first.search(m.__name__), m.__name__))
 
 
 def _round(

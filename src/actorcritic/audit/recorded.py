@@ -86,6 +86,11 @@ class Judge(Ledger):
     def run(self) -> None:
         tape = self.tape
         self.general()
+        if any(o.actions is not None for o in tape.outputs):
+            from actorcritic.audit import soft  # which has what is here below it
+
+            soft.judge(self)
+            return
         groups: dict[str, list[Part]] = {"policy": [], "value": []}
         for event in tape.events:
             for name, part in self.parts(event):

@@ -76,6 +76,7 @@ def judge(
             if len(rows) == 1 and rows[0][0] is None:
                 return
     policies = [p for p in tape.policies[before:] if state in p.states]
+    policies = [p for p in policies if not p.raw] or policies
     del tape.policies[before + 1 :]
     actions = [a for a, _ in rows]
     logs = np.array([np.nan if log is None else log for _, log in rows])

@@ -60,6 +60,7 @@ class Policy:
     gradients: dict[str, np.ndarray] = field(default_factory=dict)
     draws: list[Any] = field(default_factory=list)  # tensors of its samples
     softmax_twice: bool = False
+    order: int = 0  # when it was made, among policies and backwards
     raw: bool = False  # a network's output, of which no distribution need have been made
 
 
@@ -73,6 +74,8 @@ class Event:
     policies: list[tuple[Policy, dict[str, np.ndarray]]]
     outputs: list[tuple[Output, np.ndarray]]
     number: int  # optimiser steps before it
+    order: int
+    weight: float | None = None  # of log π, where an actor climbs Q
 
 
 class Enough(BaseException):
@@ -85,6 +88,7 @@ class Tape:
     def __init__(self, width: int, choices: int | None, most: int = 12) -> None:
         self.torch: Any = importlib.import_module("torch")
         self.width, self.choices, self.most = width, choices, most
+        self.looks: list[Callable[[Tape, Event], None]] = []  # after every backward
         self.known: dict[bytes, int] = {}
         self.observations: list[np.ndarray] = []
         self.transitions: list[Transition] = []
@@ -99,7 +103,7 @@ class Tape:
         self.first = self.before = 0  # outputs and policies that earlier backwards have seen
         self._last: list[int] = []
         self._lead: tuple[int, ...] = ()
-        self._depth = 0
+        self._depth = self._order = 0
         self._busy = False
 
     # -- observations and steps
@@ -180,7 +184,12 @@ class Tape:
             )
         )  # fmt: skip
 
+    def _tick(self) -> int:
+        self._order += 1
+        return self._order
+
     def _follow(self, policy: Policy) -> None:
+        policy.order = self._tick()
         for name, tensor in policy.roots.items():
             if tensor.requires_grad:
                 tensor.register_hook(lambda g, n=name, p=policy: self._flow(p, n, g))
@@ -189,11 +198,11 @@ class Tape:
     def _beside(self, inputs: Sequence[Any]) -> Any:
         """The actions that a network was given together with the observations."""
         tensors = [t for t in inputs if self.torch.is_tensor(t)]
+        if not tensors or self._rows(tensors[0]) is None:
+            return None
         if len(tensors) > 1 and tensors[1].ndim:
             return tensors[1]
-        if tensors and tensors[0].ndim and tensors[0].shape[-1] > self.width:
-            return tensors[0][..., self.width :]
-        return None
+        return tensors[0][..., self.width :] if tensors[0].shape[-1] > self.width else None
 
     def _add(self, output: Output, gradient: Any) -> None:
         found = gradient.detach().cpu().double().numpy().reshape(output.numbers.shape)
@@ -255,9 +264,11 @@ class Tape:
                 float(loss.detach().sum()), len(self.transitions), self.begin,
                 [(p, dict(p.gradients)) for p in self.policies[self.before :] if p.gradients],
                 [(o, o.gradient) for o in self.outputs[self.first :] if o.gradient is not None],
-                self.steps,
+                self.steps, self._tick(),
             )
         )  # fmt: skip
+        for look in self.looks:
+            look(self, self.events[-1])
         return result
 
     def _optimised(self, optimizer: Any) -> None:
