@@ -41,7 +41,7 @@ def load(path: str) -> Callable[..., Any]:
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise CannotCall(f"Name the function as FILE.py:FUNCTION or module:FUNCTION; got '{path}'.")
-    module = _module(place)
+    module = load_module(place)
     found: Any = module
     owner: Any = None
     for part in name.split("."):
@@ -60,7 +60,7 @@ def load(path: str) -> Callable[..., Any]:
     return found
 
 
-def _module(place: str) -> Any:
+def load_module(place: str) -> Any:
     is_file = place.endswith(".py") or "/" in place or "\\" in place
     try:
         if not is_file:

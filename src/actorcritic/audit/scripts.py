@@ -1,0 +1,257 @@
+"""Whole files: a training script is run in environments that tell every step, and recorded.
+
+`gymnasium.make` gives an environment with the spaces that were asked for, whose observations are
+random vectors, none twice; its episodes are short, and end by termination or by a time limit. After
+a few steps of an optimiser the run is stopped.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actorcritic import audit
+from actorcritic.audit import agents, calling, soft
+from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.audit.recorded import Judge
+from actorcritic.audit.tape import Enough, Tape, Transition
+
+SECONDS, MOST = 8.0, 12  # of a run, and steps of its optimisers
+LENGTHS = (7, 4, 9, 5, 3)  # of episodes, over and over
+
+
+class Recorded:
+    """What makes environments, and the tape that they write to."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.tape: Tape | None = None
+        self.most, self.count, self.started = most, 0, time.monotonic()
+
+    def make(self, name: Any, *_: Any, **__: Any) -> Any:
+        import gymnasium
+
+        real = self.original(name) if isinstance(name, str) else name
+        observed, acted = real.observation_space, real.action_space
+        if self.tape is None:
+            choices = int(acted.n) if isinstance(acted, gymnasium.spaces.Discrete) else None
+            self.tape = Tape(observed.shape[-1], choices, self.most)
+            self.tape.looks.append(soft.weigh)
+        made = _environment(self, observed, acted)
+        made.spec = real.spec
+        real.close()
+        return made
+
+    @contextlib.contextmanager
+    def patched(self) -> Iterator[None]:
+        """`gymnasium.make` gives these, and the tape runs from the first of them on."""
+        import gymnasium
+
+        self.original = gymnasium.make
+        owners = [gymnasium, *([sys.modules["gym"]] if "gym" in sys.modules else [])]
+        before = [(owner, owner.make) for owner in owners]
+        stack = contextlib.ExitStack()
+
+        def make(*args: Any, **named: Any) -> Any:
+            first = self.tape is None
+            found = self.make(*args, **named)
+            if first and self.tape is not None:
+                stack.enter_context(self.tape.running())
+            return found
+
+        for owner in owners:
+            owner.make = make
+        try:
+            with stack:
+                yield
+        finally:
+            for owner, original in before:
+                owner.make = original
+
+
+def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
+    import gymnasium
+
+    class Environment(gymnasium.Env):
+        """Random observations and rewards; every step is written down."""
+
+        observation_space, action_space = observed, acted
+        metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            self.number = recorded.count
+            recorded.count += 1
+            self.rng = np.random.default_rng(self.number)
+            self.episode, self.time, self.state = self.number, 0, 0
+
+        def _observe(self) -> np.ndarray:
+            row = self.rng.normal(size=observed.shape).astype(observed.dtype)
+            assert recorded.tape is not None
+            self.state = recorded.tape.state(row)
+            return np.asarray(row)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.episode, self.time = self.episode + 1, 0
+            return self._observe(), {}
+
+        def step(self, action: Any) -> Any:
+            tape = recorded.tape
+            assert tape is not None
+            if time.monotonic() - recorded.started > SECONDS:
+                raise Enough
+            before, reward = self.state, float(self.rng.normal(0.5, 2.0))
+            self.time += 1
+            row = self._observe()
+            ended = self.time >= LENGTHS[self.episode % len(LENGTHS)]
+            by_limit = ended and self.episode % 2 == 1
+            step = Transition(
+                before, np.array(action), reward, self.state, ended and not by_limit, by_limit,
+                self.number,
+            )  # fmt: skip
+            tape.step(step)
+            return row, reward, step.terminated, step.truncated, {}
+
+        def render(self) -> None:
+            return None
+
+    return Environment()
+
+
+class Run(NamedTuple):
+    """A script that was run: what it defined, and what was recorded of it."""
+
+    module: Any
+    tape: Tape | None
+    error: str
+
+
+def run(path: Path) -> Run:
+    """Run a file as a program."""
+    name = f"_audited_{path.stem}"
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    module.__dict__["__name__"] = "__main__"
+    code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    recorded, error = Recorded(), ""
+    argv, folder = sys.argv, Path.cwd()
+    main = sys.modules["__main__"]
+    sys.path.insert(0, str(path.parent))
+    with tempfile.TemporaryDirectory(prefix="actorcritic-audit-") as scratch:
+        try:
+            sys.argv = [str(path)]
+            os.chdir(scratch)
+            sys.modules["__main__"] = sys.modules[name] = module
+            with calling.quiet(), recorded.patched():
+                exec(code, module.__dict__)
+        except Enough:
+            pass
+        except (Exception, SystemExit) as raised:
+            error = calling.one_line(raised)
+        finally:
+            sys.argv = argv
+            os.chdir(folder)
+            sys.modules["__main__"] = main
+            sys.path.remove(str(path.parent))
+    module.__dict__["__name__"] = name
+    for value in vars(module).values():
+        if getattr(value, "__module__", "") == "__main__":
+            with contextlib.suppress(AttributeError):
+                value.__module__ = name
+    return Run(module, recorded.tape, error)
+
+
+def is_script(path: Path) -> bool:
+    """Whether running the file trains something: it makes an environment and an optimiser."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {
+        n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in ast.walk(tree)
+    }
+    top = any(isinstance(n, (ast.For, ast.While, ast.If)) for n in getattr(tree, "body", []))
+    return top and "make" in names and "backward" in names
+
+
+def script(path: Path, name: str) -> tuple[Report | None, Run]:
+    """The report of a training script, and what it defined."""
+    importlib.import_module("torch")
+    done = run(path)
+    tape = done.tape
+    if tape is None or not tape.events:
+        return None, done
+    numbers = agents.numbers_in(done.module)
+    reports = []
+    for drawn in (True, False):
+        judge = Judge(tape=tape, numbers=numbers, drawn=drawn)
+        judge.run()
+        reports.append(judge)
+        if not judge.found:
+            break
+    judge = min(reports, key=lambda j: len(j.found))
+    called = (
+        f"PyTorch, run as a program: {len(tape.transitions)} steps of an environment, "
+        f"{len(tape.events)} backwards"
+    )
+    try:
+        return agents.concluded(judge, name, "script", called), done
+    except CannotCall:
+        return None, done
+
+
+def file(path: str | Path) -> list[Report | CannotCall]:
+    """All that a file has to be judged: itself as a program, its classes, its functions."""
+    path = Path(path).expanduser().resolve()
+    if not path.is_file():
+        raise CannotCall(f"There is no file {path}.")
+    found: list[Report | CannotCall] = []
+    if is_script(path):
+        report, done = script(path, path.name)
+        module = done.module
+        if report is not None:
+            found.append(report)
+        elif done.error:
+            found.append(CannotCall(f"{path.name} could not be run: {done.error}"))
+    else:
+        module = calling.load_module(str(path))
+    for name, value in list(vars(module).items()):
+        if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
+            continue
+        if inspect.isclass(value) and agents.is_agent(value):
+            found.append(_one(value, "agent"))
+        elif inspect.isfunction(value):
+            with contextlib.suppress(CannotCall):
+                kind = audit.guess(value)
+                if kind != "rollout":
+                    found.append(_one(value, kind))
+    if not found:
+        raise CannotCall(
+            f"In {path.name} nothing is recognised: no training script, no class that learns, and "
+            "no function of a known kind. Name one, as FILE.py:FUNCTION, with --kind."
+        )
+    return found
+
+
+def _one(value: Any, kind: str) -> Report | CannotCall:
+    try:
+        return audit.of(value, kind)
+    except CannotCall as error:
+        return error
+
+
+def package(folder: str | Path) -> dict[str, list[Report | CannotCall]]:
+    """Every file of a folder in which something is recognised."""
+    found: dict[str, list[Report | CannotCall]] = {}
+    for path in sorted(Path(folder).expanduser().resolve().rglob("*.py")):
+        with contextlib.suppress(CannotCall):
+            found[str(path)] = file(path)
+    return found
