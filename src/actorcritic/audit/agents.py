@@ -87,7 +87,13 @@ def is_agent(found: Any) -> bool:
     """A class that acts or learns, and is no network by itself."""
     if not inspect.isclass(found):
         return False
-    methods = [name for name, _ in inspect.getmembers(found, callable)]
+    methods = [
+        name
+        for base in found.__mro__
+        if base.__module__ == found.__module__
+        for name, value in vars(base).items()
+        if callable(value)
+    ]
     return any(map(LEARNING.match, methods))
 
 
@@ -150,7 +156,7 @@ def numbers_in(module: Any, instance: Any = None) -> Numbers:
         return tuple(dict.fromkeys(told or rest))[:6]
 
     clips = tuple(dict.fromkeys((*of(r"clip|eps", 0.01, ()), 0.2, 0.1, 0.3)))
-    return Numbers(of("gamma|discount", 0.4, (0.99,)), of("lam|lmbda|tau", 0.3, (0.95,)), clips)
+    return Numbers(of("gamma|discount", 0.4, (0.99,)), of("lam|lmbda", 0.3, ())[:3], clips[:4])
 
 
 def _name(node: ast.AST) -> str:
@@ -422,8 +428,9 @@ def concluded(judge: Judge, name: str, kind: str, called: str) -> Report:
 def _methods(instance: Any, pattern: re.Pattern[str]) -> list[Any]:
     found = [
         getattr(instance, name)
-        for name, _ in inspect.getmembers(type(instance), callable)
+        for name, value in inspect.getmembers(type(instance), callable)
         if pattern.match(name)
+        and str(getattr(value, "__module__", "")).partition(".")[0] != "torch"
     ]
     first = re.compile("^(update|learn|train|act)$|_?action$")
     return sorted(found, key=lambda m: (not first.search(m.__name__), m.__name__))

@@ -221,10 +221,11 @@ def trajectory(x: Case, gamma: float | None, lam: float | None) -> Trajectory:
 
 
 WHOLE = "the return to the end of the episode or batch"
+LAMBDA = "generalised advantages, plus V"
 _COMPUTED = {
     "the TD target": "the TD target is computed inside",
     WHOLE: "discounted returns are computed inside",
-    "the λ-return": "λ-returns are computed inside (generalised advantages + V)",
+    LAMBDA: "λ-returns are computed inside (generalised advantages + V)",
 }
 
 
@@ -239,16 +240,16 @@ def targets(
     if "rewards" not in roles:
         return []
     successors = "next_values" in roles
-    quantities = [WHOLE] if not successors or "last_value" in roles else []
+    quantities = [WHOLE] if not successors or "last_value" in roles or "window" in roles else []
     quantities += ["the TD target"] if successors or "values" in roles else []
     if successors or "values" in roles:
-        quantities += ["the λ-return"] if "lam" in roles or lams else []
-    if successors and "last_value" not in roles:
+        quantities += [LAMBDA] if "lam" in roles or lams else []
+    if successors and WHOLE not in quantities:
         quantities.append(WHOLE)
     right, wrong = [], []
     for quantity in quantities:
         for gamma in (None,) if "gamma" in roles else gammas:
-            for lam in (None,) if "lam" in roles or quantity != "the λ-return" else lams:
+            for lam in (None,) if "lam" in roles or quantity != LAMBDA else lams:
                 found = list(_computed(quantity, gamma, lam, roles))
                 right += [t for t in found if not t.fault]
                 wrong += [t for t in found if t.fault]

@@ -242,7 +242,7 @@ class Judge(Ledger):
         heads = self.value_heads()
         first: dict[int, float] = {}
         for output in self.tape.outputs:
-            if output.head in heads and output.clock >= event.begin and output.numbers.ndim == 1:
+            if output.head in heads and output.order > event.since and output.numbers.ndim == 1:
                 for state, number in zip(output.states, output.numbers, strict=True):
                     first.setdefault(state, float(number))
         if not any(s in first for s in states):
@@ -263,7 +263,7 @@ class Judge(Ledger):
             return None
         first: dict[int, tuple[Policy, int]] = {}
         for policy in self.tape.policies:
-            if policy.clock >= event.begin:
+            if policy.order > event.since:
                 for row, state in enumerate(policy.states):
                     first.setdefault(state, (policy, row))
         found = []
@@ -283,9 +283,9 @@ class Judge(Ledger):
         x = [part.x.window or part.x for part in parts]
         if not any(np.isfinite(w["next_values"]).any() for w in x if "next_values" in w):
             have.discard("next_values")
-        if "returns" in have or "advantages" in have:
-            have -= {"rewards"} if "returns" in have else set()
-        return frozenset(have - {"actions"})
+        if "returns" in have:
+            have -= {"rewards"}
+        return frozenset(have - {"actions"} | {"window"})
 
     def policy(self, parts: list[Part]) -> None:
         """−log π A, with its entropy bonus."""
@@ -373,7 +373,7 @@ class Judge(Ledger):
         for faulty in (False, True):
             turned: Fit | None = None
             for reading in readings:
-                if (reading.fault is not None) is not faulty:
+                if (reading.fault is not None) is not faulty or not _may(reading, parts[0], role):
                     continue
                 fit = self.fits(reading, parts, role)
                 if fit is None:
@@ -469,6 +469,21 @@ def _slopes(reading: Reading, part: Part, role: str) -> np.ndarray | None:
             ends.append(np.mean(reading.rows(x.moved(role, moved, True))))
         found.append((ends[0] - ends[1]) / (2 * step))
     return np.array(found)
+
+
+def _may(reading: Reading, part: Part, role: str) -> bool:
+    """Whether it fits a few rows of the first backward: most readings do not."""
+    few = part._replace(rows=part.rows[:4], gradient=part.gradient[:4])
+    with np.errstate(all="ignore"):
+        s = _slopes(reading, few, role)
+    if s is None or not np.all(np.isfinite(s)):
+        return False
+    columns, target = _columns(few, s, role), few.gradient.ravel()
+    if len(target) <= columns.shape[1]:
+        return True
+    solution, *_ = np.linalg.lstsq(columns, target, rcond=1e-9)
+    size = np.abs(part.gradient).max()
+    return bool(np.abs(columns @ solution - target).max() <= CLOSE * size + 1e-8)
 
 
 def _columns(part: Part, slopes: np.ndarray, role: str) -> np.ndarray:

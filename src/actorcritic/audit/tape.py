@@ -44,6 +44,7 @@ class Output:
     tensor: Any = None
     module: Any = None
     gradient: np.ndarray | None = None  # of the backward that is going on
+    order: int = 0
 
 
 @dataclass(eq=False)
@@ -75,6 +76,7 @@ class Event:
     outputs: list[tuple[Output, np.ndarray]]
     number: int  # optimiser steps before it
     order: int
+    since: int  # when the parameters changed before those steps
     weight: float | None = None  # of log π, where an actor climbs Q
 
 
@@ -103,7 +105,7 @@ class Tape:
         self.first = self.before = 0  # outputs and policies that earlier backwards have seen
         self._last: list[int] = []
         self._lead: tuple[int, ...] = ()
-        self._depth = self._order = 0
+        self._depth = self._order = self._changed = self.since = 0
         self._busy = False
 
     # -- observations and steps
@@ -120,6 +122,7 @@ class Tape:
     def step(self, transition: Transition) -> None:
         if self.updated:
             self.begin, self.updated = len(self.transitions), False
+            self.since = self._changed
         self.transitions.append(transition)
 
     def _rows(self, tensor: Any) -> list[int] | None:
@@ -166,6 +169,7 @@ class Tape:
                 list(self._last), numbers, (id(module), index), len(self.transitions),
                 self._beside(inputs), tensor, module if direct else None,
             )  # fmt: skip
+            made.order = self._tick()
             self.outputs.append(made)
             if tensor.requires_grad:
                 tensor.register_hook(lambda g, o=made: self._add(o, g))
@@ -264,7 +268,7 @@ class Tape:
                 float(loss.detach().sum()), len(self.transitions), self.begin,
                 [(p, dict(p.gradients)) for p in self.policies[self.before :] if p.gradients],
                 [(o, o.gradient) for o in self.outputs[self.first :] if o.gradient is not None],
-                self.steps, self._tick(),
+                self.steps, self._tick(), self.since,
             )
         )  # fmt: skip
         for look in self.looks:
@@ -280,7 +284,7 @@ class Tape:
                     self.stale |= self.marks.get(id(p)) == "dirty"
                     self.marks[id(p)] = "used"
         self.steps += 1
-        self.updated = True
+        self.updated, self._changed = True, self._tick()
         if self.steps >= self.most:
             raise Enough
 

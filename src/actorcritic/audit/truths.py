@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 Numbers: TypeAlias = np.ndarray
+UNKNOWN = 1e30  # a value that nobody was told of; what depends on it fits nothing
 
 
 class Trajectory(NamedTuple):
@@ -50,29 +51,32 @@ def td_errors(x: Trajectory) -> Numbers:
     return x.rewards + x.gamma * x.bootstrap - x.values
 
 
+def _weights(x: Trajectory, factor: float) -> Numbers:
+    """factor^(k − t) for all steps t ≤ k between which no sum stops, else 0; [T, T, B]."""
+    steps = np.arange(len(x.rewards))
+    before = np.cumsum(x.cut, 0) - x.cut  # how often a sum has stopped before a step
+    later = steps[None] - steps[:, None]
+    together = (before[None] == before[:, None]) & (later >= 0)[..., None]
+    return np.where(together, (factor ** np.maximum(later, 0))[..., None], 0.0)
+
+
 def advantages_by_definition(x: Trajectory) -> Numbers:
     """A_t = Σ_l (γλ)^l δ_{t+l} to the first end (Schulman et al. 2016, eq. 16)."""
-    delta, total = td_errors(x), np.zeros(x.rewards.shape)
-    for t in range(len(delta)):
-        alive = np.ones(delta.shape[1])
-        for k in range(t, len(delta)):
-            total[t] += alive * (x.gamma * x.lam) ** (k - t) * delta[k]
-            alive = alive * ~x.cut[k]
-    return total
+    return np.asarray(np.einsum("tkb,kb->tb", _weights(x, x.gamma * x.lam), td_errors(x)))
 
 
 def n_step_returns(x: Trajectory, n: int | None = None) -> Numbers:
     """G_t of n rewards and γ^n V of what follows them; fewer where the episode or batch ends."""
-    steps, total = len(x.rewards), np.zeros(x.rewards.shape)
-    for t in range(steps):
-        alive = np.ones(x.rewards.shape[1])
-        last = min(t + (n or steps), steps) - 1
-        for k in range(t, last + 1):
-            total[t] += alive * x.gamma ** (k - t) * x.rewards[k]
-            stops = alive * (x.cut[k] if k < last else 1.0)
-            total[t] += stops * x.gamma ** (k - t + 1) * x.bootstrap[k]
-            alive = alive * ~x.cut[k]
-    return total
+    steps = np.arange(len(x.rewards))
+    last = np.minimum(steps + (n or len(steps)), len(steps)) - 1
+    within = (steps[None] <= last[:, None])[..., None]
+    weights = _weights(x, x.gamma) * within
+    stops = x.cut[None] | (steps[None] == last[:, None])[..., None]
+    return np.asarray(
+        np.einsum("tkb,kb->tb", weights, x.rewards)
+        + x.gamma
+        * np.einsum("tkb,kb->tb", weights * stops, np.nan_to_num(x.bootstrap, nan=UNKNOWN))
+    )
 
 
 def lambda_returns(x: Trajectory) -> Numbers:
@@ -127,6 +131,7 @@ QUANTITIES: dict[str, Quantity] = {
     "the n-step return": lambda x: n_step_returns(x, x.n),
     "the TD target": lambda x: td_errors(x) + x.values,
     "the λ-return": lambda_returns,
+    "generalised advantages, plus V": lambda x: advantages_by_definition(x) + x.values,
     "V-trace targets": vtrace_targets,
     "V-trace targets minus V": lambda x: vtrace_targets(x) - x.values,
 }
