@@ -665,9 +665,9 @@ def measured(library: str, index: int, checkout: Path | None, cases: int, limit:
     while len(seen) < cases and time.perf_counter() - start < limit:
         try:
             report = audited(subject, seed, function)
-            true = proved and [found.check for found in report.failures] == [UNDEFINED]
+            true = proved and [found.check for found in report.risks] == [UNDEFINED]
             row.true_findings += true
-            wrong = "" if report.ok or true else str(report)
+            wrong = "" if report.ok and (true or not report.risks) else str(report)
         except Exception as error:
             report, wrong = None, calling.one_line(error)
         if wrong:

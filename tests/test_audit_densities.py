@@ -29,8 +29,8 @@ RIGHT = [n for n, kind in subjects.RIGHT.items() if kind == "distribution"]
 @pytest.mark.parametrize("name", WRONG)
 def test_planted_mistakes_are_found_by_name(name):
     report = densities.distribution(getattr(subjects, name))
-    assert [found.check for found in report.failures] == [WRONG[name]]
-    (found,) = report.failures
+    assert [found.check for found in report.findings] == [WRONG[name]]
+    (found,) = report.findings
     assert WRONG[name] not in report.passed
     assert "expected" in found.example
     assert found.wrong.endswith(".")
@@ -170,7 +170,7 @@ def test_random_styles(squashed, deviation, dtype, keep, wrong):
     }
     report = densities.distribution(function)
     expected = checks.get(wrong)
-    assert [f.check for f in report.failures] == ([expected] if expected else []), str(report)
+    assert [f.check for f in report.findings] == ([expected] if expected else []), str(report)
 
 
 def test_samples_of_right_policies_raise_no_false_alarm():
@@ -241,6 +241,6 @@ def test_pytorch():
         (categorical, None),
     ):
         report = densities.distribution(function)
-        found = [finding.check for finding in report.failures]
+        found = [finding.check for finding in report.findings]
         assert found == ([check] if check else []), f"{function.__name__}\n{report}"
         assert "PyTorch" in report.called

@@ -41,9 +41,9 @@ def test_right_functions_in_every_style_are_clean(name):
 )
 def test_planted_errors_are_found_by_their_check_and_by_no_other(check, plan):
     report = audited(plan)
-    assert [found.check for found in report.failures] == [check], str(report)
+    assert [found.check for found in report.findings] == [check], str(report)
     assert check not in report.passed
-    found = report.failures[0]
+    found = report.findings[0]
     assert all(found), "every part of a finding says something"
     if check not in ("normalisation-of-one-element", "output-shape"):
         assert "expected" in found.example
@@ -56,10 +56,13 @@ def test_two_mistakes_are_both_named():
     assert {f.check for f in report.failures} == {"lambda-applied-once", "last-bootstrap-used"}
 
 
-def test_an_unknown_mistake_fails_by_definition():
+def test_what_fits_no_definition_is_not_judged():
     report = audit.advantages(subjects.unheard_of)
-    assert [found.check for found in report.failures] == ["definition"]
-    assert "2.1" in report.failures[0].example  # expected 2, and 0.1 of the squared reward
+    assert [found.check for found in report.unjudged] == ["definition"]
+    assert not report.failures
+    assert not report.ok
+    assert report.exit_code() == 2
+    assert "2.1" in report.unjudged[0].example  # expected 2, and 0.1 of the squared reward
 
 
 def test_the_smallest_case_is_what_the_function_gives():
@@ -228,7 +231,7 @@ def test_no_false_alarm_on_other_trajectories(seed):
 def test_planted_errors_are_found_on_other_trajectories(seed):
     for check, plan in PLANTED:
         report = audited(plan._replace(options={**plan.options, "seed": seed}))
-        assert [found.check for found in report.failures] == [check], str(report)
+        assert [found.check for found in report.findings] == [check], str(report)
 
 
 @given(gamma=st.floats(0.05, 1.0), lam=st.floats(0.0, 1.0), kind=st.sampled_from(["loop", "full"]))

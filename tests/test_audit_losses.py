@@ -39,8 +39,8 @@ RIGHT = {n: kind for n, kind in subjects.RIGHT.items() if kind != "distribution"
 def test_planted_mistakes_are_found_by_name(name):
     kind, check = WRONG[name]
     report = audited(name, kind)
-    assert [found.check for found in report.failures] == [check]  # one cause, one finding
-    (found,) = report.failures
+    assert [found.check for found in report.findings] == [check]  # one cause, one finding
+    (found,) = report.findings
     assert check not in report.passed
     assert "actual" in found.example
     assert found.wrong.endswith(".")
@@ -145,7 +145,9 @@ def test_a_loss_that_nothing_explains():
     def strange(log_probs, advantages):
         return -(log_probs**3 * jnp.sin(advantages)).mean()
 
-    (found,) = audit.actor_loss(strange).failures
+    report = audit.actor_loss(strange)
+    (found,) = report.unjudged
+    assert not report.failures
     assert found.check == "policy-loss"
     assert "no definition" in found.wrong
 
@@ -358,7 +360,7 @@ def torch_subjects():
 def test_pytorch():
     for name, (function, kind, check) in torch_subjects().items():
         report = getattr(audit, kind)(function)
-        found = [finding.check for finding in report.failures]
+        found = [finding.check for finding in report.findings]
         assert found == ([check] if check else []), f"{name}\n{report}"
         assert "PyTorch" in report.called
 
@@ -377,4 +379,6 @@ def loss(log_probs, advantages):
     (tmp_path / "mine.py").write_text(text)
     report = audit.actor_loss(calling.load(f"{tmp_path / 'mine.py'}:loss"))
     assert "PyTorch" in report.called  # whose deviation is the sample one
-    assert [found.check for found in report.failures] == ["normalisation-finite"]
+    assert report.ok
+    assert [found.check for found in report.risks] == ["normalisation-finite"]
+    assert report.exit_code(strict=True) == 1

@@ -57,8 +57,8 @@ def test_right_functions_pass(name: str) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_each_mistake_is_named(name: str) -> None:
     report = audit.of(getattr(subjects, name))
-    assert [found.check for found in report.failures] == [WRONG[name]], str(report)
-    assert "expected" in report.failures[0].example
+    assert [found.check for found in report.findings] == [WRONG[name]], str(report)
+    assert "expected" in report.findings[0].example
 
 
 def test_the_library_s_own() -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.findings import CannotCall, Finding, Report, Reports
 from actorcritic.core.errors import UserError
 
 # What each kind of audit is called on the command line, and where it is.
@@ -66,6 +67,13 @@ def environment(env: Any, **options: Any) -> Report:
     return _found(_ENVIRONMENT)(env, **options)
 
 
+def files(place: str | Path) -> Reports:
+    """Audit all that is recognised in a file, or in the files of a folder."""
+    from actorcritic.audit import scripts
+
+    return scripts.reports(Path(place))
+
+
 def of(
     function: str | Callable[..., Any],
     kind: str | None = None,
@@ -81,6 +89,8 @@ def of(
     if kind not in KINDS:
         raise UserError(f"There is no kind of audit '{kind}'. Known: {', '.join(KINDS)}.")
     takes = inspect.signature(_found(KINDS[kind])).parameters
+    if options.get("strict") and "strict" not in takes:
+        options = {k: v for k, v in options.items() if k != "strict"}  # risks are then wrong, too
     unknown = [name.replace("_", "-") for name in options if name not in takes]
     if unknown:
         raise UserError(f"An audit of {kind} has no option {', '.join(unknown)}.")
@@ -156,12 +166,14 @@ __all__ = [
     "CannotCall",
     "Finding",
     "Report",
+    "Reports",
     "actor_loss",
     "advantages",
     "critic_loss",
     "distribution",
     "dpo_loss",
     "environment",
+    "files",
     "guess",
     "of",
     "ppo_loss",

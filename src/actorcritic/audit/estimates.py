@@ -596,7 +596,7 @@ class _Audit:
 
     def forms(self, framework: Framework | None = None) -> Iterator[Form]:
         """Ways of calling it that mean different things, each in the first way that runs."""
-        next_values = self.matched.parameters.get("next_values", "s")
+        next_values = self.matched.names.get("next_values", "s")
         ambiguous = not next_values.endswith("s") and not self.sees("last_value")
         successors = [True, False] if ambiguous else [True]
         successors = successors if self.sees("next_values") else [False]

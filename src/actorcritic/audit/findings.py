@@ -132,6 +132,49 @@ class Report:
         )
 
 
+@dataclass(frozen=True)
+class Reports:
+    """Of all that was recognised in a file or a folder."""
+
+    place: str
+    reports: tuple[Report, ...]
+    left: tuple[str, ...] = ()  # what was recognised and could not be called, with the reason
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code() == 0
+
+    def exit_code(self, strict: bool = False) -> int:
+        """1 where something is wrong, 2 where nothing was judged, else 0."""
+        codes = [report.exit_code(strict) for report in self.reports]
+        return 1 if 1 in codes else 0 if 0 in codes else 2
+
+    @property
+    def headline(self) -> str:
+        wrong = sum(bool(r.failures) for r in self.reports)
+        unjudged = sum(not r.judged for r in self.reports)
+        words = f"{len(self.reports)} recognised, {wrong} with something wrong"
+        return f"{self.place}: {words}" + (f", {unjudged} not judged." if unjudged else ".")
+
+    def __str__(self) -> str:
+        left = [f"Not called: {text}" for text in self.left]
+        head = "\n".join([self.headline, *left])
+        return "\n\n".join([head, *map(str, self.reports)])
+
+    def json(self) -> str:
+        data = {"place": self.place, "ok": self.ok, "not_called": self.left}
+        return json.dumps(
+            {**data, "reports": [json.loads(r.json()) for r in self.reports]}, indent=1
+        )
+
+    def html(self, path: str | Path) -> Path:
+        sections = [r.section()._replace(title=f"{r.subject}: {r.kind}") for r in self.reports]
+        title = f"Audit of {self.place}"
+        return write(
+            Path(path), title, sections, command=None, versions={}, summary=list(self.left)
+        )
+
+
 @dataclass
 class Ledger:
     """What has been found so far; each check is heard once, so that one cause is told once."""

@@ -180,11 +180,12 @@ def _once(value: Rows) -> Rows:
 
     def remembered(x: Case) -> np.ndarray:
         x = x.fixed
-        if id(value) not in x.memo:
+        whole = x if x.window is None else x.window
+        if id(value) not in whole.memo:
             with np.errstate(all="ignore"):
-                found = value(x.window if x.window is not None else x)
-            x.memo[id(value)] = found if x.index is None else found.ravel()[x.index]
-        return x.memo[id(value)]
+                whole.memo[id(value)] = value(whole)
+        found = whole.memo[id(value)]
+        return found if x.index is None else found.ravel()[x.index]
 
     remembered.kept = value  # type: ignore[attr-defined]  # alive, so that no id is another's
     return remembered

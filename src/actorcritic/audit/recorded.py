@@ -81,6 +81,7 @@ class Judge(Ledger):
     tape: Tape = field(kw_only=True)
     numbers: Numbers = field(kw_only=True)
     drawn: bool = False  # actions are taken as drawn, not as the environment got them
+    windows: dict[tuple[int, ...], Case] = field(default_factory=dict)
     judged: int = 0  # backwards that are explained
 
     def run(self) -> None:
@@ -148,32 +149,31 @@ class Judge(Ledger):
 
     def parts(self, event: Event) -> Iterator[tuple[str, Part]]:
         """The gradients by policies and by values, each with the case that they belong to."""
-        grouped: dict[tuple[int, ...], list[tuple[Policy, np.ndarray]]] = {}
-        for policy, gradients in event.policies:
-            flow = _by_parameters(policy, gradients)
-            grouped.setdefault(tuple(policy.states), []).append((policy, flow))
-        for states, found in grouped.items():
-            same = [one for one in found if not one[0].raw] or found
-            steps = self.steps_of(states, event)
+        for policy, flow, several in _merged(event.policies):
+            steps = self.steps_of(policy.states, event)
             if steps is None:
                 continue
-            policy = same[0][0]
             actions = tuple(self.action(k, policy) for k in steps)
             x = self.case(steps, event)
             x["log_probs"], x["entropy"] = _said(policy, actions)
-            flow = np.sum([each for _, each in same], 0)
             taken = np.array(_spread(list(range(len(steps))), ROWS))
-            yield "policy", Part(x, taken, flow[taken], policy, actions, len(same) > 1)
+            yield "policy", Part(x, taken, flow[taken], policy, actions, several)
+        heads: dict[tuple[int, int], list[tuple[Output, np.ndarray]]] = {}
         for output, gradient in event.outputs:
-            if output.numbers.ndim > 1 or output.actions is not None or self.is_mean(output):
-                continue
-            steps = self.steps_of(output.states, event)
-            if steps is None:
-                continue
-            x = self.case(steps, event)
-            x["values"] = output.numbers.copy()
-            taken = np.array(_spread(list(range(len(steps))), ROWS))
-            yield "value", Part(x, taken, gradient[taken])
+            if output.numbers.ndim == 1 and output.actions is None and not self.is_mean(output):
+                heads.setdefault(output.head, []).append((output, gradient))
+        for same in heads.values():
+            states = [s for output, _ in same for s in output.states]
+            whole = len(set(states)) == len(states)
+            for group in [same] if whole else [[one] for one in same]:
+                steps = self.steps_of([s for output, _ in group for s in output.states], event)
+                if steps is None:
+                    continue
+                x = self.case(steps, event)
+                x["values"] = np.concatenate([output.numbers for output, _ in group])
+                flow = np.concatenate([gradient for _, gradient in group])
+                taken = np.array(_spread(list(range(len(steps))), ROWS))
+                yield "value", Part(x, taken, flow[taken])
 
     def action(self, step: int, policy: Policy) -> Any:
         """As it was drawn, where the environment was given a clipped one."""
@@ -211,7 +211,10 @@ class Judge(Ledger):
         window = list(range(event.begin, event.clock))
         if not set(steps) <= set(window):  # from a replay buffer: each row by itself
             window = list(steps)
-        x = self.known([self.tape.transitions[k] for k in window], event)
+        place = (*window, -event.since)
+        if place not in self.windows:
+            self.windows[place] = self.known([self.tape.transitions[k] for k in window], event)
+        x = self.windows[place]
         index = np.array([window.index(k) for k in steps])
         batch = Case({r: v[index] if isinstance(v, np.ndarray) else v for r, v in x.items()})
         batch.window, batch.index = x, index
@@ -294,14 +297,13 @@ class Judge(Ledger):
         if not moved:
             roles -= {"old_log_probs"}
         n = self.numbers
+        if self.entropy_only(parts):
+            fault = OLD_LIVE if any(p.several for p in parts) else DEAD["policy"]
+            self.fail(fault, self.example(parts[0], None))
+            return
         readings = loss_rows.policy(roles, n.clips, n.gammas, n.lams, bounded=False)
         fit, negative = self.fitted(readings, parts, "log_probs")
         if fit is None:
-            only = self.entropy_only(parts)
-            if only:
-                fault = OLD_LIVE if any(p.several for p in parts) else DEAD["policy"]
-                self.fail(fault, self.example(parts[0], None))
-                return
             self.unknown("policy", readings, parts)
             return
         self.explained("policy", fit, negative, parts)
@@ -411,13 +413,51 @@ class Judge(Ledger):
         for part in parts:
             bonus = _columns(part, np.zeros(len(part.rows)), "log_probs")[:, 1:]
             total = part.gradient.ravel()
-            if not np.any(bonus):
+            width = part.gradient.shape[-1] - (
+                part.policy is not None and part.policy.means is None
+            )
+            if not np.any(bonus) or len(part.rows) * width < 4:
                 return False
             solution, *_ = np.linalg.lstsq(bonus, total, rcond=1e-9)
             error = np.abs(bonus @ solution - total).max()
             if error > CLOSE * np.abs(total).max() + 1e-8:
                 return False
         return True
+
+
+def _merged(
+    policies: list[tuple[Policy, dict[str, np.ndarray]]],
+) -> Iterator[tuple[Policy, np.ndarray, bool]]:
+    """Distributions of one backward: those at the same states summed, those at others joined."""
+    grouped: dict[tuple[int, ...], list[tuple[Policy, np.ndarray]]] = {}
+    for policy, gradients in policies:
+        flow = _by_parameters(policy, gradients)
+        grouped.setdefault(tuple(policy.states), []).append((policy, flow))
+    found = []
+    for same in grouped.values():
+        made = [one for one in same if not one[0].raw] or same
+        found.append((made[0][0], np.sum([flow for _, flow in made], 0), len(made) > 1))
+    states = [s for policy, _, _ in found for s in policy.states]
+    alike = len({(p.kind, *p.roots) for p, _, _ in found}) == 1
+    if len(found) < 2 or len(set(states)) < len(states) or not alike:
+        yield from found
+        return
+
+    def joined(name: str) -> np.ndarray | None:
+        each = [getattr(p, name) for p, _, _ in found]
+        return None if each[0] is None else np.concatenate(each)
+
+    first = found[0][0]
+    whole = Policy(
+        states,
+        first.kind,
+        joined("probs"),
+        joined("means"),
+        joined("stds"),
+        first.clock,
+        first.roots,
+    )
+    yield whole, np.concatenate([f for _, f, _ in found]), any(s for _, _, s in found)
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:

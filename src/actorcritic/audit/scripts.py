@@ -17,6 +17,7 @@ import tempfile
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from actorcritic import audit
 from actorcritic.audit import agents, calling, soft
-from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.audit.findings import CannotCall, Report, Reports
 from actorcritic.audit.recorded import Judge
 from actorcritic.audit.tape import Enough, Tape, Transition
 
@@ -208,50 +209,58 @@ def script(path: Path, name: str) -> tuple[Report | None, Run]:
         return None, done
 
 
-def file(path: str | Path) -> list[Report | CannotCall]:
-    """All that a file has to be judged: itself as a program, its classes, its functions."""
-    path = Path(path).expanduser().resolve()
+def reports(place: Path) -> Reports:
+    """Of a file, or of every file of a folder in which something is recognised."""
+    if not place.is_dir():
+        found, left = _of_file(place)
+        return Reports(place.name, tuple(found), tuple(left))
+    every: list[Report] = []
+    left = []
+    for path in sorted(place.rglob("*.py")):
+        where = str(path.relative_to(place))
+        with contextlib.suppress(CannotCall):
+            found, missed = _of_file(path)
+            every += [replace(r, subject=f"{where}: {r.subject}") for r in found]
+            left += [f"{where}: {text}" for text in missed]
+    if not every:
+        raise CannotCall(f"In the files of {place} nothing is recognised. Name a function.")
+    return Reports(str(place), tuple(every), tuple(left))
+
+
+def _of_file(path: Path) -> tuple[list[Report], list[str]]:
+    """A file as a program, its classes, its functions; and what could not be called."""
+    path = path.expanduser().resolve()
     if not path.is_file():
         raise CannotCall(f"There is no file {path}.")
-    found: list[Report | CannotCall] = []
+    found: list[Report] = []
+    left: list[str] = []
     if is_script(path):
         report, done = script(path, path.name)
         module = done.module
         if report is not None:
             found.append(report)
         elif done.error:
-            found.append(CannotCall(f"{path.name} could not be run: {done.error}"))
+            left.append(f"{path.name} as a program: {done.error}")
     else:
         module = calling.load_module(str(path))
     for name, value in list(vars(module).items()):
         if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
             continue
-        if inspect.isclass(value) and agents.is_agent(value):
-            found.append(_one(value, "agent"))
-        elif inspect.isfunction(value):
-            with contextlib.suppress(CannotCall):
-                kind = audit.guess(value)
-                if kind != "rollout":
-                    found.append(_one(value, kind))
-    if not found:
+        if not (inspect.isfunction(value) or agents.is_agent(value)):
+            continue
+        try:
+            kind = audit.guess(value)
+        except CannotCall:
+            continue
+        if kind == "rollout" or (found and kind == "network"):
+            continue  # a program's own rows are judged where it is run
+        try:
+            found.append(audit.of(value, kind))
+        except CannotCall as error:
+            left.append(str(error).partition(". ")[0])
+    if not found and not left:
         raise CannotCall(
             f"In {path.name} nothing is recognised: no training script, no class that learns, and "
             "no function of a known kind. Name one, as FILE.py:FUNCTION, with --kind."
         )
-    return found
-
-
-def _one(value: Any, kind: str) -> Report | CannotCall:
-    try:
-        return audit.of(value, kind)
-    except CannotCall as error:
-        return error
-
-
-def package(folder: str | Path) -> dict[str, list[Report | CannotCall]]:
-    """Every file of a folder in which something is recognised."""
-    found: dict[str, list[Report | CannotCall]] = {}
-    for path in sorted(Path(folder).expanduser().resolve().rglob("*.py")):
-        with contextlib.suppress(CannotCall):
-            found[str(path)] = file(path)
-    return found
+    return found, left

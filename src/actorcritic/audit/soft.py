@@ -294,8 +294,8 @@ def _entropy_weight(
         through_log = by_roots([log_prob], [torch.ones_like(log_prob)])
     columns = np.stack([through_q, through_log], -1)
     solution, *_ = np.linalg.lstsq(columns, total, rcond=1e-9)
-    error = np.abs(columns @ solution - total).max()
-    fits = error <= CLOSE * np.abs(total).max() + 1e-8 and abs(solution[0] - 1) < 0.05
+    error = float(np.linalg.norm(columns @ solution - total))
+    fits = error <= CLOSE * np.linalg.norm(total) + 1e-8 and abs(solution[0] - 1) < 0.05
     return float(solution[1]) if fits else None
 
 
