@@ -19,7 +19,7 @@ from actorcritic.audit.tape import Event, Output, Policy, Tape, Transition
 
 CLOSE = 3e-3  # relative: gradients are float32
 ROWS = 12  # of a batch, whose gradients are compared
-EVENTS = 4  # of a kind, that are compared
+EVENTS = 4  # of a kind, that are compared, beside some with ends
 
 
 class Numbers(NamedTuple):
@@ -82,6 +82,7 @@ class Judge(Ledger):
     numbers: Numbers = field(kw_only=True)
     drawn: bool = False  # actions are taken as drawn, not as the environment got them
     windows: dict[tuple[int, ...], Case] = field(default_factory=dict)
+    draws: dict[int, Any] = field(default_factory=dict)  # the action drawn at a state
     judged: int = 0  # backwards that are explained
 
     def run(self) -> None:
@@ -97,7 +98,7 @@ class Judge(Ledger):
             for name, part in self.parts(event):
                 groups[name].append(part)
         for name, parts in groups.items():
-            chosen = _spread(parts, EVENTS)
+            chosen = _telling(parts)
             if chosen:
                 (self.policy if name == "policy" else self.values)(chosen)
         trained = any(e.policies for e in tape.events) or groups["policy"]
@@ -153,7 +154,7 @@ class Judge(Ledger):
             steps = self.steps_of(policy.states, event)
             if steps is None:
                 continue
-            actions = tuple(self.action(k, policy) for k in steps)
+            actions = tuple(self.action(self.tape.transitions[k], policy) for k in steps)
             x = self.case(steps, event)
             x["log_probs"], x["entropy"] = _said(policy, actions)
             taken = np.array(_spread(list(range(len(steps))), ROWS))
@@ -175,17 +176,18 @@ class Judge(Ledger):
                 taken = np.array(_spread(list(range(len(steps))), ROWS))
                 yield "value", Part(x, taken, flow[taken])
 
-    def action(self, step: int, policy: Policy) -> Any:
+    def action(self, step: Transition, policy: Policy) -> Any:
         """As it was drawn, where the environment was given a clipped one."""
-        given = self.tape.transitions[step].action
         if not self.drawn or policy.means is None:
-            return given
-        state = self.tape.transitions[step].state
-        for first in self.tape.policies:
-            if state in first.states and first.draws:
-                rows = first.draws[-1].detach().cpu().numpy().reshape(len(first.states), -1)
-                return rows[first.states.index(state)]
-        return given
+            return step.action
+        if step.state not in self.draws:
+            for first in self.tape.policies:
+                if first.draws and first.means is not None:
+                    rows = first.draws[-1].detach().cpu().numpy().reshape(len(first.states), -1)
+                    for state, row in zip(first.states, rows, strict=True):
+                        self.draws.setdefault(state, row)
+            self.draws.setdefault(step.state, step.action)
+        return self.draws[step.state]
 
     def is_mean(self, output: Output) -> bool:
         """Whether a policy has these very numbers for its mean or deviation."""
@@ -274,7 +276,7 @@ class Judge(Ledger):
             if t.state not in first:
                 return None
             policy, row = first[t.state]
-            found.append(_said(policy, [t.action], [row])[0][0])
+            found.append(_said(policy, [self.action(t, policy)], [row])[0][0])
         return np.array(found)
 
     # -- the terms
@@ -458,6 +460,15 @@ def _merged(
         first.roots,
     )
     yield whole, np.concatenate([f for _, f, _ in found]), any(s for _, _, s in found)
+
+
+def _telling(parts: list[Part]) -> list[Part]:
+    """Some backwards from first to last, and some whose rows have ends of both kinds."""
+    chosen = {id(part): part for part in _spread(parts, EVENTS)}
+    for role in ("dones", "truncated"):
+        ended = [part for part in parts if part.x[role].any()]
+        chosen |= {id(part): part for part in _spread(ended, 2)}
+    return list(chosen.values())
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:

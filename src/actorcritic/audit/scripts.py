@@ -29,7 +29,7 @@ from actorcritic.audit.findings import CannotCall, Report, Reports
 from actorcritic.audit.recorded import Judge
 from actorcritic.audit.tape import Enough, Tape, Transition
 
-SECONDS, MOST = 8.0, 12  # of a run, and steps of its optimisers
+SECONDS, MOST = 8.0, 48  # of a run, and steps of its optimisers
 LENGTHS = (7, 4, 9, 5, 3)  # of episodes, over and over
 
 
@@ -38,7 +38,7 @@ class Recorded:
 
     def __init__(self, most: int = MOST) -> None:
         self.tape: Tape | None = None
-        self.most, self.count, self.started = most, 0, time.monotonic()
+        self.most, self.count, self.started = most, 0, 0.0
 
     def make(self, name: Any, *_: Any, **__: Any) -> Any:
         import gymnasium
@@ -110,6 +110,7 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
         def step(self, action: Any) -> Any:
             tape = recorded.tape
             assert tape is not None
+            recorded.started = recorded.started or time.monotonic()
             if time.monotonic() - recorded.started > SECONDS:
                 raise Enough
             before, reward = self.state, float(self.rng.normal(0.5, 2.0))
