@@ -29,7 +29,7 @@ from actorcritic.audit.findings import (
     as_numbers,
     listing,
 )
-from actorcritic.audit.loss_rows import NORMAL, WRONG_NORMALS, log_softmax, normal
+from actorcritic.audit.loss_cases import NORMAL, WRONG_NORMALS, log_softmax, normal
 from actorcritic.audit.truths import integrates
 
 ROLES: dict[str, tuple[str, ...]] = {

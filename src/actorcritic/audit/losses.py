@@ -42,18 +42,9 @@ from actorcritic.audit.loss_calls import (
     subjects,
     told_apart,
 )
-from actorcritic.audit.loss_rows import (
-    AXIS,
-    BROADCAST,
-    DEAD,
-    SIGNS,
-    Case,
-    Reading,
-    Rows,
-    Term,
-    leak,
-    rows_of,
-)
+from actorcritic.audit.loss_cases import Case, Reading, Rows, Term, rows_of
+from actorcritic.audit.loss_rows import DEAD, SIGNS, leak
+from actorcritic.audit.surrogates import AXIS, BROADCAST
 
 CLOSE = 2e-4  # relative: float32, and an ε of 1e-5 in a normalisation, are both within it
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from actorcritic.audit import loss_rows
 from actorcritic.audit.findings import UNJUDGED, Fault, Ledger, as_numbers
-from actorcritic.audit.loss_rows import DEAD, SIGNS, SOFTMAX, Case, Reading, leak
+from actorcritic.audit.loss_cases import LOG_2PI, Case, Reading, normal
+from actorcritic.audit.loss_rows import DEAD, SIGNS, SOFTMAX, leak
 from actorcritic.audit.tape import Event, Output, Policy, Tape, Transition
 
 CLOSE = 3e-3  # relative: gradients are float32
@@ -492,8 +493,8 @@ def _said(
     assert policy.stds is not None
     taken = np.stack([np.asarray(a, float).ravel() for a in actions])
     mean, std = policy.means[rows], policy.stds[rows]
-    logs = loss_rows.normal(taken, mean, std).sum(-1)
-    return logs, (np.log(std) + 0.5 + 0.5 * loss_rows.LOG_2PI).sum(-1)
+    logs = normal(taken, mean, std).sum(-1)
+    return logs, (np.log(std) + 0.5 + 0.5 * LOG_2PI).sum(-1)
 
 
 def _by_parameters(policy: Policy, gradients: dict[str, np.ndarray]) -> np.ndarray:

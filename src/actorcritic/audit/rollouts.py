@@ -44,13 +44,13 @@ from actorcritic.audit.rollout_steps import (
     check_seeds,
 )
 from actorcritic.audit.rollout_worlds import (
-    GAMMA,
-    SEED,
     CALLS,
+    GAMMA,
     MODES,
     NUM_ENVS,
     NUM_STEPS,
     RETURNS,
+    SEED,
     Policy,
     Side,
     SteppedAfterEnd,

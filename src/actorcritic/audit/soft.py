@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from actorcritic.audit.findings import TIME_LIMITS, UNJUDGED, Fault, as_numbers
-from actorcritic.audit.loss_rows import normal
+from actorcritic.audit.loss_cases import normal
 from actorcritic.audit.recorded import Judge
 from actorcritic.audit.tape import Event, Output, Policy, Tape
 
