@@ -289,7 +289,7 @@ class Feed:
             self.note_one(columns, roles, k)
 
     def note_one(self, columns: Mapping[str, Any], roles: frozenset[str], k: int) -> None:
-        given = {
+        given: dict[str, float] = {
             role: float(columns[role][k])
             for role in ("returns", "advantages", "old_log_probs")
             if role in roles

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from actorcritic.core.errors import UserError
-from actorcritic.figures.html import Section, Table, write
+
+if TYPE_CHECKING:
+    from actorcritic.figures.html import Section
 
 WRONG, RISKY, UNJUDGED = "wrong", "risky", "not judged"
 TIME_LIMITS = "a time limit counts as a termination"  # a choice that stands in the headline
@@ -116,6 +118,8 @@ class Report:
 
     def section(self) -> Section:
         """As a part of a page."""
+        from actorcritic.figures.html import Section, Table  # which imports JAX
+
         rows = tuple((f.severity, f.check, f.wrong, f.effect, f.example, f.mend)
                      for f in self.findings)  # fmt: skip
         columns = ("severity", "check", "what was found", "effect", "smallest case", "mend")
@@ -126,6 +130,8 @@ class Report:
 
     def html(self, path: str | Path) -> Path:
         """Write the report as one HTML page."""
+        from actorcritic.figures.html import write
+
         title = f"Audit of {self.subject}"
         return write(
             Path(path), title, [self.section()], command=None, versions={}, summary=[self.called]
@@ -168,6 +174,9 @@ class Reports:
         )
 
     def html(self, path: str | Path) -> Path:
+        """Write the reports as one HTML page."""
+        from actorcritic.figures.html import write
+
         sections = [r.section()._replace(title=f"{r.subject}: {r.kind}") for r in self.reports]
         title = f"Audit of {self.place}"
         return write(

@@ -456,7 +456,7 @@ def subjects(
             floats = tuple(r for r in (*NETWORK, *DATA, "next_values") if r in taken)
             live = tuple(r for r in floats if r in NETWORK or r == "next_values")
             gradients = framework.name in ("torch", "jax")
-            wanted = (floats, live, ()) if gradients else ((),)
+            wanted: tuple[tuple[str, ...], ...] = (floats, live, ()) if gradients else ((),)
             if handing.data in ("floats", "arrays"):
                 wanted = tuple(tuple(r for r in w if r in NETWORK) for w in wanted[1:])
             for named in dict.fromkeys(wanted):

@@ -481,7 +481,7 @@ def _spread(items: list[Any], most: int) -> list[Any]:
 
 
 def _said(
-    policy: Policy, actions: list[Any], rows: list[int] | None = None
+    policy: Policy, actions: Sequence[Any], rows: list[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """log π of actions, and the entropies, at some rows of a distribution."""
     rows = list(range(len(actions))) if rows is None else rows

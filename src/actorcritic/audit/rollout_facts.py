@@ -33,6 +33,7 @@ class Facts:
     def __init__(self, world: World, batches: list[Rows], called_fields: set[str]) -> None:
         self.world, self.batches, self.has = world, batches, called_fields
         self.verdict = Ledger()
+        self.keys: list[Key] = []  # of all rows, once they are known
         self.steps = {d.index: [s.key for s in d.steps] for d in world.diaries}
         self.place = {key: k for keys in self.steps.values() for k, key in enumerate(keys)}
         self.executed = {s.key: s.action for d in world.diaries for s in d.steps}

@@ -159,7 +159,7 @@ def _run(
             break
     if not batches:
         raise CannotCall(f"{calling.name_of(function)} returned empty batches.")
-    verdict = Facts(world, batches, has).judge()
+    verdict = judged(Facts(world, batches, has))
     return Outcome(setup, verdict, world, has, batches[0].layout)
 
 

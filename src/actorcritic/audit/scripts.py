@@ -44,7 +44,8 @@ class Recorded:
         import gymnasium
 
         real = self.original(name) if isinstance(name, str) else name
-        observed, acted = real.observation_space, real.action_space
+        observed: Any = real.observation_space
+        acted: Any = real.action_space
         if self.tape is None:
             choices = int(acted.n) if isinstance(acted, gymnasium.spaces.Discrete) else None
             self.tape = Tape(observed.shape[-1], choices, self.most)
@@ -59,9 +60,9 @@ class Recorded:
         """`gymnasium.make` gives these, and the tape runs from the first of them on."""
         import gymnasium
 
-        self.original = gymnasium.make
-        owners = [gymnasium, *([sys.modules["gym"]] if "gym" in sys.modules else [])]
+        owners: list[Any] = [gymnasium, *([sys.modules["gym"]] if "gym" in sys.modules else [])]
         before = [(owner, owner.make) for owner in owners]
+        self.original = before[0][1]
         stack = contextlib.ExitStack()
 
         def make(*args: Any, **named: Any) -> Any:

@@ -7,6 +7,7 @@ entropy's: the factors of a least-squares fit say what the code does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ SOFT_TARGET = Fault(
     "The critics learn values of another problem than the one that the policy is to solve.",
     TARGET,
 )
-MIXES = {
+MIXES: dict[str, Callable[..., Any]] = {
     "the smaller of the targets": np.min,
     "the first target": lambda q, axis: q[0],
     "the second target": lambda q, axis: q[-1],
@@ -183,6 +184,7 @@ def _next_logs(found: Judge, after: list[int], event: Event) -> np.ndarray | Non
     if not before:
         return None
     policy = before[-1]
+    assert policy.means is not None
     u = policy.draws[-1].detach().cpu().double().numpy().reshape(policy.means.shape)
     scale = _scale(found.tape, after, u)
     return _log_prob(u, policy, scale)
