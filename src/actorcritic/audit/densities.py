@@ -12,12 +12,27 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
+from actorcritic.audit.categorical import discrete, logits_of
+from actorcritic.audit.density_rows import (
+    DIMENSIONS,
+    LEVEL,
+    MANY,
+    Case,
+    Each,
+    Point,
+    normal_of,
+    readings,
+    reduced,
+    slope,
+    squashed_of,
+    truncated,
+)
 from actorcritic.audit.findings import (
     RISKY,
     UNJUDGED,
@@ -29,7 +44,7 @@ from actorcritic.audit.findings import (
     as_numbers,
     listing,
 )
-from actorcritic.audit.loss_cases import NORMAL, WRONG_NORMALS, log_softmax, normal
+from actorcritic.audit.loss_cases import NORMAL, Reading
 from actorcritic.audit.truths import integrates
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -54,194 +69,10 @@ ROLES: dict[str, tuple[str, ...]] = {
         "key": "rng prng_key rng_key generator random_state seed",
     }.items()
 }
-LEVEL = 1e-9  # the chance of a false alarm of each statistical check
-MANY = 8192  # draws
 PER_DIMENSION = re.compile(
     r"per[ _-]?(action[ _-]?)?dim|element[ _-]?wise|each dim|unsummed|unreduced", re.I
 )
 SQUASHED = re.compile(r"tanh|squash|\bsac\b", re.I)
-
-Case = dict[str, Any]
-
-
-# ------------------------------------------------------------------------------ the definitions
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a density is asked for, in float64; the last axis is the action's own dimensions.
-
-    `u` is a draw of the normal distribution and `action` what it becomes: bias + scale * tanh u.
-    """
-
-    u: np.ndarray
-    action: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-
-    def given(self, squashed: bool) -> np.ndarray:
-        return self.action if squashed else self.u
-
-
-Each = Callable[[Point], np.ndarray]  # a number for each dimension
-
-
-class Reading(NamedTuple):
-    """One way to compute a log-density: of `u` (or an action that is not squashed), or of it."""
-
-    each: Each
-    from_action: bool | None  # whether the number handed over is the squashed action; None: either
-    said: str = ""
-    fault: Fault | None = None
-
-
-def _normal(x: np.ndarray, p: Point) -> np.ndarray:
-    return normal(x, p.mean, p.std)
-
-
-def _slope(p: Point) -> np.ndarray:
-    """log d tanh(u) / du, without cancellation."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(2 * (math.log(2) - p.u - np.logaddexp(0, -2 * p.u)))
-
-
-def _squashed(p: Point) -> np.ndarray:
-    return _normal(p.u, p) - _slope(p) - np.log(p.scale)
-
-
-def _log1m_square(x: np.ndarray) -> np.ndarray:
-    return np.log(np.where(np.abs(x) < 1, 1 - x**2, np.nan))
-
-
-MEND = "log_prob = normal.log_prob(u) - log(scale * (1 - tanh(u)**2)), summed over dimensions"
-_JACOBIAN = Fault(
-    "tanh-jacobian",
-    "the log-probability of a squashed action lacks the change of variables by tanh",
-    "Entropy and ratios are those of another variable: actions near the bounds seem far too "
-    "unlikely, and an entropy bonus pushes the policy into the bounds.",
-    MEND,
-)
-_SCALE = Fault(
-    "action-scale",
-    "the log-probability lacks the scale of the action, log((high − low) / 2)",
-    "It is off by a constant for each dimension: a target entropy or a temperature is meant for "
-    "another box.",
-    MEND,
-)
-_SCALED = Fault(
-    "scaled-action",
-    "the change of variables is computed from the scaled action, not from tanh(u)",
-    "1 − a² is negative or too large outside [−1, 1]: NaN, or a wrong gradient near the bounds.",
-    MEND,
-)
-_DIMENSIONS = Fault(
-    "dimensions-summed",
-    "",
-    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
-    "those of something else, the more so the more dimensions.",
-    "log_prob = log_prob.sum(-1)",
-)
-
-
-def _readings(claimed: bool, boxed: bool) -> list[Reading]:
-    """Right ones first. `claimed`: it says that it squashes. `boxed`: it is given the bounds."""
-
-    def wrong(text: str) -> Fault:
-        return NORMAL._replace(wrong=text)
-
-    plain = Reading(lambda p: _normal(p.u, p), False, "normal, not squashed")
-    at_action = Reading(lambda p: _normal(p.action, p), True)
-    right = [
-        Reading(_squashed, False, "tanh-squashed, a function of the draw before the tanh"),
-        Reading(_squashed, True, "tanh-squashed, a function of the action"),
-    ]
-    if boxed:
-        right.append(Reading(_truncated, True, "normal, truncated to the bounds"))
-    faulty: list[Reading] = []
-    if claimed:
-        faulty += [
-            Reading(lambda p: _normal(p.u, p), None, fault=_JACOBIAN),
-            at_action._replace(fault=_JACOBIAN),
-            Reading(
-                lambda p: _normal(p.u, p) - np.log(p.scale),
-                None,
-                fault=_JACOBIAN._replace(
-                    wrong="the log-probability has the scale of the action, but not the "
-                    "derivative of tanh"
-                ),
-            ),
-        ]
-    else:
-        right.insert(0, plain)
-    faulty += [
-        Reading(lambda p: _normal(p.u, p) - _slope(p), None, fault=_SCALE),
-        Reading(lambda p: _squashed(p) + 2 * np.log(p.scale), None, fault=_SCALE._replace(
-            wrong="the scale of the action is added to the log-probability, not subtracted")),
-        Reading(lambda p: _normal(p.u, p) - _log1m_square(p.action), None, fault=_SCALED),
-        Reading(
-            lambda p: _normal(p.u, p) - _log1m_square(p.action) - np.log(p.scale),
-            None,
-            fault=_SCALED,
-        ),
-        Reading(lambda p: _normal(p.action, p) - _log1m_square(p.action), None, fault=_SCALED),
-        Reading(
-            lambda p: _normal(p.action, p) - _slope(p) - np.log(p.scale),
-            None,
-            fault=_SCALED._replace(
-                wrong="the normal density is taken at the scaled action, not at the draw before "
-                "the tanh"
-            ),
-        ),
-        Reading(
-            lambda p: _normal(p.action, p) - _slope(p),
-            None,
-            fault=_SCALED._replace(
-                wrong="the normal density is taken at the scaled action, not at the draw before "
-                "the tanh"
-            ),
-        ),
-        Reading(
-            lambda p: _normal(p.u, p) + _slope(p) + np.log(p.scale),
-            None,
-            fault=_JACOBIAN._replace(
-                wrong="the change of variables has the wrong sign: it is added, not subtracted"
-            ),
-        ),
-        Reading(
-            lambda p: _normal(p.u, p) + _slope(p),
-            None,
-            fault=_JACOBIAN._replace(
-                wrong="the change of variables has the wrong sign: it is added, not subtracted"
-            ),
-        ),
-    ]  # fmt: skip
-    # Mistakes of the normal density itself, squashed or not.
-    for text, base in _BASES:
-        for extra in (_nothing, lambda p: _slope(p) + np.log(p.scale)):
-            faulty.append(
-                Reading(lambda p, b=base, e=extra: b(p) - e(p), None, fault=wrong(text))  # type: ignore[misc]
-            )
-    return right + faulty
-
-
-def _truncated(p: Point) -> np.ndarray:
-    low, high = (
-        ((p.bias + sign * p.scale) - p.mean) / p.std * np.ones_like(p.u) for sign in (-1, 1)
-    )
-    mass = np.log(stats.norm.cdf(high) - stats.norm.cdf(low))
-    return np.asarray(_normal(p.action, p) - mass)
-
-
-def _nothing(p: Point) -> np.ndarray:
-    return np.zeros_like(p.u)
-
-
-_BASES: list[tuple[str, Each]] = [
-    (text, lambda p, w=wrong: w(p.u, p.mean, p.std))  # type: ignore[misc]
-    for text, wrong in WRONG_NORMALS
-]
 
 
 # ------------------------------------------------------------------------------ the user's function
@@ -339,7 +170,7 @@ class Audit(Ledger):
     def looked_at(self) -> frozenset[str]:
         """The roles that a function of one case reads."""
         rng = np.random.default_rng(0)
-        values = self.values(self.point(rng, 3, 2), False) | self.logits(rng, (3, 4))
+        values = self.values(self.point(rng, 3, 2), False) | logits_of(self, rng, (3, 4))
         values["noise"] = rng.normal(size=(3, 2))
         return calling.call(self.function, self.matched, values, self.framework).read
 
@@ -400,15 +231,15 @@ class Audit(Ledger):
             self.explain(
                 reading,
                 squashed,
-                _DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
+                DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
             )
         elif how == "per dimension":
             self.choices.append("one log-probability for each dimension, as its name says")
         elif how == "mean":
             text = "the log-probability is averaged over the action's dimensions, not summed"
-            self.explain(reading, squashed, _DIMENSIONS._replace(wrong=text))
+            self.explain(reading, squashed, DIMENSIONS._replace(wrong=text))
         else:
-            self.hold(_DIMENSIONS.check)
+            self.hold(DIMENSIONS.check)
         if reading.fault is not None:
             self.explain(reading, squashed, reading.fault)
             return
@@ -416,7 +247,7 @@ class Audit(Ledger):
         if not self.batched:
             self.choices.append("one action at a time: a batch is summed up or refused")
         self.hold("normal-density")
-        if reading.each is _squashed:
+        if reading.each is squashed_of:
             self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
         self.integral(reading, squashed)
         self.extremes(reading, squashed)
@@ -437,11 +268,11 @@ class Audit(Ledger):
             if not found:
                 continue
             matches = []
-            for order, reading in enumerate(_readings(self.claimed, self.boxed)):
+            for order, reading in enumerate(readings(self.claimed, self.boxed)):
                 for squashed, got in found.items():
                     if reading.from_action not in (None, squashed):
                         continue
-                    how = _reduced(reading, points, got)
+                    how = reduced(reading, points, got)
                     if how:
                         rank = (reading.fault is not None, how != "sum", order)
                         matches.append((rank, (reading, squashed, how)))
@@ -466,7 +297,7 @@ class Audit(Ledger):
     def right(self, reading: Reading) -> Each:
         if reading.fault is None:
             return reading.each
-        return _squashed if self.claimed else (lambda p: _normal(p.u, p))
+        return squashed_of if self.claimed else (lambda p: normal_of(p.u, p))
 
     def unknown(self, p: Point) -> None:
         squashed = self.claimed and not self.takes("unsquashed")
@@ -477,7 +308,7 @@ class Audit(Ledger):
                 f"{self.name} failed when called with {self.matched.describe()} "
                 f"({self.framework}): {calling.one_line(error)}"
             ) from error
-        each = _squashed if self.claimed else (lambda p: _normal(p.u, p))
+        each = squashed_of if self.claimed else (lambda p: normal_of(p.u, p))
         text = "the log-probability agrees with no density of a normal or squashed normal action"
         if got.size and not np.all(np.isfinite(got)):
             text = "the log-probability of an ordinary action is not finite"
@@ -491,11 +322,11 @@ class Audit(Ledger):
         """∫ exp(log-probability) over all actions, for one dimension: the trapezoidal rule in u."""
         mean, std = np.full((241, 1), 0.3), np.full((241, 1), 0.6)
         # A truncated normal needs the whole box, whose ends are at infinite u.
-        u = mean + np.linspace(-8, 8, 241)[:, None] * (1.0 if reading.each is _truncated else std)
+        u = mean + np.linspace(-8, 8, 241)[:, None] * (1.0 if reading.each is truncated else std)
         p = self.at(u, mean, std)
         log_p = self.log_probs(p, squashed).reshape(len(u))
         if reading.said != "normal, not squashed":
-            log_p = log_p + (_slope(p) + np.log(p.scale))[:, 0]
+            log_p = log_p + (slope(p) + np.log(p.scale))[:, 0]
         with np.errstate(over="ignore", invalid="ignore"):
             total = float(np.trapezoid(np.nan_to_num(np.exp(log_p)), u[:, 0]))
         if abs(total - 1) < 2e-3:
@@ -581,18 +412,18 @@ class Audit(Ledger):
                 "Gradients and ratios belong to another action than the one that is executed.",
                 "Compute the log-probability from the draw that becomes the action.",
             )
-            expected = (_squashed if self.claimed else lambda p: _normal(p.u, p))(p).sum(-1)
+            expected = (squashed_of if self.claimed else lambda p: normal_of(p.u, p))(p).sum(-1)
             self.fail(fault, self.sample_table(values, action[one], expected[one], got[one]))
             return
         reading, squashed, how = match
         p = self.point_of(asked, action, squashed)
         trouble = reading.fault
         if trouble is None and how == "mean":
-            trouble = _DIMENSIONS._replace(
+            trouble = DIMENSIONS._replace(
                 wrong="the log-probability is averaged over the action's dimensions, not summed"
             )
         if trouble is None and how == "per dimension" and not PER_DIMENSION.search(self.words):
-            trouble = _DIMENSIONS._replace(
+            trouble = DIMENSIONS._replace(
                 wrong="a number for each dimension comes back, not their sum"
             )
         if trouble is not None:
@@ -601,8 +432,8 @@ class Audit(Ledger):
             return
         if reading.said:
             self.choices.append(reading.said)
-        self.hold("sample-density", "clipped-action", "normal-density", _DIMENSIONS.check)
-        if reading.each is _squashed:
+        self.hold("sample-density", "clipped-action", "normal-density", DIMENSIONS.check)
+        if reading.each is squashed_of:
             self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
         self.spread(p, reading, values, action)
 
@@ -639,14 +470,14 @@ class Audit(Ledger):
         self, asked: Point, action: np.ndarray, got: np.ndarray
     ) -> tuple[Reading, bool, str] | None:
         matches = []
-        for order, reading in enumerate(_readings(self.claimed, self.boxed)):
+        for order, reading in enumerate(readings(self.claimed, self.boxed)):
             for squashed in (True, False):
                 if reading.from_action not in (None, squashed):
                     continue
                 p = self.point_of(asked, action, squashed)
                 if squashed and not np.all(np.isfinite(p.u)):
                     continue
-                how = _reduced(reading, [p], [got])
+                how = reduced(reading, [p], [got])
                 if how:
                     rank = (reading.fault is not None, how != "sum", order)
                     matches.append((rank, (reading, squashed, how)))
@@ -690,7 +521,7 @@ class Audit(Ledger):
             expected = p.mean + p.std * values["noise"]
             ok = np.allclose(p.u, expected, 1e-3, 1e-3)
             distance = float(np.max(np.abs(p.u - expected)))
-        elif reading.each is _truncated:
+        elif reading.each is truncated:
             return
         else:
             scores = (p.u - p.mean) / p.std
@@ -722,187 +553,6 @@ class Audit(Ledger):
         head = self.table(small, [("log-probability", expected, got)])
         return f"returned action  {as_numbers(action)}\n{head}"
 
-    # -- discrete actions
-
-    def logits(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
-        logits = rng.normal(size=shape)
-        return {"logits": logits, "probs": np.exp(log_softmax(logits)), "key": self.key()}
-
-    def discrete(self) -> None:
-        rng = np.random.default_rng(5)
-        values = self.logits(rng, (12, 4))
-        if not self.takes("action"):
-            self.discrete_samples(rng)
-            return
-        values["action"] = np.arange(12) % 4
-        try:
-            got = self.only(self.call(values, 12)).reshape(-1)
-        except CannotCall:
-            raise
-        except (Exception, SystemExit):
-            got = np.zeros(0)
-        if got.shape != (12,):
-            self.batched = False
-            rows = [
-                {r: v[i] if isinstance(v, np.ndarray) else v for r, v in values.items()}
-                for i in range(12)
-            ]
-            for row in rows:
-                row["action"] = int(row["action"])
-            got = np.array([self.only(self.call(row, 0)).reshape(()) for row in rows])
-        fault = _discrete_fault(values, got)
-        expected = _chosen(log_softmax(values["logits"]), values["action"])
-        if fault is not None:
-            i = int(np.argmax(~np.isclose(got, expected, 1e-3, 1e-3)))
-            one = {r: v[i : i + 1] if isinstance(v, np.ndarray) else v for r, v in values.items()}
-            self.fail(
-                fault, self.table(one, [("log-probability", expected[i : i + 1], got[i : i + 1])])
-            )
-            return
-        self.choices.append("categorical")
-        self.hold("log-softmax")
-        self.one(rng)
-        self.wide()
-
-    def one(self, rng: np.random.Generator) -> None:
-        """Σ exp(log-probability) over all actions."""
-        row = rng.normal(size=4)
-        values = {"logits": np.tile(row, (4, 1)), "action": np.arange(4)}
-        values["probs"] = np.exp(log_softmax(values["logits"]))
-        total = float(np.exp(self.rows_of(values)).sum())
-        if abs(total - 1) < 1e-3:
-            self.hold("sums-to-one")
-            return
-        fault = _LOGITS._replace(
-            check="sums-to-one", wrong="the probabilities of all actions do not sum to one"
-        )
-        self.fail(fault, self.table(values, [("sum of probabilities", 1.0, total)]))
-
-    def wide(self) -> None:
-        """Logits that are far apart, as those of a policy that is nearly deterministic."""
-        if not self.takes("logits"):
-            return
-        values: Case = {
-            "logits": np.array([[0.0, 800.0], [-800.0, 0.0]]),
-            "action": np.array([0, 0]),
-        }
-        got = self.rows_of(values)
-        if np.all(np.isfinite(got)):
-            self.hold("saturation")
-            return
-        fault = Fault(
-            "saturation",
-            "the log-probability is not finite for logits that are far apart",
-            "A nearly deterministic policy turns the loss into NaN.",
-            "log_probs = log_softmax(logits), not log(softmax(logits))",
-            RISKY,
-        )
-        self.fail(fault, self.table(values, [("log-probability", np.array([-800.0, -800.0]), got)]))
-
-    def rows_of(self, values: Case) -> np.ndarray:
-        rows = len(values["action"])
-        if self.batched:
-            return self.only(self.call(values, rows)).reshape(rows)
-        return np.array([
-            self.only(self.call(
-                {r: int(v[i]) if r == "action" else v[i] for r, v in values.items()}, 0
-            )).reshape(())
-            for i in range(rows)
-        ])  # fmt: skip
-
-    def discrete_samples(self, rng: np.random.Generator) -> None:
-        row = self.logits(rng, (4,))
-        values: Case = {
-            r: np.tile(v, (MANY, 1)) if isinstance(v, np.ndarray) else v for r, v in row.items()
-        }
-        found = [f for f in self.call(values, MANY) if f.size == MANY]
-        if len(found) < 2:
-            raise CannotCall(f"{self.name} should return actions [N] and log-probabilities [N].")
-        whole = [np.all(f == np.round(f)) for f in found[:2]]
-        first = 1 if whole[1] and not whole[0] else 0
-        action, got = (np.asarray(found[k]).reshape(MANY) for k in (first, 1 - first))
-        action = action.astype(int)
-        p = np.exp(log_softmax(row["logits"]))
-        fault: Fault | None = _discrete_fault(values | {"action": action}, got)
-        if fault is not None:
-            small: Case = {"logits": row["logits"], "probs": p}
-            rows = [("log-probability", np.log(p[action[:1]]), got[:1])]
-            example = f"returned action  {action[0]}\n{self.table(small, rows)}"
-            self.fail(fault, example)
-            return
-        self.choices.append("categorical")
-        self.hold("log-softmax")
-        counts = np.bincount(action, minlength=4)[:4]
-        if stats.chisquare(counts, MANY * p).pvalue > LEVEL:
-            self.hold("samples")
-            return
-        fault = Fault(
-            "samples",
-            "the samples do not follow the probabilities that come with them",
-            "The policy that acts is not the one whose log-probabilities are learnt from.",
-            "Sample from softmax(logits), with a fresh random number for each row.",
-        )
-        self.fail(fault, self.table({"logits": row["logits"]}, [("frequencies", p, counts / MANY)]))
-
-
-_LOGITS = Fault(
-    "log-softmax",
-    "",
-    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
-    "log_prob = log_softmax(logits)[action]",
-)
-
-
-def _chosen(table: np.ndarray, action: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(table, action[:, None], -1)[:, 0]
-
-
-def _discrete_fault(values: Case, got: np.ndarray) -> Fault | None:
-    logits, action = values["logits"], values["action"]
-    log_p = log_softmax(logits)
-    tables = [
-        ("", log_p),
-        ("the probability is returned, not its logarithm", np.exp(log_p)),
-        ("the logit is returned as if it were a log-probability", logits),
-        ("the log-probability has the wrong sign", -log_p),
-        ("softmax is taken over the batch, not over the actions", log_softmax(logits.T).T),
-        ("each logit goes through a sigmoid: they are not alternatives", -np.logaddexp(0, -logits)),
-        ("the logarithm of the sigmoid's complement is returned", -np.logaddexp(0, logits)),
-    ]
-    for text, table in tables:
-        if np.allclose(got, _chosen(table, action), 1e-3, 1e-4):
-            return _LOGITS._replace(wrong=text) if text else None
-    return _LOGITS._replace(wrong="the log-probability is not that of a categorical distribution")
-
-
-def _reduced(reading: Reading, points: list[Point], found: list[np.ndarray]) -> str:
-    """How dimensions are reduced if this reading explains what was found, else ''."""
-    each = []
-    for p in points:
-        with np.errstate(all="ignore"):
-            each.append(reading.each(p))
-    if not any(np.isfinite(e).any() for e in each):
-        return ""
-    for how, reduce in (
-        ("sum", lambda e: e.sum(-1)),
-        ("per dimension", lambda e: e),
-        ("mean", lambda e: e.mean(-1)),
-    ):
-        agree = []
-        for e, got in zip(each, found, strict=True):
-            expected = reduce(e)
-            if how == "sum" and got.shape == (*expected.shape, 1):
-                got = got[..., 0]
-            if how == "mean" and got.shape == (*expected.shape, 1):
-                got = got[..., 0]
-            if got.shape != expected.shape:
-                break
-            close = np.isclose(got, expected, 1e-3, 1e-3, equal_nan=True)
-            agree.append(close.mean())
-        if len(agree) == len(each) and min(agree) > 0.99:
-            return how
-    return ""
-
 
 # ------------------------------------------------------------------------------ the audit
 
@@ -930,7 +580,7 @@ def distribution(
             elif audit.takes("mean"):
                 audit.samples()
             elif audit.takes("logits") or audit.takes("probs"):
-                audit.discrete()
+                discrete(audit)
             else:
                 raise CannotCall(
                     f"{name}: a distribution is a function of mean and std (or log_std), or of "

@@ -11,6 +11,7 @@ from actorcritic.audit import calling
 from actorcritic.audit.estimate_calls import (
     OUTPUTS,
 )
+from actorcritic.audit.estimate_examples import small_cases, table_of
 from actorcritic.audit.estimate_readings import (
     NORMALISED,
     Normalised,
@@ -133,14 +134,14 @@ def returns_beside(
 
 def example_beside(audit: Audit, reading: Reading, index: int) -> str:
     plain = reading._replace(normalised=Normalised())
-    for x in audit._small(reading.form):
+    for x in small_cases(audit, reading.form):
         try:
             got = audit.outputs(x, reading.form)[index][1]
         except (Exception, SystemExit):
             continue
         expected = plain.raw(x) + x.values
         if not audit.close(x, got, expected):
-            return audit._table(plain, x, expected, got)
+            return table_of(audit, plain, x, expected, got)
     return "see the check"
 
 

@@ -36,6 +36,7 @@ from actorcritic.audit.estimate_calls import (
     told_apart,
 )
 from actorcritic.audit.estimate_checks import checks_of, run_checks
+from actorcritic.audit.estimate_examples import small_cases, table_of
 from actorcritic.audit.estimate_outputs import beside
 from actorcritic.audit.estimate_readings import (
     NORMALISED,
@@ -47,7 +48,6 @@ from actorcritic.audit.estimate_readings import (
     Sample,
     Scope,
     close,
-    consistent,
     drawn,
     transposed,
 )
@@ -396,90 +396,17 @@ class Audit:
 
     def example(self, reading: Reading) -> str:
         """The smallest trajectory on which it is wrong."""
-        found = self.mismatch(reading, self._small(reading.form))
+        found = self.mismatch(reading, small_cases(self, reading.form))
         if found is None:
             found = self.mismatch(reading, self._random(reading.form))
         if found is None:
             return "only on large numbers, see the check"
-        return self._table(reading, *found)
+        return table_of(self, reading, *found)
 
     def _random(self, form: Form) -> list[Trajectory]:
         return [
             self.trajectory(seed + 10, shape, self.scope(form)) for seed, shape in enumerate(SHAPES)
         ]
-
-    def _small(self, form: Form) -> Iterator[Trajectory]:
-        """Trajectories of a few steps and whole numbers, the smallest first."""
-        scope = self.scope(form)
-        kinds = {"none": (0,), "terminations": (0, 1), "both": (0, 1, 2)}[scope.ends]
-        for steps, environments in ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2)):
-            shape = (steps, environments)
-            patterns = sorted(
-                itertools.product(kinds, repeat=steps), key=lambda p: sum(k > 0 for k in p)
-            )
-            if environments == 2:
-                patterns = [p for p in patterns if sum(k > 0 for k in p) <= 1]
-            grid = np.arange(steps * environments, dtype=float).reshape(shape)
-            for pattern in patterns:
-                ends = np.zeros(shape, int)
-                ends[:, 0] = pattern
-                x = Trajectory(
-                    rewards=1 + grid,
-                    values=np.array([2.0, 4, 1, 3, 5, 2, 6, 1])[grid.astype(int)],
-                    next_values=8 + 0 * grid,
-                    following=6 + 0 * grid,
-                    terminated=ends == 1,
-                    truncated=ends == 2,
-                    cut=ends > 0,
-                    gamma=0.5,
-                    lam=0.5,
-                    ratio=np.array([2.0, 0.5, 4, 1, 0.5, 2, 1, 4])[grid.astype(int)],
-                    n=min(2, steps),
-                    before=np.zeros(environments, bool),
-                )
-                yield consistent(x, scope)
-
-    def _table(self, reading: Reading, x: Trajectory, expected: Numbers, got: Numbers) -> str:
-        view = reading.view(x)
-        head = [f"gamma = {view.gamma:g}"]
-        if "lam" in self.subject.seen or "λ" in reading.quantity or reading.quantity[0] == "g":
-            head.append(f"lambda = {view.lam:g}")
-        if self.kind == "vtrace":
-            head.append(f"clip of rho = {view.rho_clip:g}, of c = {view.c_clip:g}")
-        if self.sees("n"):
-            head.append(f"n = {x.n}")
-        columns: dict[str, list[str]] = {"t": []}
-        shown: dict[str, Numbers] = {"reward": x.rewards}
-        if x.rewards.shape[1] > 1:
-            columns["env"] = []
-        if self.sees("values"):
-            shown["value"] = x.values
-        shown["next value"] = x.next_values
-        if self.kind == "vtrace":
-            shown["ratio"] = x.ratio
-        if self.scope(reading.form).whole:
-            shown.pop("next value")
-        shown |= {"expected": expected, "actual": got}
-        end = np.where(x.terminated, "terminated", np.where(x.truncated, "truncated", "-"))
-        rows = [
-            [
-                str(t),
-                *([str(b)] if "env" in columns else []),
-                *(_number(a[t, b]) for name, a in shown.items() if name not in _COMPARED),
-                *([end[t, b]] if end.size and (end != "-").any() else []),
-                _number(expected[t, b]),
-                _number(got[t, b]),
-            ]
-            for b in range(x.rewards.shape[1])
-            for t in range(len(x.rewards))
-        ]
-        names = [*columns, *(n for n in shown if n not in _COMPARED)]
-        names += [*(["end"] if (end != "-").any() else []), *_COMPARED]
-        widths = [max(len(r[i]) for r in [names, *rows]) for i in range(len(names))]
-        lines = [
-            "  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in [names, *rows]
-        ]
-        return "\n".join([", ".join(head), *lines])
 
     # --- the checks
 
@@ -563,8 +490,8 @@ class Audit:
             else f"Compare it step by step with {reading.quantity} on the case above."
         )
         xs = checks_of(self, reading).get(name, [])
-        found = self.mismatch(reading, [*self._small(reading.form), *xs])
-        example = self._table(reading, *found) if found else "see the check"
+        found = self.mismatch(reading, [*small_cases(self, reading.form), *xs])
+        example = table_of(self, reading, *found) if found else "see the check"
         return Finding(name, wrong, effect, example, mend)
 
     def _broadcast(self, form: Form, error: WrongShape) -> Report:
@@ -628,16 +555,9 @@ class Audit:
         return ledger.report(calling.name_of(self.function), self.kind, self.called(form))
 
 
-_COMPARED = ("expected", "actual")
-
-
 def replace_layout(form: Form, layout: str) -> Form:
     """The same call with arrays of another layout."""
     return form._replace(layout=layout)
-
-
-def _number(x: float) -> str:
-    return f"{x:.4g}" if np.isfinite(x) else str(x)
 
 
 def advantages(
