@@ -151,7 +151,7 @@ def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None
         return "ppo-loss"
     if says(text, "reward rew"):
         return "advantages" if says(text, "lam value") else "returns"
-    if says(text, "mean mu std logits") and not aims:
+    if says(text, "mean mu logits") and not aims:
         return "distribution"
     if says(text, "env"):
         return "rollout"

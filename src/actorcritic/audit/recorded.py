@@ -46,6 +46,7 @@ class Fit(NamedTuple):
     reading: Reading
     scale: float  # of the mean over the batch
     bonus: float  # that of the entropy
+    error: float  # relative
 
 
 STALE = Fault(
@@ -219,7 +220,8 @@ class Judge(Ledger):
             self.windows[place] = self.known([self.tape.transitions[k] for k in window], event)
         x = self.windows[place]
         index = np.array([window.index(k) for k in steps])
-        batch = Case({r: v[index] if isinstance(v, np.ndarray) else v for r, v in x.items()})
+        flat = {r: v.ravel()[index] if isinstance(v, np.ndarray) else v for r, v in x.items()}
+        batch = Case(flat)
         batch.window, batch.index = x, index
         batch["actions"] = np.zeros(len(steps), int)  # tell the shape
         return batch
@@ -241,6 +243,9 @@ class Judge(Ledger):
             x["old_log_probs"] = logs
         for role in chain[0].given:
             x[role] = np.array([t.given[role] for t in chain])
+        envs = sorted({t.env for t in chain})
+        if [t.env for t in chain] == envs * (len(chain) // len(envs)):  # side by side: [T, B]
+            return Case({r: v.reshape(-1, len(envs)) for r, v in x.items()})
         return x
 
     def values_at(self, states: list[int], event: Event) -> np.ndarray | None:
@@ -376,22 +381,24 @@ class Judge(Ledger):
     ) -> tuple[Fit | None, bool]:
         """The first reading whose gradient is that of every part, up to one factor."""
         for faulty in (False, True):
-            turned: Fit | None = None
+            found: list[Fit] = []
             for reading in readings:
                 if (reading.fault is not None) is not faulty or not _may(reading, parts[0], role):
                     continue
                 fit = self.fits(reading, parts, role)
-                if fit is None:
-                    continue
-                if fit.scale > 0:
-                    return fit, False
-                turned = turned or fit
-            if turned is not None:
-                return turned, True
+                if fit is not None:
+                    found.append(fit)
+                if found and (faulty or len(found) == 4):
+                    break
+            upright = [fit for fit in found if fit.scale > 0]
+            for fits in (upright, found):
+                if fits:  # of several, the first, unless another is much closer
+                    best = min(fits, key=lambda fit: fit.error)
+                    return (best if best.error < fits[0].error / 3 else fits[0]), not upright
         return None, False
 
     def fits(self, reading: Reading, parts: list[Part], role: str) -> Fit | None:
-        scales, bonuses, sizes = [], [], []
+        scales, bonuses, sizes, worst = [], [], [], 0.0
         for part in parts:
             with np.errstate(all="ignore"):
                 s = _slopes(reading, part, role)
@@ -403,13 +410,14 @@ class Judge(Ledger):
             error = np.abs(columns @ solution - target).max()
             if error > CLOSE * np.abs(target).max() + 1e-8:
                 return None
+            worst = max(worst, float(error / (np.abs(target).max() + 1e-12)))
             scales.append(float(solution[0]))
             bonuses.append(float(solution[1]) if len(solution) > 1 else 0.0)
             sizes.append(len(part.x["actions"]))
         ratios = [np.array(scales), np.array(scales) / np.array(sizes)]
         if not any(np.ptp(r) <= 0.05 * np.abs(r).max() for r in ratios):
             return None
-        return Fit(reading, scales[0], bonuses[0])
+        return Fit(reading, scales[0], bonuses[0], worst)
 
     def entropy_only(self, parts: list[Part]) -> bool:
         """Whether all that reaches the policy is an entropy bonus."""

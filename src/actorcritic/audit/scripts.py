@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -36,7 +38,8 @@ LENGTHS = (7, 4, 9, 5, 3)  # of episodes, over and over
 class Recorded:
     """What makes environments, and the tape that they write to."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, old: bool = False) -> None:
+        self.old = old  # written for Gym before 0.26: step gives four things, reset one
         self.tape: Tape | None = None
         self.most, self.count, self.started = most, 0, 0.0
 
@@ -59,11 +62,11 @@ class Recorded:
     def patched(self) -> Iterator[None]:
         """`gymnasium.make` gives these, and the tape runs from the first of them on."""
         import gymnasium
+        from gymnasium import vector, wrappers
 
-        owners: list[Any] = [gymnasium, *([sys.modules["gym"]] if "gym" in sys.modules else [])]
-        before = [(owner, owner.make) for owner in owners]
-        self.original = before[0][1]
         stack = contextlib.ExitStack()
+        self.original = gymnasium.make
+        side = vector.SyncVectorEnv
 
         def make(*args: Any, **named: Any) -> Any:
             first = self.tape is None
@@ -72,14 +75,43 @@ class Recorded:
                 stack.enter_context(self.tape.running())
             return found
 
-        for owner in owners:
-            owner.make = make
-        try:
-            with stack:
-                yield
-        finally:
-            for owner, original in before:
-                owner.make = original
+        def same_step(env_fns: Any, *args: Any, **named: Any) -> Any:
+            mode = vector.AutoresetMode.SAME_STEP  # as it was when most scripts were written
+            return side(env_fns, *args, **({"autoreset_mode": mode} | named))
+
+        with stack:
+            for owner, name, stand_in in (
+                (gymnasium, "make", make),
+                (vector, "SyncVectorEnv", same_step),
+                *((wrappers, name, _itself) for name in CHANGING),
+            ):
+                stack.enter_context(mock.patch.object(owner, name, stand_in))
+            stack.enter_context(mock.patch.dict(sys.modules, _stand_ins()))
+            yield
+
+
+CHANGING = (
+    *("NormalizeObservation", "NormalizeReward", "TransformObservation", "TransformReward"),
+    *("RecordVideo", "ClipAction", "RecordEpisodeStatistics"),
+)
+
+
+def _itself(env: Any, *_: Any, **__: Any) -> Any:
+    """A wrapper that is left out: observations must be those that the environment gave."""
+    return env
+
+
+def _stand_ins() -> dict[str, Any]:
+    """For what only records training, and for the old name of Gymnasium, where they are missing."""
+    import gymnasium
+
+    found: dict[str, Any] = {}
+    if importlib.util.find_spec("gym") is None:
+        found["gym"] = gymnasium
+    for name in ("wandb", "tensorboard", "torch.utils.tensorboard", "tensorboardX"):
+        if "." in name or importlib.util.find_spec(name) is None:
+            found[name] = mock.MagicMock()
+    return found
 
 
 def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
@@ -106,7 +138,11 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             super().reset(seed=seed)
             self.episode, self.time = self.episode + 1, 0
-            return self._observe(), {}
+            row = self._observe()
+            return row if recorded.old else (row, {})
+
+        def seed(self, seed: int | None = None) -> None:
+            self.rng = np.random.default_rng(seed)
 
         def step(self, action: Any) -> Any:
             tape = recorded.tape
@@ -124,6 +160,8 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
                 self.number,
             )  # fmt: skip
             tape.step(step)
+            if recorded.old:
+                return row, reward, ended, {"TimeLimit.truncated": by_limit}
             return row, reward, step.terminated, step.truncated, {}
 
         def render(self) -> None:
@@ -146,8 +184,9 @@ def run(path: Path) -> Run:
     module = types.ModuleType(name)
     module.__file__ = str(path)
     module.__dict__["__name__"] = "__main__"
-    code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
-    recorded, error = Recorded(), ""
+    text = path.read_text(encoding="utf-8")
+    code = compile(text, str(path), "exec")
+    recorded, error = Recorded(old=_of_old_gym(ast.parse(text))), ""
     argv, folder = sys.argv, Path.cwd()
     main = sys.modules["__main__"]
     sys.path.insert(0, str(path.parent))
@@ -173,6 +212,18 @@ def run(path: Path) -> Run:
             with contextlib.suppress(AttributeError):
                 value.__module__ = name
     return Run(module, recorded.tape, error)
+
+
+def _of_old_gym(tree: ast.AST) -> bool:
+    """Whether what `step` gives is taken apart into four."""
+    return any(
+        isinstance(n, ast.Assign)
+        and isinstance(n.targets[0], ast.Tuple)
+        and len(n.targets[0].elts) == 4
+        and isinstance(n.value, ast.Call)
+        and getattr(n.value.func, "attr", "") == "step"
+        for n in ast.walk(tree)
+    )
 
 
 def is_script(path: Path) -> bool:
