@@ -61,6 +61,18 @@ def test_a_clean_function_is_0(file):
     assert "noise" not in done.stdout
 
 
+def test_no_framework_is_imported_that_the_function_does_not_use(file):
+    program = (
+        "import sys; from actorcritic.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or bool({'jax', 'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "audit", f"{file}:compute_gae"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_failure_is_1_and_names_the_check(file):
     file.write_text(RIGHT.replace("gamma * lam * (1 - dones[t])", "gamma * lam"))
     done = audit(f"{file}:compute_gae", "--json")
