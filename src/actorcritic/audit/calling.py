@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import dis
 import importlib
 import importlib.util
@@ -236,7 +237,7 @@ def recognise(
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise CannotCall(f"{name_of(function)} has no signature: {one_line(error)}") from error
-    mapping = dict(mapping or {})
+    mapping = {theirs.removeprefix("self."): ours for theirs, ours in (mapping or {}).items()}
     reads = _attributes_read(function)
     for theirs, ours in mapping.items():
         if theirs not in parameters and theirs not in reads:
@@ -278,9 +279,11 @@ def recognise(
         return Matched({}, {}, {}, tuple(left), True, roles)
     if missing:
         tried = ", ".join(f"{theirs}={ours}" for ours, theirs in matched.items())
+        likely = _likely(missing[0], roles, matched)
+        proposed = f"perhaps --map {missing[0]}={likely}; else " if likely else ""
         raise CannotCall(
             f"{name_of(function)}: what is its parameter '{missing[0]}'? "
-            f"Add --map {missing[0]}=NAME, with NAME one of: {', '.join(roles)}. "
+            f"Add {proposed}--map {missing[0]}=NAME, with NAME one of: {', '.join(roles)}. "
             f"Tried: {tried or 'nothing'}."
         )
 
@@ -316,6 +319,14 @@ def takes_network(function: Callable[..., Any]) -> bool:
     states = any(match_name(n, {"states": ("obs", "observations", "observation")}) for n in inside)
     uses = {_root(value) for value in _globals_read(function).values()}
     return states and "torch" in uses and any(_NETWORK.match(name) for name in names)
+
+
+def _likely(name: str, roles: Mapping[str, tuple[str, ...]], taken: Collection[str]) -> str | None:
+    """The role whose usual names a name resembles most."""
+    usual = {_plain(word): role for role, words in roles.items() for word in (role, *words)}
+    free = [word for word, role in usual.items() if role not in taken]
+    close = difflib.get_close_matches(_plain(name), free, 1, 0.5)
+    return usual[close[0]] if close else None
 
 
 def names_taken(function: Callable[..., Any]) -> list[str]:

@@ -376,6 +376,26 @@ class Audit(Ledger):
             self.drawn(dimensions)
             if self.found:
                 return
+        self.flow()
+
+    def flow(self) -> None:
+        """Whether a gradient reaches the mean through what is drawn (PyTorch)."""
+        if self.framework.name != "torch" or self.matched.takes_case:
+            return
+        values = self.values(self.point(np.random.default_rng(2), 4, 2), False)
+        handed = {
+            r: self.framework.array(v, requires_grad=r == "mean") if np.ndim(v) else v
+            for r, v in values.items()
+        }
+        result = calling.call(self.function, self.matched, handed, self.framework, False).result
+        parts = result if isinstance(result, tuple) else (result,)
+        named = dict(zip(("action", "log-probability"), parts, strict=False))
+        for name, part in named.items():
+            if hasattr(part, "requires_grad") and not part.requires_grad:
+                self.choices.append(
+                    f"no gradient flows through the {name}: right where it is data, and wrong "
+                    "where a loss is to train the policy through it (rsample, and no no_grad)"
+                )
 
     def drawn(self, dimensions: int) -> None:
         rng = np.random.default_rng(11)

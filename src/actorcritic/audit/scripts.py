@@ -107,7 +107,8 @@ def _stand_ins() -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     if importlib.util.find_spec("gym") is None:
-        found["gym"] = gymnasium
+        below = {n: m for n, m in sys.modules.items() if n.startswith("gymnasium.")}
+        found |= {f"gym.{n.partition('.')[2]}": m for n, m in below.items()} | {"gym": gymnasium}
     for name in ("wandb", "tensorboard", "torch.utils.tensorboard", "tensorboardX"):
         if "." in name or importlib.util.find_spec(name) is None:
             found[name] = mock.MagicMock()
