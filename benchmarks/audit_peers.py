@@ -642,7 +642,7 @@ class Row:
     seconds: float = 0.0  # all its audits
     seconds_of_one: float = 0.0  # the first, which compiles
     checks: int = 0
-    conventions: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     declared: str = ""
     alarms: list[str] = field(default_factory=list)  # the first few, in full
@@ -665,9 +665,9 @@ def measured(library: str, index: int, checkout: Path | None, cases: int, limit:
     while len(seen) < cases and time.perf_counter() - start < limit:
         try:
             report = audited(subject, seed, function)
-            true = proved and [found.check for found in report.failures] == [UNDEFINED]
+            true = proved and [found.check for found in report.risks] == [UNDEFINED]
             row.true_findings += true
-            wrong = "" if report.ok or true else str(report)
+            wrong = "" if report.ok and (true or not report.risks) else str(report)
         except Exception as error:
             report, wrong = None, calling.one_line(error)
         if wrong:
@@ -675,7 +675,7 @@ def measured(library: str, index: int, checkout: Path | None, cases: int, limit:
             row.alarms += [f"seed {seed}: {wrong}"] if len(row.alarms) < 3 else []
         if report is not None:
             row.checks = max(row.checks, len(report.passed))
-            row.conventions += [c for c in report.conventions if c not in row.conventions]
+            row.choices += [c for c in report.choices if c not in row.choices]
             row.not_checked += [n for n in report.not_checked if n not in row.not_checked]
         if seed == 0:
             row.seconds_of_one = round(time.perf_counter() - start, 2)
@@ -798,7 +798,7 @@ def main() -> int:
         rows = [order[i] for i in sorted(order)]
         print(f"\n{table(rows)}\n")
         for row in rows:
-            said = [*row.conventions, *([f"declared: {row.declared}"] if row.declared else [])]
+            said = [*row.choices, *([f"declared: {row.declared}"] if row.declared else [])]
             said += [f"true finding: {row.finding}"] if row.true_findings else []
             print(f"{row.library} {row.function}: {'; '.join(said) or '–'}")
     seconds = commands()

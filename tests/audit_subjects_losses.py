@@ -141,7 +141,7 @@ def critic_target_leaks(values, rewards, next_values, dones, gamma):
     return ((rewards + gamma * (1 - dones) * next_values - values) ** 2).mean()
 
 
-@wrong("critic_loss", "termination-bootstraps")
+@wrong("critic_loss", "termination-drops-bootstrap")
 def critic_bootstraps_past_the_end(values, rewards, next_values, dones, gamma):
     return ((rewards + gamma * stop(next_values) - values) ** 2).mean()
 

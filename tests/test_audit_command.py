@@ -61,6 +61,18 @@ def test_a_clean_function_is_0(file):
     assert "noise" not in done.stdout
 
 
+def test_no_framework_is_imported_that_the_function_does_not_use(file):
+    program = (
+        "import sys; from actorcritic.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or bool({'jax', 'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "audit", f"{file}:compute_gae"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_failure_is_1_and_names_the_check(file):
     file.write_text(RIGHT.replace("gamma * lam * (1 - dones[t])", "gamma * lam"))
     done = audit(f"{file}:compute_gae", "--json")
@@ -86,7 +98,6 @@ def test_what_cannot_be_called_is_2_and_says_why(file):
     [
         ("missing.py:f", "There is no file"),
         ("{file}:nothing", "has no function 'nothing'"),
-        ("{file}", "FILE.py:FUNCTION"),
         ("no_such_module:f", "ModuleNotFoundError"),
     ],
 )
@@ -115,11 +126,29 @@ def test_a_page(file, tmp_path, capsys):
     assert audit_command([f"{file}:compute_gae", "--html", str(tmp_path / "x.txt")]) == 2
 
 
+def test_a_whole_file(file, capsys):
+    assert audit_command([str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 recognised, 0 with something wrong" in printed
+    assert "compute_gae: advantages" in printed
+    (file.parent / "other.py").write_text(
+        RIGHT.replace("gamma * lam * (1 - dones[t])", "gamma * lam")
+    )
+    assert audit_command([str(file.parent)]) == 1
+    assert "other.py: compute_gae" in capsys.readouterr().out
+
+
+def test_a_file_in_which_nothing_is_recognised(tmp_path, capsys):
+    (tmp_path / "empty.py").write_text("x = 1")
+    assert audit_command([str(tmp_path / "empty.py")]) == 2
+    assert "nothing is recognised" in capsys.readouterr().err
+
+
 def test_help_lists_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as stop:
         audit_command(["--help"])
     assert stop.value.code == 0
-    assert "could not be called" in capsys.readouterr().out
+    assert "not judged" in capsys.readouterr().out
 
 
 def test_a_bad_map_is_2(file, capsys):

@@ -29,8 +29,8 @@ RIGHT = [n for n, kind in subjects.RIGHT.items() if kind == "distribution"]
 @pytest.mark.parametrize("name", WRONG)
 def test_planted_mistakes_are_found_by_name(name):
     report = densities.distribution(getattr(subjects, name))
-    assert [found.check for found in report.failures] == [WRONG[name]]
-    (found,) = report.failures
+    assert [found.check for found in report.findings] == [WRONG[name]]
+    (found,) = report.findings
     assert WRONG[name] not in report.passed
     assert "expected" in found.example
     assert found.wrong.endswith(".")
@@ -55,11 +55,11 @@ def test_the_example_shows_the_numbers():
     assert numbers["log-probability, expected"] == pytest.approx(actual - np.log(scale), abs=1e-3)
 
 
-def test_conventions_are_named():
-    words = " ".join(densities.distribution(subjects.squashed_with_epsilon).conventions)
+def test_choices_are_named():
+    words = " ".join(densities.distribution(subjects.squashed_with_epsilon).choices)
     assert "before the tanh" in words
     assert "ε in the logarithm" in words
-    words = " ".join(densities.distribution(subjects.gaussian_per_dimension).conventions)
+    words = " ".join(densities.distribution(subjects.gaussian_per_dimension).choices)
     assert "each dimension" in words
 
 
@@ -170,7 +170,7 @@ def test_random_styles(squashed, deviation, dtype, keep, wrong):
     }
     report = densities.distribution(function)
     expected = checks.get(wrong)
-    assert [f.check for f in report.failures] == ([expected] if expected else []), str(report)
+    assert [f.check for f in report.findings] == ([expected] if expected else []), str(report)
 
 
 def test_samples_of_right_policies_raise_no_false_alarm():
@@ -241,6 +241,6 @@ def test_pytorch():
         (categorical, None),
     ):
         report = densities.distribution(function)
-        found = [finding.check for finding in report.failures]
+        found = [finding.check for finding in report.findings]
         assert found == ([check] if check else []), f"{function.__name__}\n{report}"
         assert "PyTorch" in report.called

@@ -108,10 +108,10 @@ def test_our_compiled_environments_are_left_alone(name: str) -> None:
 
 
 def said(report: Any) -> str:
-    return "\n".join(report.conventions)
+    return "\n".join(report.choices)
 
 
-def test_conventions_and_advice() -> None:
+def test_choices_and_advice() -> None:
     assert "terminated and truncated are both set" in said(check(subjects.LimitBoth))
     assert "different seeds give the same episode" in said(check(subjects.RightFixed))
     assert "every episode terminates after 10 steps" in said(check(subjects.RightConstantLength))
@@ -129,7 +129,7 @@ def test_conventions_and_advice() -> None:
     assert "the reward is always 1" in unbounded
     assert "Gymnasium's checker warns: A Box action space" in unbounded
     right = check(subjects.Right)
-    assert not [text for text in right.conventions if text.startswith("advice")], str(right)
+    assert not [text for text in right.choices if text.startswith("advice")], str(right)
 
 
 def test_the_examples_are_in_numbers() -> None:
@@ -179,7 +179,7 @@ def test_vector_environments_in_each_mode_are_left_alone(mode: AutoresetMode) ->
     assert {"autoreset-as-said", "observations-copied", "environments-seeded-apart"} <= set(
         report.passed
     )
-    assert f"autoreset mode {mode.name}" in report.conventions
+    assert f"autoreset mode {mode.name}" in report.choices
 
 
 def test_vector_environments_that_reset_otherwise_than_they_say_are_found() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorcritic import audit
-from actorcritic.audit import calling, estimates
+from actorcritic.audit import calling, estimate_calls, estimate_readings, truths
 from actorcritic.audit.findings import CannotCall, Report
 from actorcritic.maths import estimators
 
@@ -31,8 +31,8 @@ def test_right_functions_in_every_style_are_clean(name):
     report = audited(RIGHT[name])
     assert report.ok, str(report)
     assert len(report.passed) >= 5
-    assert not RIGHT[name].says or any(RIGHT[name].says in said for said in report.conventions), (
-        report.conventions
+    assert not RIGHT[name].says or any(RIGHT[name].says in said for said in report.choices), (
+        report.choices
     )
 
 
@@ -41,9 +41,9 @@ def test_right_functions_in_every_style_are_clean(name):
 )
 def test_planted_errors_are_found_by_their_check_and_by_no_other(check, plan):
     report = audited(plan)
-    assert [found.check for found in report.failures] == [check], str(report)
+    assert [found.check for found in report.findings] == [check], str(report)
     assert check not in report.passed
-    found = report.failures[0]
+    found = report.findings[0]
     assert all(found), "every part of a finding says something"
     if check not in ("normalisation-of-one-element", "output-shape"):
         assert "expected" in found.example
@@ -56,10 +56,13 @@ def test_two_mistakes_are_both_named():
     assert {f.check for f in report.failures} == {"lambda-applied-once", "last-bootstrap-used"}
 
 
-def test_an_unknown_mistake_fails_by_definition():
+def test_what_fits_no_definition_is_not_judged():
     report = audit.advantages(subjects.unheard_of)
-    assert [found.check for found in report.failures] == ["definition"]
-    assert "2.1" in report.failures[0].example  # expected 2, and 0.1 of the squared reward
+    assert [found.check for found in report.unjudged] == ["definition"]
+    assert not report.failures
+    assert not report.ok
+    assert report.exit_code() == 2
+    assert "2.1" in report.unjudged[0].example  # expected 2, and 0.1 of the squared reward
 
 
 def test_the_smallest_case_is_what_the_function_gives():
@@ -86,7 +89,7 @@ def test_the_smallest_case_is_what_the_function_gives():
 def test_our_own_estimators(kind, function, quantity):
     report = getattr(audit, kind)(function)
     assert report.ok, str(report)
-    assert any(quantity in said for said in report.conventions)
+    assert any(quantity in said for said in report.choices)
     assert "JAX arrays" in report.called
     if function is not estimators.td_errors:
         assert "truncation-bootstraps" in report.passed
@@ -174,13 +177,13 @@ def test_right_functions_agree_with_the_definition_everywhere(
 ):
     """The truth itself: what the audit compares with is what right implementations compute."""
     for ends, plan, quantity in (
-        ("terminations", "loop", estimates.advantages_by_definition),
-        ("both", "full", estimates.advantages_by_definition),
-        ("terminations", "lambda_return", estimates.lambda_returns),
-        ("terminations", "n_step", lambda x: estimates.n_step_returns(x, x.n)),
+        ("terminations", "loop", truths.advantages_by_definition),
+        ("both", "full", truths.advantages_by_definition),
+        ("terminations", "lambda_return", truths.lambda_returns),
+        ("terminations", "n_step", lambda x: truths.n_step_returns(x, x.n)),
     ):
-        scope = estimates.Scope(ends, False, False, ends == "both")
-        x = estimates._trajectory(seed, (steps, environments), scope, chance, gamma, lam)
+        scope = estimate_readings.Scope(ends, False, False, ends == "both")
+        x = estimate_readings.drawn(seed, (steps, environments), scope, chance, gamma, lam)
         following = x.following[-1]
         known = {
             "rewards": x.rewards, "values": x.values, "next_values": x.next_values,
@@ -198,18 +201,16 @@ def test_right_functions_agree_with_the_definition_everywhere(
 @given(seed=st.integers(0, 10**6), gamma=st.floats(0.05, 1.0), steps=st.integers(1, 8))
 def test_the_truths_agree_with_one_another(seed, gamma, steps):
     """λ-returns minus V are the sum of TD errors; on-policy V-trace is the λ = 1 return."""
-    x = estimates._trajectory(
-        seed, (steps, 3), estimates.Scope("both", False, False, True), gamma=gamma
+    x = estimate_readings.drawn(
+        seed, (steps, 3), estimate_readings.Scope("both", False, False, True), gamma=gamma
     )
-    advantages = estimates.advantages_by_definition(x)
-    np.testing.assert_allclose(estimates.lambda_returns(x) - x.values, advantages, atol=1e-9)
+    advantages = truths.advantages_by_definition(x)
+    np.testing.assert_allclose(truths.lambda_returns(x) - x.values, advantages, atol=1e-9)
     one = x._replace(lam=1.0, ratio=np.ones_like(x.ratio), rho_clip=1.0, c_clip=1.0)
-    np.testing.assert_allclose(
-        estimates.vtrace_targets(one), estimates.n_step_returns(one), atol=1e-9
-    )
+    np.testing.assert_allclose(truths.vtrace_targets(one), truths.n_step_returns(one), atol=1e-9)
     zero = x._replace(lam=0.0)
     np.testing.assert_allclose(
-        estimates.advantages_by_definition(zero), estimates.td_errors(zero), atol=1e-9
+        truths.advantages_by_definition(zero), truths.td_errors(zero), atol=1e-9
     )
 
 
@@ -228,7 +229,7 @@ def test_no_false_alarm_on_other_trajectories(seed):
 def test_planted_errors_are_found_on_other_trajectories(seed):
     for check, plan in PLANTED:
         report = audited(plan._replace(options={**plan.options, "seed": seed}))
-        assert [found.check for found in report.failures] == [check], str(report)
+        assert [found.check for found in report.findings] == [check], str(report)
 
 
 @given(gamma=st.floats(0.05, 1.0), lam=st.floats(0.0, 1.0), kind=st.sampled_from(["loop", "full"]))
@@ -301,7 +302,7 @@ def test_random_state_of_the_caller_is_kept():
     ],
 )  # fmt: skip
 def test_usual_names(name, role):
-    assert calling.match_name(name, estimates.ROLES) == role
+    assert calling.match_name(name, estimate_calls.ROLES) == role
 
 
 def test_kinds_are_guessed():

@@ -39,8 +39,8 @@ RIGHT = {n: kind for n, kind in subjects.RIGHT.items() if kind != "distribution"
 def test_planted_mistakes_are_found_by_name(name):
     kind, check = WRONG[name]
     report = audited(name, kind)
-    assert [found.check for found in report.failures] == [check]  # one cause, one finding
-    (found,) = report.failures
+    assert [found.check for found in report.findings] == [check]  # one cause, one finding
+    (found,) = report.findings
     assert check not in report.passed
     assert "actual" in found.example
     assert found.wrong.endswith(".")
@@ -86,16 +86,16 @@ def test_several_mistakes_are_several_findings():
     assert "value-loss" in report.passed
 
 
-def test_conventions_are_named():
-    words = " ".join(audited("ppo_full", "ppo_loss").conventions)
+def test_choices_are_named():
+    words = " ".join(audited("ppo_full", "ppo_loss").choices)
     for word in ("population", "½ (V − R)²", "larger of two losses", "mean"):
         assert word in words
-    inside = " ".join(audited("ppo_with_constants_inside", "ppo_loss").conventions)
+    inside = " ".join(audited("ppo_with_constants_inside", "ppo_loss").choices)
     assert "ε = 0.2" in inside
     assert "0.01" in inside
-    assert "objective" in " ".join(audited("policy_objective", "actor_loss").conventions)
-    assert "dual clip at 3" in " ".join(audited("ppo_dual_clip", "ppo_loss").conventions)
-    assert "Huber" in " ".join(audited("critic_huber", "critic_loss").conventions)
+    assert "objective" in " ".join(audited("policy_objective", "actor_loss").choices)
+    assert "dual clip at 3" in " ".join(audited("ppo_dual_clip", "ppo_loss").choices)
+    assert "Huber" in " ".join(audited("critic_huber", "critic_loss").choices)
 
 
 def test_numpy_has_no_gradients_and_the_report_says_so():
@@ -145,7 +145,9 @@ def test_a_loss_that_nothing_explains():
     def strange(log_probs, advantages):
         return -(log_probs**3 * jnp.sin(advantages)).mean()
 
-    (found,) = audit.actor_loss(strange).failures
+    report = audit.actor_loss(strange)
+    (found,) = report.unjudged
+    assert not report.failures
     assert found.check == "policy-loss"
     assert "no definition" in found.wrong
 
@@ -181,7 +183,7 @@ def test_fast_enough():
     assert time.monotonic() - start < 20
 
 
-# A PPO loss in every combination of conventions; the mistakes, one at a time, in any of them.
+# A PPO loss in every combination of choices; the mistakes, one at a time, in any of them.
 MISTAKES = {
     "": None,
     "max": "surrogate-min",
@@ -205,7 +207,7 @@ MISTAKES = {
     dtype=st.sampled_from(["float64", "float32"]),
     mistake=st.sampled_from(list(MISTAKES)),
 )
-def test_random_conventions(
+def test_random_choices(
     normalised, clip, value_weight, entropy_weight, value_clip, reduce, inside, dtype, mistake
 ):
     mean = jnp.mean if reduce is np.mean else jnp.sum
@@ -358,7 +360,7 @@ def torch_subjects():
 def test_pytorch():
     for name, (function, kind, check) in torch_subjects().items():
         report = getattr(audit, kind)(function)
-        found = [finding.check for finding in report.failures]
+        found = [finding.check for finding in report.findings]
         assert found == ([check] if check else []), f"{name}\n{report}"
         assert "PyTorch" in report.called
 
@@ -377,4 +379,6 @@ def loss(log_probs, advantages):
     (tmp_path / "mine.py").write_text(text)
     report = audit.actor_loss(calling.load(f"{tmp_path / 'mine.py'}:loss"))
     assert "PyTorch" in report.called  # whose deviation is the sample one
-    assert [found.check for found in report.failures] == ["normalisation-finite"]
+    assert report.ok
+    assert [found.check for found in report.risks] == ["normalisation-finite"]
+    assert report.exit_code(strict=True) == 1

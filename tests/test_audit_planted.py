@@ -137,7 +137,7 @@ def test_found_by_its_check_and_no_other(error, kind, names, check):
     for name in names:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             report = getattr(audit, kind)(subject(kind, name))
-        assert [found.check for found in report.failures] == [check], str(report)
+        assert [found.check for found in report.findings] == [check], str(report)
 
 
 def test_the_page_lists_them():

@@ -50,15 +50,15 @@ def test_right_functions_pass(name: str) -> None:
     report = audit.of(getattr(subjects, name))
     assert report.kind == RIGHT[name]
     assert report.ok, str(report)
-    assert bool(report.conventions) == (name in ("ipo", "dpo_summed"))
+    assert bool(report.choices) == (name in ("ipo", "dpo_summed"))
     assert report.passed
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_each_mistake_is_named(name: str) -> None:
     report = audit.of(getattr(subjects, name))
-    assert [found.check for found in report.failures] == [WRONG[name]], str(report)
-    assert "expected" in report.failures[0].example
+    assert [found.check for found in report.findings] == [WRONG[name]], str(report)
+    assert "expected" in report.findings[0].example
 
 
 def test_the_library_s_own() -> None:

@@ -115,7 +115,7 @@ def test_arrays_have_to_be_copied_where_environments_reuse_them(function: Any) -
 
 def test_what_a_mode_would_do_is_told() -> None:
     report = rollout(subjects.next_step_masked)
-    (modes,) = (text for text in report.conventions if text.startswith("autoreset"))
+    (modes,) = (text for text in report.choices if text.startswith("autoreset"))
     assert "SAME_STEP no (" in modes
     assert "final-observation-kept" in modes
     assert "DISABLED no (never resets)" in modes
@@ -215,7 +215,7 @@ def our_runner(envs: Any, policy: Any, num_steps: int, seed: int) -> Any:
 def test_our_host_runner_collects_what_happened_in_all_modes() -> None:
     report = rollout(our_runner)
     assert report.ok, str(report)
-    (modes,) = (text for text in report.conventions if text.startswith("autoreset"))
+    (modes,) = (text for text in report.choices if text.startswith("autoreset"))
     assert "NEXT_STEP yes; SAME_STEP yes; DISABLED yes" in modes
     expected = "reset-rows-dropped final-observation-kept action-as-drawn observations-copied"
     assert set(expected.split()) <= set(report.passed)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.findings import CannotCall, Finding, Report, Reports
 from actorcritic.core.errors import UserError
 
 # What each kind of audit is called on the command line, and where it is.
@@ -27,6 +28,8 @@ KINDS = {
     "token-rewards": "actorcritic.audit.preferences:token_rewards",
     "distribution": "actorcritic.audit.densities:distribution",
     "rollout": "actorcritic.audit.rollouts:rollout",
+    "agent": "actorcritic.audit.agents:agent",
+    "network": "actorcritic.audit.agents:function",
 }
 _ENVIRONMENT = "actorcritic.audit.environments:check"
 
@@ -64,6 +67,13 @@ def environment(env: Any, **options: Any) -> Report:
     return _found(_ENVIRONMENT)(env, **options)
 
 
+def files(place: str | Path) -> Reports:
+    """Audit all that is recognised in a file, or in the files of a folder."""
+    from actorcritic.audit import scripts
+
+    return scripts.reports(Path(place))
+
+
 def of(
     function: str | Callable[..., Any],
     kind: str | None = None,
@@ -79,6 +89,8 @@ def of(
     if kind not in KINDS:
         raise UserError(f"There is no kind of audit '{kind}'. Known: {', '.join(KINDS)}.")
     takes = inspect.signature(_found(KINDS[kind])).parameters
+    if options.get("strict") and "strict" not in takes:
+        options = {k: v for k, v in options.items() if k != "strict"}  # risks are then wrong, too
     unknown = [name.replace("_", "-") for name in options if name not in takes]
     if unknown:
         raise UserError(f"An audit of {kind} has no option {', '.join(unknown)}.")
@@ -93,43 +105,53 @@ def of(
 
 
 def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None) -> str:
-    """What kind of function it is: by its name, else by what it takes."""
+    """What kind of function it is: by its name, and by what it takes."""
     from actorcritic.audit import calling
 
+    if inspect.isclass(function):
+        from actorcritic.audit import agents
+
+        if agents.is_agent(function):
+            return "agent"
+        raise CannotCall(f"{function.__name__} is a class without a method that learns.")
     whole = calling.name_of(function).lower()
     name = whole.rpartition(".")[2]
-    takes = [*inspect.signature(function).parameters, *(mapping or {}).values()]
-    text = " ".join(takes).lower()
+    text = " ".join((*calling.names_taken(function), *(mapping or {}).values())).lower()
 
-    def says(where: str, *words: str) -> bool:
-        return any(word in where for word in words)
+    def says(where: str, words: str) -> bool:
+        return any(word in where for word in words.split())
 
+    logs = says(text, "log_prob logp log_pi logprob")
+    network = says(text, "logits probs mean mu_ std") and says(text, "action")
+    aims = says(text, "adv return target reward td_ delta")
+    named = says(name, "loss objective") or says(whole, "loss.")
+    if calling.takes_network(function):
+        return "network"
     if says(text, "chosen") and says(text, "rejected"):
         return "dpo-loss"
-    if says(text, "ref_log", "reference_log", "ref_logp") and says(text, "score"):
+    if says(text, "ref_log reference_log ref_logp") and says(text, "score"):
         return "token-rewards"
-    if says(name, "vtrace", "v_trace") or says(text, "rho", "c_bar"):
+    if says(name, "vtrace v_trace") or says(text, "rho c_bar"):
         return "vtrace"
-    if says(name, "loss", "objective") or says(whole, "loss."):
-        if says(name, "ppo", "clip", "surrogate") or says(text, "old_log", "ratio", "clip"):
-            value_only = says(name, "value", "critic", "vf") and not says(text, "log")
+    if named or ((logs or network) and aims and not says(name, "gae advantage")):
+        if says(name, "ppo clip surrogate") or says(text, "old_log ratio clip"):
+            value_only = says(name, "value critic vf") and not logs
             return "critic-loss" if value_only else "ppo-loss"
-        return "critic-loss" if says(name, "critic", "value", "vf_", "td_") else "actor-loss"
-    if says(name, "log_prob", "logprob", "density", "sample", "distribution", "entropy"):
+        value_only = says(name, "critic value vf_ td_") and not logs and not network
+        return "critic-loss" if value_only else "actor-loss"
+    if says(name, "log_prob logprob density sample distribution entropy"):
         return "distribution"
-    if says(name, "rollout", "collect", "gather", "run_episode"):
+    if says(name, "rollout collect gather run_episode"):
         return "rollout"
-    if says(name, "gae", "advantage", "adv", "td_error", "delta"):
+    if says(name, "gae advantage adv td_error delta"):
         return "advantages"
-    if says(name, "return", "target", "discount", "reward_to_go", "rewards_to_go", "n_step"):
+    if says(name, "return target discount reward_to_go rewards_to_go n_step"):
         return "returns"
-    if says(text, "old_log", "ratio"):
+    if says(text, "old_log ratio"):
         return "ppo-loss"
-    if says(text, "log_prob", "logp") and says(text, "adv"):
-        return "actor-loss"
-    if says(text, "reward", "rew"):
-        return "advantages" if says(text, "lam", "value") else "returns"
-    if says(text, "action") and says(text, "mean", "mu", "std", "logits"):
+    if says(text, "reward rew"):
+        return "advantages" if says(text, "lam value") else "returns"
+    if says(text, "mean mu logits") and not aims:
         return "distribution"
     if says(text, "env"):
         return "rollout"
@@ -144,12 +166,14 @@ __all__ = [
     "CannotCall",
     "Finding",
     "Report",
+    "Reports",
     "actor_loss",
     "advantages",
     "critic_loss",
     "distribution",
     "dpo_loss",
     "environment",
+    "files",
     "guess",
     "of",
     "ppo_loss",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import dis
 import importlib
 import importlib.util
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from actorcritic.audit.containers import Container, held_in
 from actorcritic.audit.findings import CannotCall
 
 # ------------------------------------------------------------------------------- the function
@@ -40,7 +42,7 @@ def load(path: str) -> Callable[..., Any]:
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise CannotCall(f"Name the function as FILE.py:FUNCTION or module:FUNCTION; got '{path}'.")
-    module = _module(place)
+    module = load_module(place)
     found: Any = module
     owner: Any = None
     for part in name.split("."):
@@ -59,7 +61,7 @@ def load(path: str) -> Callable[..., Any]:
     return found
 
 
-def _module(place: str) -> Any:
+def load_module(place: str) -> Any:
     is_file = place.endswith(".py") or "/" in place or "\\" in place
     try:
         if not is_file:
@@ -154,10 +156,24 @@ class Matched(NamedTuple):
     left: tuple[str, ...]  # parameters that keep their defaults
     takes_case: bool  # it takes one `Case`
     roles: Mapping[str, tuple[str, ...]]  # that were looked for
+    containers: Mapping[str, Container] = types.MappingProxyType({})  # parameters that hold roles
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The roles that stand inside of a batch, a memory or the like."""
+        inside = (c.roles for c in self.containers.values())
+        return frozenset(role for roles in inside for role in roles.values())
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our role → what they call it."""
+        held = {r: n for c in self.containers.values() for n, r in c.roles.items()}
+        return held | self.parameters | self.attributes
 
     def takes(self, role: str) -> bool:
         """Whether the function is given this role; one that takes the case may use any."""
-        return self.takes_case or role in self.parameters or role in self.attributes
+        taken = role in self.parameters or role in self.attributes
+        return self.takes_case or taken or role in self.held
 
     def describe(self) -> str:
         """In words, for the report and for messages."""
@@ -167,6 +183,7 @@ class Matched(NamedTuple):
             theirs if theirs == ours else f"{theirs} as {ours}"
             for ours, theirs in self.parameters.items()
         ]
+        said += [c.describe(name) for name, c in self.containers.items()]
         said += [f"self.{theirs} set to {ours}" for ours, theirs in self.attributes.items()]
         said += [f"{ours} = {value:g} from the module" for ours, value in self.constants.items()]
         said += [f"{name} left at its default" for name in self.left]
@@ -220,7 +237,7 @@ def recognise(
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
         raise CannotCall(f"{name_of(function)} has no signature: {one_line(error)}") from error
-    mapping = dict(mapping or {})
+    mapping = {theirs.removeprefix("self."): ours for theirs, ours in (mapping or {}).items()}
     reads = _attributes_read(function)
     for theirs, ours in mapping.items():
         if theirs not in parameters and theirs not in reads:
@@ -248,13 +265,25 @@ def recognise(
             missing.append(name)
         else:
             left.append(name)
-    if len(missing) == 1 and not matched:
+
+    def known(name: str) -> str | None:
+        ours = match_name(name, roles)
+        return None if ours in matched else ours
+
+    containers: dict[str, Container] = {}
+    for name in list(missing):
+        if (container := held_in(underlying(function), name, known)) is not None:
+            containers[name] = container
+            missing.remove(name)
+    if len(missing) == 1 and not matched and not containers:
         return Matched({}, {}, {}, tuple(left), True, roles)
     if missing:
         tried = ", ".join(f"{theirs}={ours}" for ours, theirs in matched.items())
+        likely = _likely(missing[0], roles, matched)
+        proposed = f"perhaps --map {missing[0]}={likely}; else " if likely else ""
         raise CannotCall(
             f"{name_of(function)}: what is its parameter '{missing[0]}'? "
-            f"Add --map {missing[0]}=NAME, with NAME one of: {', '.join(roles)}. "
+            f"Add {proposed}--map {missing[0]}=NAME, with NAME one of: {', '.join(roles)}. "
             f"Tried: {tried or 'nothing'}."
         )
 
@@ -269,7 +298,44 @@ def recognise(
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and role is not None and role not in matched and role not in attributes:
             constants.setdefault(role, float(value))
-    return Matched(matched, attributes, constants, tuple(left), False, roles)
+    return Matched(matched, attributes, constants, tuple(left), False, roles, containers)
+
+
+_NETWORK = re.compile(
+    r"^((policy|actor|critic|value|q)_?)?(net|network|model|nn)$|^(actor_critic|agent|actor|critic)$"
+)
+
+
+def _root(value: Any) -> str:
+    """The package that something comes from."""
+    name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
+    return str(name or "").split(".")[0]
+
+
+def takes_network(function: Callable[..., Any]) -> bool:
+    """Whether it is given a network of PyTorch, and states for it."""
+    names = list(inspect.signature(function).parameters)
+    inside = names_taken(function)
+    states = any(match_name(n, {"states": ("obs", "observations", "observation")}) for n in inside)
+    uses = {_root(value) for value in _globals_read(function).values()}
+    return states and "torch" in uses and any(_NETWORK.match(name) for name in names)
+
+
+def _likely(name: str, roles: Mapping[str, tuple[str, ...]], taken: Collection[str]) -> str | None:
+    """The role whose usual names a name resembles most."""
+    usual = {_plain(word): role for role, words in roles.items() for word in (role, *words)}
+    free = [word for word, role in usual.items() if role not in taken]
+    close = difflib.get_close_matches(_plain(name), free, 1, 0.5)
+    return usual[close[0]] if close else None
+
+
+def names_taken(function: Callable[..., Any]) -> list[str]:
+    """The parameters, and the names of what is taken out of those that are batches."""
+    names = list(inspect.signature(function).parameters)
+    for name in list(names):
+        container = held_in(underlying(function), name, lambda inside: inside)
+        names += container.names if container is not None else ()
+    return names
 
 
 def underlying(function: Callable[..., Any]) -> Any:
@@ -341,14 +407,18 @@ def _globals_read(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def literals(function: Callable[..., Any]) -> tuple[float, ...]:
-    """The numbers in (0, 1] written in its code: where γ is when no parameter has it."""
+def numbers(function: Callable[..., Any]) -> tuple[float, ...]:
+    """The positive numbers that are written in its code."""
     code = getattr(underlying(function), "__code__", None)
     if code is None:
         return ()
-    numbers = [c for inner in _codes(code) for c in inner.co_consts]
-    fractions = (n for n in numbers if isinstance(n, float) and 0.0 < n <= 1.0)
-    return tuple(dict.fromkeys(fractions))
+    found = [c for inner in _codes(code) for c in inner.co_consts]
+    return tuple(dict.fromkeys(n for n in found if isinstance(n, float) and n > 0.0))
+
+
+def literals(function: Callable[..., Any]) -> tuple[float, ...]:
+    """Those in (0, 1]: where γ is when no parameter has it."""
+    return tuple(n for n in numbers(function) if n <= 1.0)
 
 
 # ------------------------------------------------------------------------------- frameworks
@@ -431,13 +501,7 @@ def frameworks(function: Callable[..., Any], matched: Matched | None = None) -> 
     ):
         if re.search(words, text):
             used.append(name)
-    roots = {
-        str(getattr(value, "__name__", "") if inspect.ismodule(value) else value.__module__).split(
-            "."
-        )[0]
-        for value in _globals_read(function).values()
-        if inspect.ismodule(value) or hasattr(value, "__module__")
-    }
+    roots = {_root(value) for value in _globals_read(function).values()}
     code = getattr(underlying(function), "__code__", None)
     inside = {n for inner in _codes(code) for n in inner.co_names} if code is not None else set()
     used += [name for name in ("torch", "jax") if name in roots or name in inside]
@@ -555,7 +619,7 @@ def call(
             return Returned(_collected(function(case)), given, None, frozenset(case._read))
         given = {
             r: handed(r, values[r])
-            for r in (*matched.parameters, *matched.attributes)
+            for r in (*matched.parameters, *matched.attributes, *matched.held)
             if r in values
         }
         target: Any = function
@@ -569,12 +633,16 @@ def call(
         arguments, keywords = [], {}
         for name, parameter in inspect.signature(function).parameters.items():
             taken = next((r for r, p in matched.parameters.items() if p == name), None)
-            if taken is None or taken not in given:
+            if name in matched.containers:
+                value = matched.containers[name].filled(given)
+            elif taken in given:
+                value = given[taken]
+            else:
                 continue
             if parameter.kind is parameter.POSITIONAL_ONLY:
-                arguments.append(given[taken])
+                arguments.append(value)
             else:
-                keywords[name] = given[taken]
+                keywords[name] = value
         return Returned(_collected(target(*arguments, **keywords)), given, instance)
 
 

@@ -1,4 +1,4 @@
-"""`actorcritic audit` and `actorcritic audit-env`: 0 when clean, 1 on failure, 2 if not called."""
+"""`actorcritic audit` and `actorcritic audit-env`: 0 when clean, 1 on failure, 2 if not judged."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from actorcritic import audit
-from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.audit.findings import CannotCall, Report, Reports
 from actorcritic.core.errors import UserError
 
 _EPILOG = """\
 exit codes:
-  0  nothing wrong was found
-  1  the audit found something wrong
-  2  the function could not be called; the message says why and what was tried
+  0  nothing wrong was found (risks and choices are told, and are no errors)
+  1  the audit found something wrong; with --strict, a risk is wrong too
+  2  not judged: it could not be called, or fits no definition; the message says what was tried
 
 examples:
   actorcritic audit my_code.py:compute_gae
   actorcritic audit my_code.py:Buffer.finish --kind advantages --map vals=values
   actorcritic audit my_package.losses:ppo_loss --html audit.html
+  actorcritic audit my_agent.py:A2CAgent       a class: made, fed and recorded
+  actorcritic audit train.py                   a file: all that is recognised; a script is run
+  actorcritic audit my_package/                every file of a folder
 
 Parameters are recognised by their usual names (rewards, values, dones, gamma, lam, …); name the
 others with --map. The file is imported, so what stands at its top level is run.
@@ -36,7 +39,11 @@ def audit_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("function", metavar="FILE.py:FUNCTION", help="or FILE.py:Class.method")
+    parser.add_argument(
+        "function",
+        metavar="FILE.py[:FUNCTION]",
+        help="or FILE.py:Class, FILE.py:Class.method, module:FUNCTION, a folder",
+    )
     parser.add_argument(
         "--kind", choices=audit.KINDS, help="what it is to compute (default: guessed)"
     )
@@ -66,7 +73,7 @@ def audit_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="losses: what is passed in has to be detached inside, too",
+        help="risks count as errors; losses: what is passed in has to be detached inside, too",
     )
     _add_outputs(parser)
     return parser
@@ -76,7 +83,12 @@ def audit_command(argv: Sequence[str]) -> int:
     """`actorcritic audit FILE.py:FUNCTION [options]`."""
     options = audit_parser().parse_args(list(argv))
 
-    def made() -> Report:
+    place = Path(options.function)
+    whole = place.is_dir() or (":" not in options.function and place.suffix == ".py")
+
+    def made() -> Report | Reports:
+        if whole:
+            return audit.files(place)
         chosen = {
             "strict": options.strict or None,
             "layout": options.layout,
@@ -122,7 +134,7 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def _shown(made: Callable[[], Report], options: Any) -> int:
+def _shown(made: Callable[[], Report | Reports], options: Any) -> int:
     try:
         report = made()
         if options.html is not None:
@@ -131,4 +143,4 @@ def _shown(made: Callable[[], Report], options: Any) -> int:
         print(f"actorcritic: {error}", file=sys.stderr)
         return 2
     print(report.json() if options.json else report)
-    return 0 if report.ok else 1
+    return report.exit_code(getattr(options, "strict", False))

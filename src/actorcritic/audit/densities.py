@@ -11,15 +11,41 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
-from actorcritic.audit.findings import CannotCall, Finding, Report
-from actorcritic.audit.losses import Fault, as_numbers, log_softmax
+from actorcritic.audit.categorical import discrete, logits_of
+from actorcritic.audit.density_rows import (
+    DIMENSIONS,
+    LEVEL,
+    MANY,
+    Case,
+    Each,
+    Point,
+    normal_of,
+    readings,
+    reduced,
+    slope,
+    squashed_of,
+    truncated,
+)
+from actorcritic.audit.findings import (
+    RISKY,
+    UNJUDGED,
+    WRONG,
+    CannotCall,
+    Fault,
+    Ledger,
+    Report,
+    as_numbers,
+    listing,
+)
+from actorcritic.audit.loss_cases import NORMAL, Reading
+from actorcritic.audit.truths import integrates
 
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
@@ -43,237 +69,23 @@ ROLES: dict[str, tuple[str, ...]] = {
         "key": "rng prng_key rng_key generator random_state seed",
     }.items()
 }
-LEVEL = 1e-9  # the chance of a false alarm of each statistical check
-MANY = 8192  # draws
 PER_DIMENSION = re.compile(
     r"per[ _-]?(action[ _-]?)?dim|element[ _-]?wise|each dim|unsummed|unreduced", re.I
 )
 SQUASHED = re.compile(r"tanh|squash|\bsac\b", re.I)
-LOG_2PI = math.log(2 * math.pi)
-
-Case = dict[str, Any]
-
-
-# ------------------------------------------------------------------------------ the definitions
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a density is asked for, in float64; the last axis is the action's own dimensions.
-
-    `u` is a draw of the normal distribution and `action` what it becomes: bias + scale * tanh u.
-    """
-
-    u: np.ndarray
-    action: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-
-    def given(self, squashed: bool) -> np.ndarray:
-        return self.action if squashed else self.u
-
-
-Each = Callable[[Point], np.ndarray]  # a number for each dimension
-
-
-class Reading(NamedTuple):
-    """One way to compute a log-density: of `u` (or an action that is not squashed), or of it."""
-
-    each: Each
-    from_action: bool | None  # whether the number handed over is the squashed action; None: either
-    said: str = ""
-    fault: Fault | None = None
-
-
-def _normal(x: np.ndarray, p: Point) -> np.ndarray:
-    return -0.5 * ((x - p.mean) / p.std) ** 2 - np.log(p.std) - 0.5 * LOG_2PI
-
-
-def _slope(p: Point) -> np.ndarray:
-    """log d tanh(u) / du, without cancellation."""
-    return 2 * (math.log(2) - p.u - np.logaddexp(0, -2 * p.u))
-
-
-def _squashed(p: Point) -> np.ndarray:
-    return _normal(p.u, p) - _slope(p) - np.log(p.scale)
-
-
-def _log1m_square(x: np.ndarray) -> np.ndarray:
-    return np.log(np.where(np.abs(x) < 1, 1 - x**2, np.nan))
-
-
-MEND = "log_prob = normal.log_prob(u) - log(scale * (1 - tanh(u)**2)), summed over dimensions"
-_JACOBIAN = Fault(
-    "tanh-jacobian",
-    "the log-probability of a squashed action lacks the change of variables by tanh",
-    "Entropy and ratios are those of another variable: actions near the bounds seem far too "
-    "unlikely, and an entropy bonus pushes the policy into the bounds.",
-    MEND,
-)
-_SCALE = Fault(
-    "action-scale",
-    "the log-probability lacks the scale of the action, log((high − low) / 2)",
-    "It is off by a constant for each dimension: a target entropy or a temperature is meant for "
-    "another box.",
-    MEND,
-)
-_SCALED = Fault(
-    "scaled-action",
-    "the change of variables is computed from the scaled action, not from tanh(u)",
-    "1 − a² is negative or too large outside [−1, 1]: NaN, or a wrong gradient near the bounds.",
-    MEND,
-)
-_NORMAL = Fault(
-    "normal-density",
-    "",
-    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
-    "-0.5 * ((x - mean) / std)**2 - log(std) - 0.5 * log(2 * pi)",
-)
-_DIMENSIONS = Fault(
-    "dimensions-summed",
-    "",
-    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
-    "those of something else, the more so the more dimensions.",
-    "log_prob = log_prob.sum(-1)",
-)
-
-
-def _readings(claimed: bool, boxed: bool) -> list[Reading]:
-    """Right ones first. `claimed`: it says that it squashes. `boxed`: it is given the bounds."""
-
-    def wrong(text: str) -> Fault:
-        return _NORMAL._replace(wrong=text)
-
-    plain = Reading(lambda p: _normal(p.u, p), False, "normal, not squashed")
-    at_action = Reading(lambda p: _normal(p.action, p), True)
-    right = [
-        Reading(_squashed, False, "tanh-squashed, a function of the draw before the tanh"),
-        Reading(_squashed, True, "tanh-squashed, a function of the action"),
-    ]
-    if boxed:
-        right.append(Reading(_truncated, True, "normal, truncated to the bounds"))
-    faulty: list[Reading] = []
-    if claimed:
-        faulty += [
-            Reading(lambda p: _normal(p.u, p), None, fault=_JACOBIAN),
-            at_action._replace(fault=_JACOBIAN),
-            Reading(
-                lambda p: _normal(p.u, p) - np.log(p.scale),
-                None,
-                fault=_JACOBIAN._replace(
-                    wrong="the log-probability has the scale of the action, but not the "
-                    "derivative of tanh"
-                ),
-            ),
-        ]
-    else:
-        right.insert(0, plain)
-    faulty += [
-        Reading(lambda p: _normal(p.u, p) - _slope(p), None, fault=_SCALE),
-        Reading(lambda p: _squashed(p) + 2 * np.log(p.scale), None, fault=_SCALE._replace(
-            wrong="the scale of the action is added to the log-probability, not subtracted")),
-        Reading(lambda p: _normal(p.u, p) - _log1m_square(p.action), None, fault=_SCALED),
-        Reading(
-            lambda p: _normal(p.u, p) - _log1m_square(p.action) - np.log(p.scale),
-            None,
-            fault=_SCALED,
-        ),
-        Reading(lambda p: _normal(p.action, p) - _log1m_square(p.action), None, fault=_SCALED),
-        Reading(
-            lambda p: _normal(p.action, p) - _slope(p) - np.log(p.scale),
-            None,
-            fault=_SCALED._replace(
-                wrong="the normal density is taken at the scaled action, not at the draw before "
-                "the tanh"
-            ),
-        ),
-        Reading(
-            lambda p: _normal(p.action, p) - _slope(p),
-            None,
-            fault=_SCALED._replace(
-                wrong="the normal density is taken at the scaled action, not at the draw before "
-                "the tanh"
-            ),
-        ),
-        Reading(
-            lambda p: _normal(p.u, p) + _slope(p) + np.log(p.scale),
-            None,
-            fault=_JACOBIAN._replace(
-                wrong="the change of variables has the wrong sign: it is added, not subtracted"
-            ),
-        ),
-        Reading(
-            lambda p: _normal(p.u, p) + _slope(p),
-            None,
-            fault=_JACOBIAN._replace(
-                wrong="the change of variables has the wrong sign: it is added, not subtracted"
-            ),
-        ),
-    ]  # fmt: skip
-    # Mistakes of the normal density itself, squashed or not.
-    for text, base in _BASES:
-        for extra in (_nothing, lambda p: _slope(p) + np.log(p.scale)):
-            faulty.append(
-                Reading(lambda p, b=base, e=extra: b(p) - e(p), None, fault=wrong(text))  # type: ignore[misc]
-            )
-    return right + faulty
-
-
-def _truncated(p: Point) -> np.ndarray:
-    low, high = (
-        ((p.bias + sign * p.scale) - p.mean) / p.std * np.ones_like(p.u) for sign in (-1, 1)
-    )
-    mass = np.log(stats.norm.cdf(high) - stats.norm.cdf(low))
-    return np.asarray(_normal(p.action, p) - mass)
-
-
-def _nothing(p: Point) -> np.ndarray:
-    return np.zeros_like(p.u)
-
-
-def _with_std(std: Callable[[np.ndarray], np.ndarray]) -> Each:
-    return lambda p: _normal(p.u, Point(p.u, p.action, p.mean, std(p.std), p.scale, p.bias))
-
-
-_BASES: list[tuple[str, Each]] = [
-    ("the normal density lacks −½ log 2π", lambda p: _normal(p.u, p) + 0.5 * LOG_2PI),
-    ("the normal density lacks −log σ", lambda p: _normal(p.u, p) + np.log(p.std)),
-    ("the normal density has + log σ for − log σ", lambda p: _normal(p.u, p) + 2 * np.log(p.std)),
-    (
-        "the normal density lacks both of its constants, −log σ − ½ log 2π",
-        lambda p: _normal(p.u, p) + np.log(p.std) + 0.5 * LOG_2PI,
-    ),
-    ("the variance is used as the standard deviation", _with_std(lambda s: s**2)),
-    ("the standard deviation is used as the variance", _with_std(np.sqrt)),
-    ("log σ is used as σ", _with_std(lambda s: np.abs(np.log(s)))),
-    ("σ is used as log σ", _with_std(np.exp)),
-    (
-        "the quadratic term lacks its ½",
-        lambda p: _normal(p.u, p) - 0.5 * ((p.u - p.mean) / p.std) ** 2,
-    ),
-    ("the square of the distance is missing: |x − μ| / σ", lambda p: (
-        _normal(p.u, p) + 0.5 * ((p.u - p.mean) / p.std) ** 2 - 0.5 * np.abs(p.u - p.mean) / p.std
-    )),
-    ("the density is returned, not its logarithm", lambda p: np.exp(_normal(p.u, p))),
-]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ the user's function
 
 
-@dataclass
-class Audit:
+@dataclass(kw_only=True)
+class Audit(Ledger):
     function: Callable[..., Any]
     matched: calling.Matched
     framework: calling.Framework
     roles: frozenset[str]  # that it takes, or looks at in the case that it is given
     batched: bool = True
-    passed: list[str] = field(default_factory=list)
-    failures: list[Finding] = field(default_factory=list)
-    conventions: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
+    inside: float | None = None  # a scale of the action that is written in its code
 
     def takes(self, role: str) -> bool:
         return role in self.roles
@@ -304,6 +116,8 @@ class Audit:
     def box(self, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
         """Scale and bias of the box that the function can be told of."""
         scale, bias = np.ones(dimensions), np.zeros(dimensions)
+        if self.inside is not None:
+            return self.inside * scale, bias
         if self.takes("max_action"):
             return 2.0 * scale, bias
         if self.boxed:
@@ -356,7 +170,7 @@ class Audit:
     def looked_at(self) -> frozenset[str]:
         """The roles that a function of one case reads."""
         rng = np.random.default_rng(0)
-        values = self.values(self.point(rng, 3, 2), False) | self.logits(rng, (3, 4))
+        values = self.values(self.point(rng, 3, 2), False) | logits_of(self, rng, (3, 4))
         values["noise"] = rng.normal(size=(3, 2))
         return calling.call(self.function, self.matched, values, self.framework).read
 
@@ -388,41 +202,19 @@ class Audit:
 
     # -- what is said
 
-    def fail(self, fault: Fault, example: str) -> None:
-        if fault.check not in [f.check for f in self.failures]:
-            wrong = fault.wrong[0].upper() + fault.wrong[1:] + "."
-            self.failures.append(Finding(fault.check, wrong, fault.effect, example, fault.mend))
-
-    def hold(self, *checks: str) -> None:
-        self.passed += [check for check in checks if check not in self.passed]
-
     def table(self, values: Case, rows: list[tuple[str, Any, Any]]) -> str:
-        names = self.matched.parameters | self.matched.attributes
-        lines = [
-            (names.get(r, r), as_numbers(v))
+        names = self.matched.names
+        given = [
+            (names.get(r, r), v)
             for r, v in values.items()
             if self.takes(r) and isinstance(v, (np.ndarray, float))
         ]
-        for name, expected, actual in rows:
-            lines += [
-                (f"{name}, expected", as_numbers(expected)),
-                (f"{name}, actual", as_numbers(actual)),
-            ]
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+        return listing(given, rows)
 
-    def report(self) -> Report:
-        failed = {f.check for f in self.failures}
+    @property
+    def called(self) -> str:
         layout = "[N, D]" if self.batched else "one action [D] at a time"
-        return Report(
-            subject=self.name,
-            kind="distribution",
-            passed=tuple(check for check in self.passed if check not in failed),
-            failures=tuple(self.failures),
-            conventions=tuple(dict.fromkeys(self.conventions)),
-            not_checked=tuple(self.not_checked),
-            called=f"{self.framework}, {layout}: {self.matched.describe()}",
-        )
+        return f"{self.framework}, {layout}: {self.matched.describe()}"
 
     # -- log-probabilities of given actions
 
@@ -439,23 +231,23 @@ class Audit:
             self.explain(
                 reading,
                 squashed,
-                _DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
+                DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
             )
         elif how == "per dimension":
-            self.conventions.append("one log-probability for each dimension, as its name says")
+            self.choices.append("one log-probability for each dimension, as its name says")
         elif how == "mean":
             text = "the log-probability is averaged over the action's dimensions, not summed"
-            self.explain(reading, squashed, _DIMENSIONS._replace(wrong=text))
+            self.explain(reading, squashed, DIMENSIONS._replace(wrong=text))
         else:
-            self.hold(_DIMENSIONS.check)
+            self.hold(DIMENSIONS.check)
         if reading.fault is not None:
             self.explain(reading, squashed, reading.fault)
             return
-        self.conventions.append(reading.said)
+        self.choices.append(reading.said)
         if not self.batched:
-            self.conventions.append("one action at a time: a batch is summed up or refused")
+            self.choices.append("one action at a time: a batch is summed up or refused")
         self.hold("normal-density")
-        if reading.each is _squashed:
+        if reading.each is squashed_of:
             self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
         self.integral(reading, squashed)
         self.extremes(reading, squashed)
@@ -476,11 +268,11 @@ class Audit:
             if not found:
                 continue
             matches = []
-            for order, reading in enumerate(_readings(self.claimed, self.boxed)):
+            for order, reading in enumerate(readings(self.claimed, self.boxed)):
                 for squashed, got in found.items():
                     if reading.from_action not in (None, squashed):
                         continue
-                    how = _reduced(reading, points, got)
+                    how = reduced(reading, points, got)
                     if how:
                         rank = (reading.fault is not None, how != "sum", order)
                         matches.append((rank, (reading, squashed, how)))
@@ -505,7 +297,7 @@ class Audit:
     def right(self, reading: Reading) -> Each:
         if reading.fault is None:
             return reading.each
-        return _squashed if self.claimed else (lambda p: _normal(p.u, p))
+        return squashed_of if self.claimed else (lambda p: normal_of(p.u, p))
 
     def unknown(self, p: Point) -> None:
         squashed = self.claimed and not self.takes("unsquashed")
@@ -516,29 +308,31 @@ class Audit:
                 f"{self.name} failed when called with {self.matched.describe()} "
                 f"({self.framework}): {calling.one_line(error)}"
             ) from error
-        each = _squashed if self.claimed else (lambda p: _normal(p.u, p))
+        each = squashed_of if self.claimed else (lambda p: normal_of(p.u, p))
         text = "the log-probability agrees with no density of a normal or squashed normal action"
         if got.size and not np.all(np.isfinite(got)):
             text = "the log-probability of an ordinary action is not finite"
         one = Point(*(x[:1] if x.ndim == 2 else x for x in vars(p).values()))
         rows = [("log-probability", each(one).sum(-1), got.ravel()[:1])]
-        self.fail(_NORMAL._replace(wrong=text), self.table(self.values(one, squashed), rows))
+        severity = UNJUDGED if got.size and np.all(np.isfinite(got)) else WRONG
+        fault = NORMAL._replace(wrong=text, severity=severity)
+        self.fail(fault, self.table(self.values(one, squashed), rows))
 
     def integral(self, reading: Reading, squashed: bool) -> None:
         """∫ exp(log-probability) over all actions, for one dimension: the trapezoidal rule in u."""
         mean, std = np.full((241, 1), 0.3), np.full((241, 1), 0.6)
         # A truncated normal needs the whole box, whose ends are at infinite u.
-        u = mean + np.linspace(-8, 8, 241)[:, None] * (1.0 if reading.each is _truncated else std)
+        u = mean + np.linspace(-8, 8, 241)[:, None] * (1.0 if reading.each is truncated else std)
         p = self.at(u, mean, std)
         log_p = self.log_probs(p, squashed).reshape(len(u))
         if reading.said != "normal, not squashed":
-            log_p = log_p + (_slope(p) + np.log(p.scale))[:, 0]
+            log_p = log_p + (slope(p) + np.log(p.scale))[:, 0]
         with np.errstate(over="ignore", invalid="ignore"):
             total = float(np.trapezoid(np.nan_to_num(np.exp(log_p)), u[:, 0]))
         if abs(total - 1) < 2e-3:
             self.hold("integrates-to-one")
             return
-        fault = _NORMAL._replace(
+        fault = NORMAL._replace(
             check="integrates-to-one",
             wrong="the density does not integrate to one over all actions",
         )
@@ -563,13 +357,14 @@ class Audit:
                 "the log-probability is not finite where tanh is saturated",
                 "One such action turns the loss and every parameter into NaN.",
                 "log(1 - tanh(u)**2) = 2 * (log(2) - u - softplus(-2 * u))",
+                RISKY,
             )
             rows = [("log-probability", expected[worst : worst + 1], got[worst : worst + 1])]
             self.fail(fault, self.table(self.values(one, squashed), rows))
             return
         self.hold("saturation")
         if not np.allclose(got, expected, 1e-3, 1e-2):
-            self.conventions.append(
+            self.choices.append(
                 "where tanh is saturated the log-probability is cut off (an ε in the logarithm, "
                 "or a clip)"
             )
@@ -579,8 +374,28 @@ class Audit:
     def samples(self) -> None:
         for dimensions in (1, 2):
             self.drawn(dimensions)
-            if self.failures:
+            if self.found:
                 return
+        self.flow()
+
+    def flow(self) -> None:
+        """Whether a gradient reaches the mean through what is drawn (PyTorch)."""
+        if self.framework.name != "torch" or self.matched.takes_case:
+            return
+        values = self.values(self.point(np.random.default_rng(2), 4, 2), False)
+        handed = {
+            r: self.framework.array(v, requires_grad=r == "mean") if np.ndim(v) else v
+            for r, v in values.items()
+        }
+        result = calling.call(self.function, self.matched, handed, self.framework, False).result
+        parts = result if isinstance(result, tuple) else (result,)
+        named = dict(zip(("action", "log-probability"), parts, strict=False))
+        for name, part in named.items():
+            if hasattr(part, "requires_grad") and not part.requires_grad:
+                self.choices.append(
+                    f"no gradient flows through the {name}: right where it is data, and wrong "
+                    "where a loss is to train the policy through it (rsample, and no no_grad)"
+                )
 
     def drawn(self, dimensions: int) -> None:
         rng = np.random.default_rng(11)
@@ -602,8 +417,13 @@ class Audit:
             got = got.reshape(MANY)
         if self.clipped(asked, action, got):
             return
-        match = self.explained(asked, action, got)
+        match = self.explained_inside(asked, action, got)
+        asked = self.at(asked.u, asked.mean, asked.std)
         one = slice(0, 1)
+        if match is None and got.ndim == 1 and integrates(action, got):
+            self.choices.append("a density of a form of its own, which its samples do follow")
+            self.hold("sample-density", "samples")
+            return
         if match is None:
             p = self.point_of(asked, action, self.claimed)
             fault = Fault(
@@ -612,18 +432,18 @@ class Audit:
                 "Gradients and ratios belong to another action than the one that is executed.",
                 "Compute the log-probability from the draw that becomes the action.",
             )
-            expected = (_squashed if self.claimed else lambda p: _normal(p.u, p))(p).sum(-1)
+            expected = (squashed_of if self.claimed else lambda p: normal_of(p.u, p))(p).sum(-1)
             self.fail(fault, self.sample_table(values, action[one], expected[one], got[one]))
             return
         reading, squashed, how = match
         p = self.point_of(asked, action, squashed)
         trouble = reading.fault
         if trouble is None and how == "mean":
-            trouble = _DIMENSIONS._replace(
+            trouble = DIMENSIONS._replace(
                 wrong="the log-probability is averaged over the action's dimensions, not summed"
             )
         if trouble is None and how == "per dimension" and not PER_DIMENSION.search(self.words):
-            trouble = _DIMENSIONS._replace(
+            trouble = DIMENSIONS._replace(
                 wrong="a number for each dimension comes back, not their sum"
             )
         if trouble is not None:
@@ -631,9 +451,9 @@ class Audit:
             self.fail(trouble, self.sample_table(values, action[one], expected[one], got[one]))
             return
         if reading.said:
-            self.conventions.append(reading.said)
-        self.hold("sample-density", "clipped-action", "normal-density", _DIMENSIONS.check)
-        if reading.each is _squashed:
+            self.choices.append(reading.said)
+        self.hold("sample-density", "clipped-action", "normal-density", DIMENSIONS.check)
+        if reading.each is squashed_of:
             self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
         self.spread(p, reading, values, action)
 
@@ -644,18 +464,40 @@ class Audit:
             u = np.arctanh((action - asked.bias) / asked.scale)
         return Point(u, action, asked.mean, asked.std, asked.scale, asked.bias)
 
+    def explained_inside(
+        self, asked: Point, action: np.ndarray, got: np.ndarray
+    ) -> tuple[Reading, bool, str] | None:
+        """With the box that it is told of, else with one that its code or its module has."""
+        constants = (self.matched.constants.get(r) for r in ("max_action", "action_scale"))
+        written = [c for c in constants if c] + [*calling.numbers(self.function)]
+        options = [None] if self.boxed else [None, *dict.fromkeys(written)]
+        found = []
+        for inside in options:
+            self.inside = inside
+            asked = self.at(asked.u, asked.mean, asked.std)
+            match = self.explained(asked, action, got)
+            if match is not None:
+                found.append((match[0].fault is not None, inside, match))
+        if not found:
+            self.inside = None
+            return None
+        _, self.inside, match = min(found, key=lambda each: each[0])
+        if self.inside is not None:
+            self.choices.append(f"the limit of the action, {self.inside:g}, is written inside")
+        return match
+
     def explained(
         self, asked: Point, action: np.ndarray, got: np.ndarray
     ) -> tuple[Reading, bool, str] | None:
         matches = []
-        for order, reading in enumerate(_readings(self.claimed, self.boxed)):
+        for order, reading in enumerate(readings(self.claimed, self.boxed)):
             for squashed in (True, False):
                 if reading.from_action not in (None, squashed):
                     continue
                 p = self.point_of(asked, action, squashed)
                 if squashed and not np.all(np.isfinite(p.u)):
                     continue
-                how = _reduced(reading, [p], [got])
+                how = reduced(reading, [p], [got])
                 if how:
                     rank = (reading.fault is not None, how != "sum", order)
                     matches.append((rank, (reading, squashed, how)))
@@ -699,7 +541,7 @@ class Audit:
             expected = p.mean + p.std * values["noise"]
             ok = np.allclose(p.u, expected, 1e-3, 1e-3)
             distance = float(np.max(np.abs(p.u - expected)))
-        elif reading.each is _truncated:
+        elif reading.each is truncated:
             return
         else:
             scores = (p.u - p.mean) / p.std
@@ -731,186 +573,6 @@ class Audit:
         head = self.table(small, [("log-probability", expected, got)])
         return f"returned action  {as_numbers(action)}\n{head}"
 
-    # -- discrete actions
-
-    def logits(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
-        logits = rng.normal(size=shape)
-        return {"logits": logits, "probs": np.exp(log_softmax(logits)), "key": self.key()}
-
-    def discrete(self) -> None:
-        rng = np.random.default_rng(5)
-        values = self.logits(rng, (12, 4))
-        if not self.takes("action"):
-            self.discrete_samples(rng)
-            return
-        values["action"] = np.arange(12) % 4
-        try:
-            got = self.only(self.call(values, 12)).reshape(-1)
-        except CannotCall:
-            raise
-        except (Exception, SystemExit):
-            got = np.zeros(0)
-        if got.shape != (12,):
-            self.batched = False
-            rows = [
-                {r: v[i] if isinstance(v, np.ndarray) else v for r, v in values.items()}
-                for i in range(12)
-            ]
-            for row in rows:
-                row["action"] = int(row["action"])
-            got = np.array([self.only(self.call(row, 0)).reshape(()) for row in rows])
-        fault = _discrete_fault(values, got)
-        expected = _chosen(log_softmax(values["logits"]), values["action"])
-        if fault is not None:
-            i = int(np.argmax(~np.isclose(got, expected, 1e-3, 1e-3)))
-            one = {r: v[i : i + 1] if isinstance(v, np.ndarray) else v for r, v in values.items()}
-            self.fail(
-                fault, self.table(one, [("log-probability", expected[i : i + 1], got[i : i + 1])])
-            )
-            return
-        self.conventions.append("categorical")
-        self.hold("log-softmax")
-        self.one(rng)
-        self.wide()
-
-    def one(self, rng: np.random.Generator) -> None:
-        """Σ exp(log-probability) over all actions."""
-        row = rng.normal(size=4)
-        values = {"logits": np.tile(row, (4, 1)), "action": np.arange(4)}
-        values["probs"] = np.exp(log_softmax(values["logits"]))
-        total = float(np.exp(self.rows_of(values)).sum())
-        if abs(total - 1) < 1e-3:
-            self.hold("sums-to-one")
-            return
-        fault = _LOGITS._replace(
-            check="sums-to-one", wrong="the probabilities of all actions do not sum to one"
-        )
-        self.fail(fault, self.table(values, [("sum of probabilities", 1.0, total)]))
-
-    def wide(self) -> None:
-        """Logits that are far apart, as those of a policy that is nearly deterministic."""
-        if not self.takes("logits"):
-            return
-        values: Case = {
-            "logits": np.array([[0.0, 800.0], [-800.0, 0.0]]),
-            "action": np.array([0, 0]),
-        }
-        got = self.rows_of(values)
-        if np.all(np.isfinite(got)):
-            self.hold("saturation")
-            return
-        fault = Fault(
-            "saturation",
-            "the log-probability is not finite for logits that are far apart",
-            "A nearly deterministic policy turns the loss into NaN.",
-            "log_probs = log_softmax(logits), not log(softmax(logits))",
-        )
-        self.fail(fault, self.table(values, [("log-probability", np.array([-800.0, -800.0]), got)]))
-
-    def rows_of(self, values: Case) -> np.ndarray:
-        rows = len(values["action"])
-        if self.batched:
-            return self.only(self.call(values, rows)).reshape(rows)
-        return np.array([
-            self.only(self.call(
-                {r: int(v[i]) if r == "action" else v[i] for r, v in values.items()}, 0
-            )).reshape(())
-            for i in range(rows)
-        ])  # fmt: skip
-
-    def discrete_samples(self, rng: np.random.Generator) -> None:
-        row = self.logits(rng, (4,))
-        values: Case = {
-            r: np.tile(v, (MANY, 1)) if isinstance(v, np.ndarray) else v for r, v in row.items()
-        }
-        found = [f for f in self.call(values, MANY) if f.size == MANY]
-        if len(found) < 2:
-            raise CannotCall(f"{self.name} should return actions [N] and log-probabilities [N].")
-        whole = [np.all(f == np.round(f)) for f in found[:2]]
-        first = 1 if whole[1] and not whole[0] else 0
-        action, got = (np.asarray(found[k]).reshape(MANY) for k in (first, 1 - first))
-        action = action.astype(int)
-        p = np.exp(log_softmax(row["logits"]))
-        fault: Fault | None = _discrete_fault(values | {"action": action}, got)
-        if fault is not None:
-            small: Case = {"logits": row["logits"], "probs": p}
-            rows = [("log-probability", np.log(p[action[:1]]), got[:1])]
-            example = f"returned action  {action[0]}\n{self.table(small, rows)}"
-            self.fail(fault, example)
-            return
-        self.conventions.append("categorical")
-        self.hold("log-softmax")
-        counts = np.bincount(action, minlength=4)[:4]
-        if stats.chisquare(counts, MANY * p).pvalue > LEVEL:
-            self.hold("samples")
-            return
-        fault = Fault(
-            "samples",
-            "the samples do not follow the probabilities that come with them",
-            "The policy that acts is not the one whose log-probabilities are learnt from.",
-            "Sample from softmax(logits), with a fresh random number for each row.",
-        )
-        self.fail(fault, self.table({"logits": row["logits"]}, [("frequencies", p, counts / MANY)]))
-
-
-_LOGITS = Fault(
-    "log-softmax",
-    "",
-    "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
-    "log_prob = log_softmax(logits)[action]",
-)
-
-
-def _chosen(table: np.ndarray, action: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(table, action[:, None], -1)[:, 0]
-
-
-def _discrete_fault(values: Case, got: np.ndarray) -> Fault | None:
-    logits, action = values["logits"], values["action"]
-    log_p = log_softmax(logits)
-    tables = [
-        ("", log_p),
-        ("the probability is returned, not its logarithm", np.exp(log_p)),
-        ("the logit is returned as if it were a log-probability", logits),
-        ("the log-probability has the wrong sign", -log_p),
-        ("softmax is taken over the batch, not over the actions", log_softmax(logits.T).T),
-        ("each logit goes through a sigmoid: they are not alternatives", -np.logaddexp(0, -logits)),
-        ("the logarithm of the sigmoid's complement is returned", -np.logaddexp(0, logits)),
-    ]
-    for text, table in tables:
-        if np.allclose(got, _chosen(table, action), 1e-3, 1e-4):
-            return _LOGITS._replace(wrong=text) if text else None
-    return _LOGITS._replace(wrong="the log-probability is not that of a categorical distribution")
-
-
-def _reduced(reading: Reading, points: list[Point], found: list[np.ndarray]) -> str:
-    """How dimensions are reduced if this reading explains what was found, else ''."""
-    each = []
-    for p in points:
-        with np.errstate(all="ignore"):
-            each.append(reading.each(p))
-    if not any(np.isfinite(e).any() for e in each):
-        return ""
-    for how, reduce in (
-        ("sum", lambda e: e.sum(-1)),
-        ("per dimension", lambda e: e),
-        ("mean", lambda e: e.mean(-1)),
-    ):
-        agree = []
-        for e, got in zip(each, found, strict=True):
-            expected = reduce(e)
-            if how == "sum" and got.shape == (*expected.shape, 1):
-                got = got[..., 0]
-            if how == "mean" and got.shape == (*expected.shape, 1):
-                got = got[..., 0]
-            if got.shape != expected.shape:
-                break
-            close = np.isclose(got, expected, 1e-3, 1e-3, equal_nan=True)
-            agree.append(close.mean())
-        if len(agree) == len(each) and min(agree) > 0.99:
-            return how
-    return ""
-
 
 # ------------------------------------------------------------------------------ the audit
 
@@ -927,9 +589,9 @@ def distribution(
     matched = calling.recognise(function, ROLES, mapping)
     name = calling.name_of(function)
     failed: Exception | None = None
-    first: Audit | None = None
     for framework in calling.frameworks(function, matched):
-        audit = Audit(function, matched, framework, frozenset(r for r in ROLES if matched.takes(r)))
+        taken = frozenset(r for r in ROLES if matched.takes(r))
+        audit = Audit(function=function, matched=matched, framework=framework, roles=taken)
         try:
             if matched.takes_case:
                 audit.roles = audit.looked_at()
@@ -938,7 +600,7 @@ def distribution(
             elif audit.takes("mean"):
                 audit.samples()
             elif audit.takes("logits") or audit.takes("probs"):
-                audit.discrete()
+                discrete(audit)
             else:
                 raise CannotCall(
                     f"{name}: a distribution is a function of mean and std (or log_std), or of "
@@ -947,12 +609,7 @@ def distribution(
         except Exception as error:
             failed = failed or error
             continue
-        if not audit.failures:
-            return audit.report()
-        first = first or audit
-        break
-    if first is not None:
-        return first.report()
+        return audit.report(name, "distribution", audit.called)
     if isinstance(failed, CannotCall):
         raise failed
     why = calling.one_line(failed) if failed else "no framework fits"

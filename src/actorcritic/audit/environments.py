@@ -1,7 +1,7 @@
 """Does an environment keep its promises: its spaces, its seeds, its flags, its arrays?
 
 What is an error fails. What only makes learning harder (scales, endless episodes) is advice, and
-stands among the conventions.
+stands among the choices.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -20,7 +21,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.findings import CannotCall, Ledger, Report
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.envs import pettingzoo
@@ -58,39 +59,12 @@ class Broken(Exception):
     """The interface itself is broken, so that nothing more can be asked."""
 
 
-class Notes:
-    """What was found; each name is heard once, so that one cause is told once."""
+@dataclass
+class Notes(Ledger):
+    """What was found in an environment."""
 
-    def __init__(self) -> None:
-        self.passed: dict[str, None] = {}
-        self.failures: dict[str, Finding] = {}
-        self.conventions: list[str] = []
-        self.not_checked: list[str] = []
-        self.beyond: list[str] = []  # observations beyond the bounds of their space, told
-        self.looked_at = 0
-
-    def hold(self, *names: str) -> None:
-        for name in names:
-            if name not in self.failures:
-                self.passed[name] = None
-
-    def fail(self, check: str, wrong: str, effect: str, example: str, mend: str) -> None:
-        self.passed.pop(check, None)
-        self.failures.setdefault(check, Finding(check, wrong, effect, example, mend))
-
-    def advise(self, text: str) -> None:
-        self.conventions.append(f"advice: {text}")
-
-    def report(self, subject: str, called: str) -> Report:
-        return Report(
-            subject,
-            "environment",
-            tuple(self.passed),
-            tuple(self.failures.values()),
-            tuple(dict.fromkeys(self.conventions)),
-            tuple(self.not_checked),
-            called,
-        )
+    beyond: list[str] = field(default_factory=list)  # observations beyond their space, told
+    looked_at: int = 0
 
 
 def check(environment: Any, *, mapping: Mapping[str, str] | None = None, **options: Any) -> Report:
@@ -155,7 +129,7 @@ def _check_single(given: Any, options: dict[str, Any]) -> Report:
     try:
         for space in ("observation_space", "action_space"):
             if not isinstance(getattr(environment, space, None), gymnasium.Space):
-                notes.fail(
+                notes.say(
                     "spaces-declared",
                     f"The environment has no {space}.",
                     "No library can make a policy for it.",
@@ -163,7 +137,7 @@ def _check_single(given: Any, options: dict[str, Any]) -> Report:
                     f"{getattr(environment, space, None)!r}",
                     f"Set self.{space} in the constructor.",
                 )
-                return notes.report(name, "nothing: it has no spaces")
+                return notes.report(name, "environment", "nothing: it has no spaces")
         notes.hold("spaces-declared")
         before = _global_state()
         episodes = _random_episodes(environment, notes)
@@ -177,7 +151,9 @@ def _check_single(given: Any, options: dict[str, Any]) -> Report:
     if fresh:
         environment.close()
     count = sum(len(episode.steps) for episode in episodes)
-    return notes.report(name, f"{count} steps of {len(episodes)} episodes with random actions")
+    return notes.report(
+        name, "environment", f"{count} steps of {len(episodes)} episodes with random actions"
+    )
 
 
 def _global_state() -> tuple[Any, bytes, Any]:
@@ -200,7 +176,7 @@ def _reset(environment: gymnasium.Env, notes: Notes, seed: int | None) -> tuple[
         result: Any = environment.reset(seed=seed)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        notes.fail(
+        notes.say(
             "reset-answers",
             "reset raises an exception.",
             "Nothing can be trained.",
@@ -209,7 +185,7 @@ def _reset(environment: gymnasium.Env, notes: Notes, seed: int | None) -> tuple[
         )
         raise Broken from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-        notes.fail(
+        notes.say(
             "reset-answers",
             "reset does not return (observation, info), info being a dict.",
             "Libraries unpack two values: they raise, or take a part of the observation for it.",
@@ -225,7 +201,7 @@ def _step(environment: gymnasium.Env, action: Any, notes: Notes) -> Any:
     try:
         result: Any = environment.step(deepcopy(action))
     except Exception as error:
-        notes.fail(
+        notes.say(
             "step-answers",
             "step raises an exception for an action of its action space.",
             "Training stops there.",
@@ -234,7 +210,7 @@ def _step(environment: gymnasium.Env, action: Any, notes: Notes) -> Any:
         )
         raise Broken from error
     if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
-        notes.fail(
+        notes.say(
             "step-answers",
             "step does not return observation, reward, terminated, truncated and an info dict.",
             "With four values, a time limit and the end of the task cannot be told apart.",
@@ -316,7 +292,7 @@ def _check_observation(environment: Any, x: Any, where: str, notes: Notes) -> No
             _fail_not_finite(leaf, where, notes)
             return
         if array.dtype.kind in "fiub" and not np.can_cast(array.dtype, part.dtype):
-            notes.fail(
+            notes.say(
                 "observation-dtype",
                 f"Observations are of dtype {array.dtype}, their space of {part.dtype}.",
                 "Buffers made after the space round or truncate what is written to them.",
@@ -348,7 +324,7 @@ def _check_observation(environment: Any, x: Any, where: str, notes: Notes) -> No
 
 
 def _fail_outside(example: str, notes: Notes) -> None:
-    notes.fail(
+    notes.say(
         "observation-in-space",
         "Observations are outside their observation space.",
         "What is normalised, clipped or made room for by the space is wrong.",
@@ -374,7 +350,7 @@ def _check_numbers(reward: Any, terminated: Any, truncated: Any, where: str, not
     except (TypeError, ValueError):
         number, scalar = np.nan, False
     if not scalar or not np.isfinite(number):
-        notes.fail(
+        notes.say(
             "rewards-finite",
             "A reward is not one finite number.",
             "One NaN makes every parameter NaN at the next update; an array is broadcast.",
@@ -385,7 +361,7 @@ def _check_numbers(reward: Any, terminated: Any, truncated: Any, where: str, not
             raise Broken
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, (bool, np.bool_)):
-            notes.fail(
+            notes.say(
                 "flags-are-booleans",
                 f"{name} is not True or False.",
                 "An array or None is taken for either, depending on the library.",
@@ -397,7 +373,7 @@ def _check_numbers(reward: Any, terminated: Any, truncated: Any, where: str, not
 
 
 def _fail_not_finite(x: Any, where: str, notes: Notes) -> None:
-    notes.fail(
+    notes.say(
         "observations-finite",
         "An observation is not finite.",
         "One NaN makes every parameter NaN at the next update, without a word.",
@@ -407,7 +383,7 @@ def _fail_not_finite(x: Any, where: str, notes: Notes) -> None:
 
 
 def _fail_aliased(held: Any, now: Any, where: str, notes: Notes) -> None:
-    notes.fail(
+    notes.say(
         "observations-copied",
         "An observation that was returned is changed by the next step: its array is used again.",
         "Buffers that keep it hold the last observation in every row: actions are attributed to "
@@ -498,9 +474,9 @@ def _seeding(environment: gymnasium.Env, make: Make | None, notes: Notes, before
     differs = _first_difference(one, two, 1e-4)
     leaves = _first_difference(one, used, 1e-4)
     if nondeterministic:
-        notes.conventions.append("its specification says that it is not deterministic")
+        notes.choices.append("its specification says that it is not deterministic")
     elif differs is not None:
-        notes.fail(
+        notes.say(
             name,
             f"The same seed and actions give another trajectory.{told}",
             "No run can be repeated, and environments side by side may share their randomness.",
@@ -509,7 +485,7 @@ def _seeding(environment: gymnasium.Env, make: Make | None, notes: Notes, before
             "Call super().reset(seed=seed) first, and draw from self.np_random only.",
         )
     elif leaves is not None and leaves <= 10:
-        notes.fail(
+        notes.say(
             "reset-clears-state",
             "After the same reset(seed=1), an environment that was used goes another way than a "
             "new one.",
@@ -521,21 +497,21 @@ def _seeding(environment: gymnasium.Env, make: Make | None, notes: Notes, before
     else:
         notes.hold(name)
         if leaves is not None:  # as of physics engines, which keep what they start from
-            notes.conventions.append(
+            notes.choices.append(
                 f"a used instance leaves the way of a new one after {leaves} steps of one seed"
             )
         elif make is not None:
             notes.hold("reset-clears-state")
-    if drawn and name not in notes.failures:
+    if drawn and name not in notes.found:
         notes.advise(
             f"it changes the state of the global generator {' and '.join(drawn)}, which others "
             "draw from too; use self.np_random"
         )
     ways = [_trajectory(environment, seed, 20, notes) for seed in range(2, 2 + TRIED_SEEDS)]
-    if name in notes.failures:
+    if name in notes.found:
         return
     if all(_first_difference(ways[0], way, 0.0) is None for way in ways[1:]):
-        notes.conventions.append(
+        notes.choices.append(
             f"{TRIED_SEEDS} different seeds give the same episode: the environment is "
             "deterministic, or ignores its seed"
         )
@@ -543,7 +519,7 @@ def _seeding(environment: gymnasium.Env, make: Make | None, notes: Notes, before
         notes.hold("seeds-differ")
         starts = [way[0][0] for way in ways]
         if all(_equal(starts[0], start) for start in starts[1:]):
-            notes.conventions.append("every episode starts in the same state")
+            notes.choices.append("every episode starts in the same state")
 
 
 # ------------------------------------------------------------------------------- ends
@@ -567,7 +543,7 @@ def _time_limit(environment: gymnasium.Env, episodes: list[Episode], notes: Note
     ended = [episode for episode in episodes if episode.ended]
     longest = max(episodes, key=lambda e: len(e.steps))
     if limit is not None and len(longest.steps) > limit:
-        notes.fail(
+        notes.say(
             name,
             f"Its time limit of {limit} steps does not end the episode.",
             "Episodes go on for ever where the task does not end them: few resets, and returns "
@@ -580,7 +556,7 @@ def _time_limit(environment: gymnasium.Env, episodes: list[Episode], notes: Note
         return
     both = [e for e in ended if e.steps[-1].terminated and e.steps[-1].truncated]
     if both:
-        notes.conventions.append(
+        notes.choices.append(
             f"terminated and truncated are both set at the end of an episode of "
             f"{len(both[0].steps)} steps: bootstrap unless terminated, and it counts as terminated"
         )
@@ -598,7 +574,7 @@ def _time_limit(environment: gymnasium.Env, episodes: list[Episode], notes: Note
     named = [k for k, v in _limits(environment).items() if v == max(lengths)]
     if max(lengths) > 1 and len(terminated) >= 2 and len(terminated) == len(at_end):
         if named:
-            notes.fail(
+            notes.say(
                 name,
                 f"Episodes that reach the limit ({named[0]} = {max(lengths)}) are terminated, not "
                 "truncated.",
@@ -635,7 +611,7 @@ def _after_end(environment: gymnasium.Env, notes: Notes) -> None:
     except Exception:
         return
     if not said:
-        notes.conventions.append("a step after the end goes on, without an exception or a warning")
+        notes.choices.append("a step after the end goes on, without an exception or a warning")
 
 
 # ------------------------------------------------------------------------------- scales
@@ -732,16 +708,14 @@ def _gymnasium_checker(environment: gymnasium.Env, notes: Notes) -> None:
     for warning in said:
         text = re.sub(r"\x1b\[[0-9;]*m", "", str(warning.message)).removeprefix("WARN: ")
         if not any(noise in text for noise in NOISE):
-            notes.conventions.append(f"Gymnasium's checker warns: {text.strip().rstrip('.')}")
+            notes.choices.append(f"Gymnasium's checker warns: {text.strip().rstrip('.')}")
     if failed is None:
         notes.hold(name)
         return
     text = " ".join(str(failed).split())
-    if any(
-        re.search(words, text) and ours & {*notes.failures} for words, ours in SAME_CAUSE.items()
-    ):
+    if any(re.search(words, text) and ours & {*notes.found} for words, ours in SAME_CAUSE.items()):
         return  # one cause
-    notes.fail(
+    notes.say(
         name,
         f"Gymnasium's own checker says: {text or type(failed).__name__}",
         "Wrappers and libraries rely on the interface that it checks.",
@@ -761,7 +735,7 @@ def _check_vector(environments: VectorEnv) -> Report:
     try:
         mode = AutoresetMode(mode)
     except ValueError:
-        notes.fail(
+        notes.say(
             "autoreset-mode-said",
             "The vector environment does not say how it resets.",
             "Learners guess: reset rows are learned from, or last observations are lost.",
@@ -771,9 +745,11 @@ def _check_vector(environments: VectorEnv) -> Report:
         mode = None
     else:
         notes.hold("autoreset-mode-said")
-        notes.conventions.append(f"autoreset mode {mode.name}")
+        notes.choices.append(f"autoreset mode {mode.name}")
     count = _vector_steps(environments, mode, notes)
-    return notes.report(name, f"{count} random steps of {environments.num_envs} environments")
+    return notes.report(
+        name, "environment", f"{count} random steps of {environments.num_envs} environments"
+    )
 
 
 def _vector_steps(environments: VectorEnv, mode: AutoresetMode | None, notes: Notes) -> int:
@@ -825,7 +801,7 @@ def _vector_steps(environments: VectorEnv, mode: AutoresetMode | None, notes: No
             observation, _ = environments.reset(options={"reset_mask": done.copy()})
             ended = np.zeros(number, bool)
     if mistake:
-        notes.fail(
+        notes.say(
             "autoreset-as-said",
             "The environments do not reset as their autoreset mode says.",
             "Learners keep rows that only reset, or bootstrap from the observation after a reset.",
@@ -837,7 +813,7 @@ def _vector_steps(environments: VectorEnv, mode: AutoresetMode | None, notes: No
     else:
         notes.not_checked.append("autoreset-as-said: no episode ended")
     if aliased:
-        notes.conventions.append(
+        notes.choices.append(
             "observations are changed by the next step (copy=False): copy what is kept"
         )
     else:
@@ -847,7 +823,7 @@ def _vector_steps(environments: VectorEnv, mode: AutoresetMode | None, notes: No
     if _equal(start, again, 1e-4):
         notes.hold("same-seed-same-start")
     else:
-        notes.fail(
+        notes.say(
             "same-seed-same-start",
             "The same seed gives other starts.",
             "No run can be repeated.",
@@ -857,7 +833,7 @@ def _vector_steps(environments: VectorEnv, mode: AutoresetMode | None, notes: No
     first = _leaves(environments.observation_space, start)
     rows = [np.asarray(x) for _, x in first]
     if number > 1 and rows and all((x[1:] == x[:1]).all() for x in rows if x.ndim):
-        notes.conventions.append(
+        notes.choices.append(
             f"all {number} environments start alike after reset(seed=0): their starts are fixed, "
             "or they are seeded alike"
         )
@@ -874,7 +850,7 @@ def _check_batch(environments: VectorEnv, x: Any, reward: Any, where: str, notes
             _fail_not_finite(leaf, where, notes)
             return
     if not environments.observation_space.contains(x):
-        notes.fail(
+        notes.say(
             "observation-in-space",
             "A batch of observations is outside its observation space.",
             "What is normalised, clipped or made room for by the space is wrong.",
@@ -882,7 +858,7 @@ def _check_batch(environments: VectorEnv, x: Any, reward: Any, where: str, notes
             "Mend the observation, or state the space that it is really in.",
         )
     if not np.isfinite(np.asarray(reward, np.float64)).all():
-        notes.fail(
+        notes.say(
             "rewards-finite",
             "A reward is not finite.",
             "One NaN makes every parameter NaN at the next update.",

@@ -13,924 +13,66 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.calling import Framework, Matched
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.calling import Framework
+from actorcritic.audit.estimate_calls import (
+    COLUMNS,
+    ENDS,
+    FLAGS,
+    LAYOUTS,
+    N_ROLES,
+    OUTPUTS,
+    ROLES,
+    VTRACE_ROLES,
+    Form,
+    Subject,
+    WrongShape,
+    column_of,
+    given_of,
+    told_apart,
+)
+from actorcritic.audit.estimate_checks import checks_of, run_checks
+from actorcritic.audit.estimate_examples import small_cases, table_of
+from actorcritic.audit.estimate_outputs import beside
+from actorcritic.audit.estimate_readings import (
+    NORMALISED,
+    PROPERTIES,
+    SHAPES,
+    WRONGLY_NORMALISED,
+    Normalised,
+    Reading,
+    Sample,
+    Scope,
+    close,
+    drawn,
+    transposed,
+)
+from actorcritic.audit.findings import (
+    TIME_LIMITS,
+    UNJUDGED,
+    CannotCall,
+    Finding,
+    Ledger,
+    Report,
+)
+from actorcritic.audit.mistakes import Mistake, table
+from actorcritic.audit.truths import (
+    QUANTITIES,
+    Numbers,
+    Trajectory,
+)
 from actorcritic.core.errors import UserError
-
-Numbers: TypeAlias = np.ndarray
-
-# ------------------------------------------------------------------------------- the truth
-
-
-class Trajectory(NamedTuple):
-    """Steps of B environments, every array [T, B]."""
-
-    rewards: Numbers
-    values: Numbers
-    next_values: Numbers  # of the true successor, also where the episode ended
-    following: Numbers  # of the observation that comes next: after an end, the reset one
-    terminated: Numbers
-    truncated: Numbers
-    cut: Numbers  # after which steps a sum stops: the ends
-    gamma: float
-    lam: float
-    ratio: Numbers  # π / μ of the action taken
-    rho_clip: float = 1.5
-    c_clip: float = 0.75
-    n: int = 2
-    before: Numbers | bool = False  # whether row 0 starts an episode, [B]
-
-    def but(self, **changes: Any) -> Trajectory:
-        """The same with other numbers, none of them checked."""
-        return self._replace(**changes)
-
-    @property
-    def ended(self) -> Numbers:
-        return self.terminated | self.truncated
-
-    @property
-    def bootstrap(self) -> Numbers:
-        return np.where(self.terminated, 0.0, self.next_values)
-
-
-def td_errors(x: Trajectory) -> Numbers:
-    """δ_t = r_t + γ V(s_{t+1}) − V(s_t), with V = 0 after a termination."""
-    return x.rewards + x.gamma * x.bootstrap - x.values
-
-
-def advantages_by_definition(x: Trajectory) -> Numbers:
-    """A_t = Σ_l (γλ)^l δ_{t+l} to the first end (Schulman et al. 2016, eq. 16)."""
-    delta, total = td_errors(x), np.zeros(x.rewards.shape)
-    for t in range(len(delta)):
-        alive = np.ones(delta.shape[1])
-        for k in range(t, len(delta)):
-            total[t] += alive * (x.gamma * x.lam) ** (k - t) * delta[k]
-            alive = alive * ~x.cut[k]
-    return total
-
-
-def n_step_returns(x: Trajectory, n: int | None = None) -> Numbers:
-    """G_t of n rewards and γ^n V of what follows them; fewer where the episode or batch ends."""
-    steps, total = len(x.rewards), np.zeros(x.rewards.shape)
-    for t in range(steps):
-        alive = np.ones(x.rewards.shape[1])
-        last = min(t + (n or steps), steps) - 1
-        for k in range(t, last + 1):
-            total[t] += alive * x.gamma ** (k - t) * x.rewards[k]
-            stops = alive * (x.cut[k] if k < last else 1.0)
-            total[t] += stops * x.gamma ** (k - t + 1) * x.bootstrap[k]
-            alive = alive * ~x.cut[k]
-    return total
-
-
-def lambda_returns(x: Trajectory) -> Numbers:
-    """(1 − λ) Σ_n λ^{n−1} G^(n), the longest one with all the weight that is left."""
-    steps, total = len(x.rewards), np.zeros(x.rewards.shape)
-    returns = [n_step_returns(x, n) for n in range(1, steps + 1)]
-    for t in range(steps):
-        alive = np.ones(x.rewards.shape[1])
-        for k in range(t, steps):
-            n = k - t + 1
-            stops = x.cut[k] if k < steps - 1 else np.ones_like(x.cut[k])
-            weight = np.where(stops, x.lam ** (n - 1), (1 - x.lam) * x.lam ** (n - 1))
-            total[t] += alive * weight * returns[n - 1][t]
-            alive = alive * ~stops
-    return total
-
-
-def vtrace_targets(x: Trajectory) -> Numbers:
-    """v_s = V(x_s) + Σ_t γ^{t−s} (Π_{i<t} c_i) ρ_t δ_t (Espeholt et al. 2018, eq. 1)."""
-    rho, c = np.minimum(x.rho_clip, x.ratio), x.lam * np.minimum(x.c_clip, x.ratio)
-    delta, total = rho * td_errors(x), x.values.astype(float)
-    for s in range(len(delta)):
-        for t in range(s, len(delta)):
-            inside = ~x.cut[s:t].any(0)
-            total[s] += inside * x.gamma ** (t - s) * c[s:t].prod(0) * delta[t]
-    return total
-
-
-def vtrace_advantages(x: Trajectory) -> Numbers:
-    """ρ_s (r_s + γ v_{s+1} − V(x_s)): the policy gradient's weight in the same paper."""
-    targets = vtrace_targets(x)
-    after = np.where(x.cut, x.next_values, np.concatenate([targets[1:], x.next_values[-1:]]))
-    after = np.where(x.terminated, 0.0, after)
-    return np.minimum(x.rho_clip, x.ratio) * (x.rewards + x.gamma * after - x.values)
-
-
-Quantity: TypeAlias = Callable[[Trajectory], Numbers]
-QUANTITIES: dict[str, Quantity] = {
-    "the TD error": td_errors,
-    "generalised advantages": advantages_by_definition,
-    "the return to the end of the episode or batch, minus V": lambda x: (
-        n_step_returns(x) - x.values
-    ),
-    "the return to the end of the episode or batch": n_step_returns,
-    "the Monte Carlo return of complete episodes": lambda x: n_step_returns(
-        x.but(next_values=np.where(x.ended, x.next_values, _last(x.next_values, 0 * x.rewards[-1])))
-    ),
-    "the n-step return": lambda x: n_step_returns(x, x.n),
-    "the TD target": lambda x: td_errors(x) + x.values,
-    "the λ-return": lambda_returns,
-    "V-trace targets": vtrace_targets,
-    "V-trace targets minus V": lambda x: vtrace_targets(x) - x.values,
-}
-
-# ------------------------------------------------------------------------------- known mistakes
-
-
-class Mistake(NamedTuple):
-    """A wrong definition, as a change of the trajectory or of the result, and its words."""
-
-    check: str
-    wrong: str
-    effect: str
-    mend: str
-    change: Callable[[Trajectory], Trajectory] | None = None
-    after: Callable[[Trajectory, Numbers], Numbers] | None = None
-
-
-def _shifted(x: Numbers, by: int, fill: Any) -> Numbers:
-    """Flags one row late (by = 1: row t has that of t − 1) or early (by = −1)."""
-    edge = np.broadcast_to(np.asarray(fill, bool), x[:1].shape)
-    return np.concatenate([edge, x[:-1]] if by == 1 else [x[1:], edge])
-
-
-def _misaligned(x: Trajectory, by: int, fill: str, part: str, successors: bool) -> Trajectory:
-    edge = {"no": False, "same": x.ended[-1] if by == -1 else x.before}[fill]
-    moved = {
-        "terminated": _shifted(x.terminated, by, edge),
-        "truncated": _shifted(x.truncated, by, False),
-        "cut": _shifted(x.cut, by, edge),
-    }
-    moved = (
-        moved if part == "all" else {k: moved[k] for k in moved if (k == "cut") == (part == "cut")}
-    )
-    return x.but(**moved, next_values=x.next_values if successors else x.following)
-
-
-def _last(x: Numbers, row: Numbers) -> Numbers:
-    return np.concatenate([x[:-1], row[None]])
-
-
-def _transposed(x: Trajectory, quantity: Quantity, successors: bool) -> Numbers:
-    turned = {k: v.T for k, v in x._asdict().items() if np.ndim(v) == 2}
-    if not successors:  # the axis run along is that of the environments
-        after = np.concatenate([x.values.T[1:], x.following.T[-1:]])
-        turned |= {"next_values": after, "following": after}
-    return quantity(x.but(**turned)).T
-
-
-_BIAS = "The critic's error no longer fades: targets are wrong however long it learns."
-_LIMIT = (
-    "Every state near a time limit is taught that the future is worth nothing, although the "
-    "task goes on: values are biased towards zero."
-)
-_LEAK = "Steps are credited with rewards of another episode, which they did not cause."
-
-
-def _mistakes(kind: str, successors: bool) -> list[Mistake]:
-    """Wrong definitions, the likelier first. `successors`: it is given V(s_{t+1}) of every step."""
-    given = "next_values[t]" if successors else "values[t + 1]"
-    cut = "returns-stop-at-episode-end" if kind == "returns" else "trace-cut-at-episode-end"
-
-    def unmasked(x: Trajectory) -> Numbers:
-        return x.next_values if successors else np.where(x.ended, x.following, x.next_values)
-
-    none = partial(np.zeros_like, dtype=bool)
-    list_ = [
-        Mistake(
-            "truncation-bootstraps",
-            "The bootstrap is zeroed where a time limit cut the episode.",
-            _LIMIT,
-            "Zero the bootstrap with `terminated` only: delta = reward + gamma * "
-            "(1 - terminated) * next_value - value.",
-            lambda x: x._replace(terminated=x.terminated | x.truncated),
-        ),
-        *(
-            Mistake(
-                "bootstrap-from-true-successor",
-                "After a time limit it bootstraps from values[t + 1], which is the value of the "
-                "next episode's first observation.",
-                "The value of a start state stands for the value of the state that was cut off: "
-                "long episodes are taught to be worth as much as new ones.",
-                "Give it the value of the last observation of each episode (next_values[t]) and "
-                "use that where the episode was truncated.",
-                lambda x, after=after: x._replace(  # type: ignore[misc]
-                    terminated=x.terminated & ~x.truncated,
-                    next_values=np.where(x.truncated, after(x), x.next_values),
-                ),
-            )
-            for after in (lambda x: x.following, lambda x: _last(x.following, x.next_values[-1]))
-        ),
-        Mistake(
-            "termination-drops-bootstrap",
-            f"It bootstraps past a terminal state, from {given}.",
-            "A terminal state is worth 0; here failing leads to a fresh future, so failing looks "
-            "harmless.",
-            f"Multiply the bootstrap by (1 - terminated): gamma * (1 - terminated[t]) * {given}"
-            + (", or give it next values that are 0 there." if successors else "."),
-            lambda x: x._replace(terminated=none(x.terminated), next_values=unmasked(x)),
-        ),
-        Mistake(
-            "termination-drops-bootstrap",
-            "It bootstraps past a terminal state, from values[t + 1] of the next episode.",
-            "A terminal state is worth 0; here failing leads to a fresh future, so failing looks "
-            "harmless.",
-            "Multiply the bootstrap by (1 - terminated).",
-            lambda x: x._replace(
-                terminated=none(x.terminated),
-                next_values=np.where(x.terminated, x.following, x.next_values),
-            ),
-        ),
-        Mistake(
-            cut,
-            "The sum is not stopped at a time limit: it runs on into the next episode.",
-            _LEAK,
-            "Stop the sum at every end: multiply the trace by (1 - (terminated | truncated)).",
-            lambda x: x._replace(cut=x.terminated & ~x.truncated),
-        ),
-        Mistake(
-            cut,
-            "The sum is not stopped where an episode ends: it runs on into the next one.",
-            _LEAK,
-            "Stop the sum at every end: multiply the trace by (1 - done).",
-            lambda x: x._replace(cut=none(x.cut)),
-        ),
-        Mistake(
-            cut,
-            "Ends are ignored: the sum and its bootstrap run over them into the next episode.",
-            _LEAK,
-            "Stop at every end: multiply the bootstrap and the trace by (1 - done).",
-            lambda x: x._replace(cut=none(x.cut), terminated=none(x.cut), next_values=unmasked(x)),
-        ),
-        Mistake(
-            "last-bootstrap-used",
-            "The value of the observation after the last step is not used.",
-            "Each batch ends as if the episode did: the last steps look worse than they are.",
-            "Bootstrap the last step: gamma * (1 - terminated[-1]) * last_value.",
-            lambda x: x._replace(next_values=_last(x.next_values, 0 * x.next_values[-1])),
-        ),
-        Mistake(
-            "last-bootstrap-once",
-            "The value after the last step is added twice.",
-            "The end of each batch looks better than it is, and with it the steps before.",
-            "Add last_value once: either to the last reward or as the last step's next value.",
-            lambda x: x._replace(next_values=_last(x.next_values, 2 * x.next_values[-1])),
-        ),
-        Mistake(
-            "last-bootstrap-once",
-            "The value after the last step is added to the last reward and bootstrapped from too.",
-            "The end of each batch looks better than it is, and with it the steps before.",
-            "Add last_value once: either to the last reward or as the last step's next value.",
-            lambda x: x._replace(
-                rewards=_last(x.rewards, x.rewards[-1] + x.gamma * x.following[-1])
-            ),
-        ),
-        Mistake(
-            "bootstrap-discounted",
-            "γ is missing on the bootstrapped value.",
-            "The value it converges to is not that of the discounted return; with γ missing it "
-            "may not converge at all.",
-            f"delta = reward + gamma * {given} - value.",
-            lambda x: x._replace(next_values=x.next_values / x.gamma),
-        ),
-        Mistake(
-            "bootstrap-discounted",
-            "γ is missing on the value after the last step.",
-            "The end of each batch looks better than it is.",
-            "Discount it as every other: gamma * last_value.",
-            lambda x: x._replace(next_values=_last(x.next_values, x.next_values[-1] / x.gamma)),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is omitted: its trace decays by γ instead of γλ.",
-            "It computes Monte Carlo advantages: no bias, and all of the variance that λ was to "
-            "remove.",
-            "Multiply the trace by gamma * gae_lambda.",
-            lambda x: x._replace(lam=1.0),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is applied twice: the trace decays by γλ².",
-            "It computes the advantages of a smaller λ than asked for: more bias.",
-            "Multiply the trace by gamma * gae_lambda, once.",
-            lambda x: x._replace(lam=x.lam**2),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is applied to the bootstrapped value as well as to the trace.",
-            _BIAS,
-            "λ belongs to the trace only: delta = reward + gamma * next_value - value.",
-            lambda x: x._replace(next_values=x.next_values * x.lam),
-        ),
-        Mistake(
-            "lambda-applied-once",
-            "λ is ignored: only the TD error of each step is returned.",
-            "It computes λ = 0: least variance, and all of the critic's bias.",
-            "Add gamma * gae_lambda times the next step's advantage.",
-            lambda x: x._replace(lam=0.0),
-        ),
-        Mistake(
-            "gamma-in-the-trace",
-            "γ is missing in the trace, which decays by λ alone.",
-            "Far rewards count more than the discounted return says.",
-            "Multiply the trace by gamma * gae_lambda.",
-            lambda x: x._replace(lam=x.lam / x.gamma),
-        ),
-        Mistake(
-            "gamma-in-the-trace",
-            "γ is applied twice in the trace.",
-            "Far rewards count less than the discounted return says.",
-            "Multiply the trace by gamma * gae_lambda.",
-            lambda x: x._replace(lam=x.lam * x.gamma),
-        ),
-        Mistake(
-            "gamma-used",
-            "γ is ignored: nothing is discounted.",
-            "Values grow without bound where episodes do.",
-            "Multiply the bootstrap and the trace by gamma.",
-            lambda x: x._replace(gamma=1.0),
-        ),
-        Mistake(
-            "gamma-used",
-            "γ is applied twice at every step.",
-            "It learns with γ² instead of γ: half of the horizon.",
-            "Discount once per step.",
-            lambda x: x._replace(gamma=x.gamma**2),
-        ),
-    ]
-    for by, fill, part in itertools.product((-1, 1), ("no", "same"), ("all", "mask", "cut")):
-        row = "t + 1" if by == -1 else "t - 1"
-        what = {
-            "all": "The done flag",
-            "mask": "The done flag of the bootstrap",
-            "cut": "The done flag of the trace",
-        }
-        list_.append(
-            Mistake(
-                "done-flag-aligned",
-                f"{what[part]} is shifted by one: step t uses that of step {row}.",
-                "One step too early or too late, the bootstrap is dropped from an ordinary step "
-                "and kept past a terminal one.",
-                "done[t] says whether step t ended its episode: use (1 - done[t]) at step t.",
-                partial(_misaligned, by=by, fill=fill, part=part, successors=successors),
-            )
-        )
-    if kind == "advantages":
-        target = Mistake(
-            "baseline-subtracted",
-            "It returns the target (the return), not the advantage: V(s_t) is not subtracted.",
-            "An actor that is given targets reinforces every action in a good state: the variance "
-            "of the policy gradient grows by that of V².",
-            "advantage = target - value.",
-            None,
-            lambda x, y: y + x.values,
-        )
-        one = target._replace(
-            wrong="It returns the TD target r + γV(s'), not an advantage.",
-            after=lambda x, y: td_errors(x) + x.values,
-        )
-        sign = Mistake(
-            "sign",
-            "Its sign is wrong: value minus target.",
-            "The actor unlearns what was good.",
-            "advantage = target - value.",
-            None,
-            lambda x, y: -y,
-        )
-        list_ += [target, one, sign]
-    if kind == "returns":
-        list_.append(
-            Mistake(
-                "returns-include-value",
-                "It returns advantages: V(s_t) was not added back.",
-                "The critic is trained towards the advantage, whose mean is zero: it forgets the "
-                "value.",
-                "returns = advantages + values.",
-                None,
-                lambda x, y: y - x.values,
-            )
-        )
-    if kind == "vtrace":
-        clips = (
-            "rho_t = min(rho_bar, ratio) weighs delta_t; c_t = lambda * min(c_bar, ratio) is the "
-            "trace."
-        )
-        effect = (
-            "ρ̄ decides what is converged to and c̄ how fast: with other clips it converges to the "
-            "values of another policy."
-        )
-        changes: list[tuple[str, str, Callable[[Trajectory], Trajectory]]] = [
-            (
-                "rho-and-c-clips",
-                "The clips of ρ and c are swapped.",
-                lambda x: x._replace(rho_clip=x.c_clip, c_clip=x.rho_clip),
-            ),
-            (
-                "rho-and-c-clips",
-                "c is clipped at ρ's clip.",
-                lambda x: x._replace(c_clip=x.rho_clip),
-            ),
-            (
-                "rho-and-c-clips",
-                "ρ is clipped at c's clip.",
-                lambda x: x._replace(rho_clip=x.c_clip),
-            ),
-            ("clips-applied", "ρ is not clipped.", lambda x: x._replace(rho_clip=np.inf)),
-            ("clips-applied", "c is not clipped.", lambda x: x._replace(c_clip=np.inf)),
-            (
-                "clips-applied",
-                "Neither ρ nor c is clipped.",
-                lambda x: x._replace(c_clip=np.inf, rho_clip=np.inf),
-            ),
-            (
-                "ratio-of-target-to-behaviour",
-                "The importance ratio is inverted: μ / π.",
-                lambda x: x._replace(ratio=1 / x.ratio),
-            ),
-            (
-                "ratio-of-target-to-behaviour",
-                "The importance ratio is not used.",
-                lambda x: x._replace(ratio=np.ones_like(x.ratio), rho_clip=1.0, c_clip=1.0),
-            ),
-        ]
-        list_ = [Mistake(c, w, effect, clips, change) for c, w, change in changes] + list_
-        list_.append(
-            Mistake(
-                "targets-include-value",
-                "It returns v - V: V(x_s) was not added.",
-                "The critic is trained towards corrections, whose mean is zero.",
-                "vs = values + corrections.",
-                None,
-                lambda x, y: y - x.values,
-            )
-        )
-    return list_
-
-
-# ------------------------------------------------------------------------------- what it takes
-
-
-def _named(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    return {role: tuple(words.split()) for role, words in names.items()}
-
-
-ROLES = _named(
-    {
-        "rewards": "rewards reward rew rews r r_t rewards_t",
-        "last_value": (
-            "last_value last_values last_val bootstrap_value bootstrap final_value "
-            "v_last last_v value_last bootstrap_v final_v"
-        ),
-        "values": (
-            "values value vals v v_s v_t v_tm1 value_preds v_preds state_values "
-            "baseline critic_values value_estimates"
-        ),
-        "next_values": (
-            "next_values next_value next_val values_next value_next next_v v_next "
-            "v_tp1 values_tp1 next_state_values next_v_s v_s_ v_t"
-        ),
-        "dones": ("dones done d ends episode_ends is_done done_flags done_mask end_flag finished"),
-        "terminated": "terminated terminateds terminations terminal terminals term is_terminal",
-        "truncated": (
-            "truncated truncateds truncations trunc timeouts timeout time_limits is_truncated"
-        ),
-        "masks": (
-            "masks mask not_dones not_done nonterminals nonterminal continues "
-            "continuations cont alive done_masks"
-        ),
-        "discounts": "discounts discount_t discounts_t",
-        "episode_starts": "episode_starts starts is_first firsts start_flags",
-        "last_done": (
-            "last_done last_dones next_done next_dones final_done next_terminal last_terminated"
-        ),
-        "gamma": "gamma discount discount_factor g discount_rate",
-        "lam": (
-            "lam lambda lambda_ lmbda lambd lamda gae_lambda gae_lam tau lambda_gae "
-            "td_lambda trace_decay gae_lmbda gae_tau"
-        ),
-        "num_steps": (
-            "num_steps n_steps horizon steps buffer_size rollout_length num_rollout_steps length"
-        ),
-        "num_envs": "num_envs n_envs batch_size",
-        "advantages": "advantages adv advs advantage",
-        "returns": "returns ret rets targets value_targets returns_to_go",
-    }
-)
-# Of returns, n_steps is the n of the n-step return; of advantages it is the length of the batch.
-N_ROLES = {role: names for role, names in ROLES.items() if role != "num_steps"} | _named(
-    {
-        "n": "n n_step n_steps nstep nsteps num_steps",
-        "num_steps": "horizon buffer_size rollout_length length",
-    }
-)
-VTRACE_ROLES = {
-    role: names for role, names in ROLES.items() if role not in ("advantages", "returns")
-} | _named(
-    {
-        "log_ratio": "log_ratio log_rhos log_rho log_is log_ratios log_importance_weights",
-        "ratio": ("ratio ratios rhos rho rho_tm1 rho_t importance_weights is_ratios is_weights"),
-        "target_log_prob": (
-            "target_log_prob target_log_probs log_probs log_pi pi_log_prob "
-            "target_action_log_probs new_log_probs logp learner_log_probs"
-        ),
-        "behaviour_log_prob": (
-            "behaviour_log_prob behaviour_log_probs behavior_log_probs old_log_probs "
-            "log_mu mu_log_prob behavior_log_prob behaviour_action_log_probs "
-            "behavior_action_log_probs actor_log_probs logp_old old_logp"
-        ),
-        "rho_clip": ("rho_clip clip_rho clip_rho_threshold rho_bar rho_max max_rho rho_threshold"),
-        "c_clip": (
-            "c_clip clip_c clip_c_threshold c_bar c_max max_c clip_cs c_threshold clip_cs_threshold"
-        ),
-        "pg_rho_clip": "pg_rho_clip clip_pg_rho clip_pg_rho_threshold pg_rho_bar",
-    }
-)
-_OUTPUTS = _named(
-    {
-        "advantages": "advantages adv advs advantage pg_advantages gae deltas",
-        "returns": (
-            "returns ret rets targets value_targets returns_to_go vs v_target lambda_returns target"
-        ),
-    }
-)
-_FLAGS = ("dones", "terminated", "truncated", "episode_starts", "last_done")
-_PER_ENVIRONMENT = ("last_value", "last_done")
-_ENDS = ("dones", "masks", "terminated", "truncated", "discounts", "episode_starts")
-
-
-class Form(NamedTuple):
-    """One way of calling: the first part says what the arguments mean, the rest how they look."""
-
-    successors: bool = False  # next_values is V(s_{t+1}) of every step, else of the last only
-    longer: bool = False  # values has T + 1 rows, the last being the bootstrap
-    shifted: bool = False  # done[t] says that observation t starts an episode
-    discounted: bool = False  # discounts[t] contains γ
-    terminations: bool = False  # dones are terminations alone
-    framework: Framework = Framework("numpy")
-    layout: str = "TB"  # TB, BT, or a column at a time: T, T1 ([T, 1]), TV (only values [T, 1])
-    flags: str = "float"
-    last: str = "float"  # the last value of one trajectory: a float, one (element), or 0-d
-
-
-def _given(x: Trajectory, form: Form) -> dict[str, Any]:
-    """Every role's value on this trajectory, arrays [T, B] or, of what comes after it, [B]."""
-    ended = x.ended
-    starts = _shifted(ended, 1, x.before)
-    flag = starts if form.shifted else x.terminated if form.terminations else ended
-    last = x.following[-1] if not form.successors else x.next_values[-1]
-    discounts = 1.0 - (x.terminated if form.successors else ended)
-    longer = np.concatenate([x.values, last[None]])
-    behaviour = -1.0 - 0.1 * np.arange(x.ratio.size).reshape(x.ratio.shape)
-    values: dict[str, Any] = {
-        "rewards": x.rewards,
-        "values": longer if form.longer else x.values,
-        "next_values": x.next_values if form.successors else last,
-        "last_value": last,
-        "dones": flag,
-        "terminated": x.terminated,
-        "truncated": x.truncated,
-        "masks": 1.0 - flag,
-        "discounts": discounts * (x.gamma if form.discounted else 1.0),
-        "episode_starts": starts,
-        "last_done": ended[-1],
-        "gamma": x.gamma,
-        "lam": x.lam,
-        "n": x.n,
-        "num_steps": len(x.rewards),
-        "num_envs": x.rewards.shape[1],
-        "advantages": np.zeros(x.rewards.shape),
-        "returns": np.zeros(x.rewards.shape),
-        "ratio": x.ratio,
-        "log_ratio": np.log(x.ratio),
-        "behaviour_log_prob": behaviour,
-        "target_log_prob": behaviour + np.log(x.ratio),
-        "rho_clip": x.rho_clip,
-        "pg_rho_clip": x.rho_clip,
-        "c_clip": x.c_clip,
-    }
-    for role in _FLAGS:
-        values[role] = values[role].astype(bool if form.flags == "bool" else float)
-    return values
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The function, with what is known of its parameters."""
-
-    function: Callable[..., Any]
-    matched: Matched
-    kind: str
-    seen: frozenset[str]  # the roles that it uses
-
-    def sees(self, *roles: str) -> bool:
-        return any(role in self.seen for role in roles)
-
-    def results(self, x: Trajectory, form: Form) -> list[tuple[str, Numbers]]:
-        """Its outputs [T, B] with their names; raises what the function raises."""
-        given = _given(x, form)
-        if self.matched.takes_case is False and self.sees("episode_starts"):
-            given["dones"] = given["last_done"]  # beside the starts, `dones` are of the last step
-        if form.layout in ("TB", "BT"):
-            turn = form.layout == "BT"
-            if turn:
-                given = {k: v.T if np.ndim(v) == 2 else v for k, v in given.items()}
-            found = self._called(given, form, x.rewards.shape[::-1] if turn else x.rewards.shape)
-            return [(name, y.T if turn else y) for name, y in found]
-        columns = []
-        for b in range(x.rewards.shape[1]):
-            column = {k: _column(k, v, b, form) for k, v in given.items()}
-            column["num_envs"] = 1
-            shape = (len(x.rewards), 1) if form.layout == "T1" else (len(x.rewards),)
-            columns.append(self._called(column, form, shape))
-        names = [name for name, _ in columns[0]]
-        return [
-            (name, np.stack([column[i][1].reshape(len(x.rewards)) for column in columns], 1))
-            for i, name in enumerate(names)
-        ]
-
-    def _called(
-        self, given: dict[str, Any], form: Form, shape: tuple[int, ...]
-    ) -> list[tuple[str, Numbers]]:
-        whole = {*_PER_ENVIRONMENT, *(() if form.successors else ("next_values",))}
-        whole |= {"dones"} if self.sees("episode_starts") else set()
-        with form.framework.uncompiled():
-            returned = calling.call(self.function, self.matched, given, form.framework, whole=whole)
-        outputs = returned.outputs(shape[0])
-        fitting = [(n, _fit(y, shape)) for n, y in outputs if _fits(y, shape)]
-        if fitting:
-            return fitting
-        kept = {k: v for k, v in returned.given.items() if k in ("advantages", "returns")}
-        if returned.instance is not None:
-            kept |= {
-                role: value
-                for name, value in vars(returned.instance).items()
-                if (role := calling.match_name(name, _OUTPUTS)) and role not in kept
-            }
-        changed = {k: v for k, v in kept.items() if k in self.seen or k not in returned.given}
-        if not outputs and not changed:
-            changed = {k: v for k, v in returned.given.items() if _was_changed(v, given[k])}
-        arrays = []
-        for name, value in changed.items():
-            y = calling.to_numpy_or_none(value)
-            if _fits(y, shape):
-                arrays.append((name, _fit(y, shape)))
-        if arrays:
-            return sorted(arrays)  # advantages before returns
-        raise WrongShape([y.shape for _, y in outputs], shape)
-
-
-class WrongShape(Exception):
-    """It ran, and what it gave has another shape than the rewards."""
-
-    def __init__(self, shapes: list[tuple[int, ...]], wanted: tuple[int, ...]) -> None:
-        super().__init__(f"it gave {', '.join(map(str, shapes)) or 'nothing'}, not {wanted}")
-        self.shapes, self.wanted = shapes, wanted
-
-    @property
-    def broadcast(self) -> tuple[int, ...] | None:
-        """A shape that only (N,) against (N, 1) gives."""
-        for shape in self.shapes:
-            if len(shape) == len(self.wanted) + 1 and shape[-1] == shape[-2] != 1:
-                return shape
-            if len(shape) > len(self.wanted) and sorted(set(shape)) == sorted(set(self.wanted)):
-                return shape
-        return None
-
-
-def _column(role: str, value: Any, b: int, form: Form) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    if role in _PER_ENVIRONMENT or value.ndim == 1:
-        wide = form.layout == "T1" or (form.layout == "TV" and role == "last_value")
-        if wide or form.last == "one":
-            return value[b : b + 1]
-        return float(value[b]) if form.last == "float" else np.array(value[b])
-    column = form.layout == "T1" or (form.layout == "TV" and role in ("values", "next_values"))
-    return value[:, b : b + 1] if column else value[:, b]
-
-
-def _fits(y: Numbers, shape: tuple[int, ...]) -> bool:
-    squeezed = tuple(n for n in y.shape if n != 1) == tuple(n for n in shape if n != 1)
-    return bool(y.shape == shape or (squeezed and y.ndim >= 1))
-
-
-def _fit(y: Numbers, shape: tuple[int, ...]) -> Numbers:
-    return y.astype(float).reshape(shape)
-
-
-def _was_changed(now: Any, before: Any) -> bool:
-    if not isinstance(before, np.ndarray):
-        return False
-    y = calling.to_numpy_or_none(now)
-    return y.shape == before.shape and not np.allclose(y, before, equal_nan=True)
-
-
-# ------------------------------------------------------------------------------- trajectories
-
-
-class Scope(NamedTuple):
-    """What the trajectories may hold, so that the function can know what it needs to."""
-
-    ends: str  # none, terminations, both
-    whole: bool  # the last step ends the episode: there is no bootstrap to give
-    open: bool  # the last step ends nothing: the flag after it cannot be given
-    successors: bool  # what follows a time limit at the last step can be given
-
-
-def _trajectory(
-    seed: int,
-    shape: tuple[int, int],
-    scope: Scope,
-    chance: float = 0.3,
-    gamma: float | None = None,
-    lam: float | None = None,
-) -> Trajectory:
-    """A random one. Numbers of one size, so that no mistake is too small to be seen."""
-    rng = np.random.default_rng(seed)
-    x = Trajectory(
-        rewards=rng.uniform(-2, 2, shape).round(3),
-        values=rng.uniform(1, 4, shape).round(3) * rng.choice([-1, 1], shape),
-        next_values=rng.uniform(5, 8, shape).round(3),
-        following=rng.uniform(-4, -2, shape).round(3),
-        terminated=(rng.random(shape) < chance) & (scope.ends != "none"),
-        truncated=(rng.random(shape) < chance) & (scope.ends == "both"),
-        cut=np.zeros(shape, bool),
-        gamma=float(rng.choice([0.9, 0.8, 0.7, 0.95]) if gamma is None else gamma),
-        lam=float(rng.choice([0.6, 0.5, 0.85, 0.75]) if lam is None else lam),
-        ratio=np.exp(rng.normal(0, 0.7, shape)).round(3),
-        rho_clip=float(rng.choice([1.25, 1.5, 1.1])),
-        c_clip=float(rng.choice([0.7, 0.9, 0.8])),
-        n=int(rng.integers(1, shape[0] + 1)),
-        before=rng.random(shape[1]) < 0.5,
-    )
-    return _consistent(x, scope)
-
-
-def _consistent(x: Trajectory, scope: Scope) -> Trajectory:
-    """Its rows made to agree: one end a step, and V(s_{t+1}) = values[t + 1] within episodes."""
-    terminated, truncated = x.terminated.copy(), x.truncated.copy()
-    if scope.whole:
-        terminated[-1] = True
-    if scope.open:
-        terminated[-1] = False
-    if scope.open or not scope.successors:
-        truncated[-1] = False
-    truncated = truncated & ~terminated
-    following = np.concatenate([x.values[1:], x.following[-1:]])
-    ended = terminated | truncated
-    return x._replace(
-        terminated=terminated,
-        truncated=truncated,
-        following=following,
-        next_values=np.where(ended, x.next_values, following),
-        cut=ended,
-    )
-
-
-SHAPES = ((5, 3), (6, 2), (5, 3), (6, 2), (5, 3), (6, 2), (5, 3), (6, 2))
-
-# ------------------------------------------------------------------------------- readings
-
-
-class Normalised(NamedTuple):
-    """What was done to the advantages at the end."""
-
-    name: str = ""
-    degrees: int = 0  # 1: sample deviation
-    epsilon: float = 0.0
-    inside: bool = False  # ε is added to the variance, not to the deviation
-    axis: int | None = None  # of a wrong normalisation
-
-    def __call__(self, y: Numbers) -> Numbers:
-        if not self.name:
-            return y
-        centred = y - y.mean(axis=self.axis, keepdims=True)
-        if self.name == "centred":
-            return centred
-        if (y.size if self.axis is None else y.shape[self.axis]) <= self.degrees:
-            return np.full(y.shape, np.nan)  # the deviation of one element
-        with np.errstate(all="ignore"):
-            spread = y.std(axis=self.axis, ddof=self.degrees, keepdims=True)
-            spread = np.sqrt(spread**2 + self.epsilon) if self.inside else spread + self.epsilon
-            return centred / spread
-
-    def describe(self) -> str:
-        if self.name == "centred":
-            return "the mean is subtracted at the end"
-        which = "sample" if self.degrees else "population"
-        where = "the variance" if self.inside else "it"
-        return (
-            f"normalised at the end with the {which} deviation, "
-            f"about {self.epsilon:g} added to {where}"
-        )
-
-
-NORMALISED = [
-    Normalised(),
-    *(
-        Normalised("normalised", degrees, epsilon, inside)
-        for degrees, epsilon, inside in itertools.product(
-            (0, 1), (1e-8, 1e-5, 1e-4, 1e-3, 1e-2), (False, True)
-        )
-    ),
-    Normalised("centred"),
-]
-WRONGLY_NORMALISED = [
-    Normalised("normalised", degrees, epsilon, False, axis)
-    for axis, degrees, epsilon in itertools.product((0, 1), (0, 1), (1e-8, 1e-5, 1e-3))
-]
-
-
-class Reading(NamedTuple):
-    """What it is taken to compute."""
-
-    form: Form
-    quantity: str
-    assumed: Mapping[str, float]  # γ and λ that were found in its code
-    normalised: Normalised = Normalised()
-    output: int = 0
-    terminal: bool = False  # time limits count as terminations
-
-    def view(self, x: Trajectory) -> Trajectory:
-        x = x.but(**self.assumed)
-        return x._replace(terminated=x.ended) if self.terminal else x
-
-    def raw(self, x: Trajectory, *mistakes: Mistake) -> Numbers:
-        """By definition, before any normalisation, with these mistakes in it."""
-        x = self.view(x)
-        for mistake in mistakes:
-            x = mistake.change(x) if mistake.change else x
-        with np.errstate(all="ignore"):
-            y = QUANTITIES[self.quantity](x)
-            for mistake in mistakes:
-                y = mistake.after(x, y) if mistake.after else y
-        return y
-
-    def expected(self, x: Trajectory, *mistakes: Mistake) -> Numbers:
-        return self.finish(self.raw(x, *mistakes))
-
-    def finish(self, y: Numbers) -> Numbers:
-        if self.form.layout in _COLUMNS:  # it never saw more than one column
-            return np.stack([self.normalised(column) for column in y.T], 1)
-        return self.normalised(y)
-
-
-def _size(x: Trajectory, y: Numbers) -> float:
-    parts = (x.rewards, x.values, x.next_values, x.following, y)
-    finite = [np.abs(part[np.isfinite(part)]) for part in map(np.asarray, parts)]
-    return max(1.0, *(float(part.max()) for part in finite if part.size))
-
-
-def _close(x: Trajectory, got: Numbers, expected: Numbers) -> bool:
-    """Equal but for rounding, in a precision of which a function may use less than it returns."""
-    if not np.isfinite(got).all():
-        return False
-    tolerance = 1e-5 * _size(x, expected)
-    return bool((np.abs(got - expected) <= tolerance).all())
-
-
-class Sample(NamedTuple):
-    x: Trajectory
-    outputs: list[tuple[str, Numbers]]
-
-
-# ------------------------------------------------------------------------------- the audit
-
-
-def _told_apart(
-    function: Callable[..., Any], mapping: Mapping[str, str] | None
-) -> Mapping[str, str] | None:
-    """Beside an r_t and a discount_t, which follow the action, v_t is that of the successor."""
-    try:
-        names = set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return mapping
-    if {"r_t", "discount_t", "v_t"} <= names and "v_t" not in (mapping or {}):
-        return {**(mapping or {}), "v_t": "next_values"}
-    return mapping
-
 
 _HINTS_BATCH_FIRST = re.compile(
     r"[\[(]\s*(B|N|batch|batch_size|num_envs|n_envs|envs)\s*,\s*(T|time|steps|num_steps|L)\b", re.I
 )
-_LAYOUTS = {
-    "TB": "arrays [T, B]",
-    "BT": "arrays [B, T]",
-    "T": "single trajectories [T]",
-    "TV": "single trajectories [T], values [T, 1]",
-    "T1": "single trajectories [T, 1]",
-}
 
 
-class _Audit:
+class Audit:
     """One audit: how to call it, what it computes, which checks hold, what is wrong."""
 
     def __init__(
@@ -943,38 +85,39 @@ class _Audit:
         time_limits: str | None,
         seed: int,
     ) -> None:
-        if layout not in (None, *_LAYOUTS):
-            raise UserError(f"layout is one of {', '.join(_LAYOUTS)}; got '{layout}'.")
+        if layout not in (None, *LAYOUTS):
+            raise UserError(f"layout is one of {', '.join(LAYOUTS)}; got '{layout}'.")
         if time_limits not in (None, "terminal", "bootstrap"):
             raise UserError(f"time_limits is terminal or bootstrap; got '{time_limits}'.")
         self.kind, self.function, self.time_limits = kind, function, time_limits
         self.seed = 1000 * seed
-        self.matched = calling.recognise(function, roles, _told_apart(function, mapping))
-        self.layouts = [layout] if layout else list(_LAYOUTS)
-        self.layouts.sort(key=["TB", "T", "TV", "T1", "BT"].index)
+        self.matched = calling.recognise(function, roles, told_apart(function, mapping))
+        self.layouts = [layout] if layout else list(LAYOUTS)
+        self.layouts.sort(key=["TB", "T", "TV", "T1", "BT", "S"].index)
         text = inspect.getdoc(function) or ""
         if layout is None and _HINTS_BATCH_FIRST.search(text):
             self.layouts = ["BT"]
         self.tried: list[str] = []
         self.broadcast: tuple[Form, WrongShape] | None = None
         self.subject = Subject(function, self.matched, kind, self._seen())
-        self.conventions: list[str] = []
+        self.choices: list[str] = []
         self.not_checked: list[str] = []
 
     # --- how to call it
 
     def _seen(self) -> frozenset[str]:
         if not self.matched.takes_case:
-            return frozenset((*self.matched.parameters, *self.matched.attributes))
-        x = _trajectory(0, SHAPES[0], Scope("none", False, False, True))
+            matched = self.matched
+            return frozenset((*matched.parameters, *matched.attributes, *matched.held))
+        x = drawn(0, SHAPES[0], Scope("none", False, False, True))
         for framework, layout, flags in itertools.product(
             calling.frameworks(self.function), self.layouts, ("float", "bool")
         ):
             form = Form(True, framework=framework, layout=layout, flags=flags)
-            given = _given(x, form)
+            given = given_of(x, form)
             given |= {"next_value": given["last_value"], "next_done": given["last_done"]}
             if layout != "TB":
-                given = {k: _column(k, v, 0, form) for k, v in given.items()}
+                given = {k: column_of(k, v, 0, form) for k, v in given.items()}
             try:
                 read = calling.call(self.function, self.matched, given, framework).read
             except Exception as error:
@@ -990,7 +133,7 @@ class _Audit:
         return self.subject.sees
 
     def scope(self, form: Form) -> Scope:
-        ends = "terminations" if self.sees(*_ENDS) else "none"
+        ends = "terminations" if self.sees(*ENDS) else "none"
         if self.sees("truncated") or (
             self.sees("terminated") and self.sees("dones", "masks", "episode_starts")
         ):
@@ -1001,7 +144,7 @@ class _Audit:
 
     def forms(self, framework: Framework | None = None) -> Iterator[Form]:
         """Ways of calling it that mean different things, each in the first way that runs."""
-        next_values = self.matched.parameters.get("next_values", "s")
+        next_values = self.matched.names.get("next_values", "s")
         ambiguous = not next_values.endswith("s") and not self.sees("last_value")
         successors = [True, False] if ambiguous else [True]
         successors = successors if self.sees("next_values") else [False]
@@ -1034,7 +177,9 @@ class _Audit:
 
     def _looks(self) -> Iterator[tuple[str, str, str]]:
         for layout in self.layouts:
-            for flag in ("float", "bool") if self.sees(*_FLAGS) else ("float",):
+            if layout == "S" and not self.sees("next_values"):
+                continue
+            for flag in ("float", "bool") if self.sees(*FLAGS) else ("float",):
                 for last in ("float", "one", "0-d") if layout == "T" else ("float",):
                     yield layout, flag, last
 
@@ -1044,15 +189,15 @@ class _Audit:
             return False
         try:
             for chance in (0.0, 0.4):
-                self.outputs(_trajectory(1, SHAPES[0], self.scope(form), chance), form)
+                self.outputs(drawn(1, SHAPES[0], self.scope(form), chance), form)
         except WrongShape as error:
             if error.broadcast and self.broadcast is None:
                 self.broadcast = (form, error)
-            self.tried.append(f"{error} ({form.framework}, {_LAYOUTS[form.layout]})")
+            self.tried.append(f"{error} ({form.framework}, {LAYOUTS[form.layout]})")
         except ImportError as error:
             self.tried.append(calling.one_line(error))
         except (Exception, SystemExit) as error:
-            text = f"{form.framework}, {_LAYOUTS[form.layout]}"
+            text = f"{form.framework}, {LAYOUTS[form.layout]}"
             self.tried.append(f"{calling.one_line(error)} ({text})")
         else:
             return True
@@ -1062,14 +207,14 @@ class _Audit:
         found = self.subject.results(x, form)
         wanted = {"advantages": "advantages", "returns": "returns", "vtrace": "returns"}[self.kind]
         # The one whose name says it comes first, else the order is theirs.
-        return sorted(found, key=lambda item: calling.match_name(item[0], _OUTPUTS) != wanted)
+        return sorted(found, key=lambda item: calling.match_name(item[0], OUTPUTS) != wanted)
 
     def called(self, form: Form) -> str:
         note = calling.note(self.function)
         taken = f"the case's {', '.join(sorted(self.subject.seen))}"
         words = taken if self.matched.takes_case else self.matched.describe()
         return "; ".join(
-            part for part in (f"{form.framework}, {_LAYOUTS[form.layout]}", words, note) if part
+            part for part in (f"{form.framework}, {LAYOUTS[form.layout]}", words, note) if part
         )
 
     # --- what it computes
@@ -1123,10 +268,10 @@ class _Audit:
                 yield Reading(form, quantity, assumed, Normalised(), output, terminal)
 
     def trajectory(self, seed: int, *what: Any, **options: Any) -> Trajectory:
-        return _trajectory(self.seed + seed, *what, **options)
+        return drawn(self.seed + seed, *what, **options)
 
     def close(self, x: Trajectory, got: Numbers, expected: Numbers) -> bool:
-        return _close(x, got, expected)
+        return close(x, got, expected)
 
     def samples(self, form: Form) -> list[Sample]:
         scope = self.scope(form)
@@ -1151,7 +296,7 @@ class _Audit:
     def _normalisations(self, reading: Reading, samples: list[Sample]) -> list[Normalised]:
         """Those that its numbers can have gone through."""
         y = samples[0].outputs[reading.output][1]
-        columns = reading.form.layout in _COLUMNS
+        columns = reading.form.layout in COLUMNS
         means = [abs(part.mean()) for part in ([*y.T] if columns else [y])]
         return NORMALISED if max(means) < 1e-4 and self.kind != "vtrace" else NORMALISED[:1]
 
@@ -1200,7 +345,7 @@ class _Audit:
             beside |= {"lambda-applied-once", "gamma-in-the-trace"}
         if not told["gamma"]:
             beside |= {"gamma-used", "gamma-in-the-trace"}
-        known = _mistakes(self.kind, reading.form.successors)
+        known = table(self.kind, reading.form.successors)
         return [mistake for mistake in known if mistake.check not in beside]
 
     def _all_mistakes(self, reading: Reading, samples: list[Sample]) -> list[Mistake]:
@@ -1212,7 +357,7 @@ class _Audit:
             "Arrays here are [T, B]: run over the first axis. (If yours are [B, T] on purpose, "
             "say layout BT.)",
             None,
-            lambda x, y: _transposed(x, quantity, reading.form.successors),
+            lambda x, y: transposed(x, quantity, reading.form.successors),
         )
         which = {0: "each environment", 1: "each time step"}
         over = [
@@ -1229,7 +374,7 @@ class _Audit:
         ]
         out = samples[0].outputs[reading.output][1]
         centred = min(abs(out.mean(0)).max(), abs(out.mean(1)).max()) < 1e-4
-        columns = reading.form.layout in _COLUMNS
+        columns = reading.form.layout in COLUMNS
         known = self._known(reading)
         return [*known, *([] if columns else [swapped]), *(over if centred else [])]
 
@@ -1251,251 +396,19 @@ class _Audit:
 
     def example(self, reading: Reading) -> str:
         """The smallest trajectory on which it is wrong."""
-        found = self.mismatch(reading, self._small(reading.form))
+        found = self.mismatch(reading, small_cases(self, reading.form))
         if found is None:
             found = self.mismatch(reading, self._random(reading.form))
         if found is None:
             return "only on large numbers, see the check"
-        return self._table(reading, *found)
+        return table_of(self, reading, *found)
 
     def _random(self, form: Form) -> list[Trajectory]:
         return [
             self.trajectory(seed + 10, shape, self.scope(form)) for seed, shape in enumerate(SHAPES)
         ]
 
-    def _small(self, form: Form) -> Iterator[Trajectory]:
-        """Trajectories of a few steps and whole numbers, the smallest first."""
-        scope = self.scope(form)
-        kinds = {"none": (0,), "terminations": (0, 1), "both": (0, 1, 2)}[scope.ends]
-        for steps, environments in ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2)):
-            shape = (steps, environments)
-            patterns = sorted(
-                itertools.product(kinds, repeat=steps), key=lambda p: sum(k > 0 for k in p)
-            )
-            if environments == 2:
-                patterns = [p for p in patterns if sum(k > 0 for k in p) <= 1]
-            grid = np.arange(steps * environments, dtype=float).reshape(shape)
-            for pattern in patterns:
-                ends = np.zeros(shape, int)
-                ends[:, 0] = pattern
-                x = Trajectory(
-                    rewards=1 + grid,
-                    values=np.array([2.0, 4, 1, 3, 5, 2, 6, 1])[grid.astype(int)],
-                    next_values=8 + 0 * grid,
-                    following=6 + 0 * grid,
-                    terminated=ends == 1,
-                    truncated=ends == 2,
-                    cut=ends > 0,
-                    gamma=0.5,
-                    lam=0.5,
-                    ratio=np.array([2.0, 0.5, 4, 1, 0.5, 2, 1, 4])[grid.astype(int)],
-                    n=min(2, steps),
-                    before=np.zeros(environments, bool),
-                )
-                yield _consistent(x, scope)
-
-    def _table(self, reading: Reading, x: Trajectory, expected: Numbers, got: Numbers) -> str:
-        view = reading.view(x)
-        head = [f"gamma = {view.gamma:g}"]
-        if "lam" in self.subject.seen or "λ" in reading.quantity or reading.quantity[0] == "g":
-            head.append(f"lambda = {view.lam:g}")
-        if self.kind == "vtrace":
-            head.append(f"clip of rho = {view.rho_clip:g}, of c = {view.c_clip:g}")
-        if self.sees("n"):
-            head.append(f"n = {x.n}")
-        columns: dict[str, list[str]] = {"t": []}
-        shown: dict[str, Numbers] = {"reward": x.rewards}
-        if x.rewards.shape[1] > 1:
-            columns["env"] = []
-        if self.sees("values"):
-            shown["value"] = x.values
-        shown["next value"] = x.next_values
-        if self.kind == "vtrace":
-            shown["ratio"] = x.ratio
-        if self.scope(reading.form).whole:
-            shown.pop("next value")
-        shown |= {"expected": expected, "actual": got}
-        end = np.where(x.terminated, "terminated", np.where(x.truncated, "truncated", "-"))
-        rows = [
-            [
-                str(t),
-                *([str(b)] if "env" in columns else []),
-                *(_number(a[t, b]) for name, a in shown.items() if name not in _COMPARED),
-                *([end[t, b]] if end.size and (end != "-").any() else []),
-                _number(expected[t, b]),
-                _number(got[t, b]),
-            ]
-            for b in range(x.rewards.shape[1])
-            for t in range(len(x.rewards))
-        ]
-        names = [*columns, *(n for n in shown if n not in _COMPARED)]
-        names += [*(["end"] if (end != "-").any() else []), *_COMPARED]
-        widths = [max(len(r[i]) for r in [names, *rows]) for i in range(len(names))]
-        lines = [
-            "  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in [names, *rows]
-        ]
-        return "\n".join([", ".join(head), *lines])
-
     # --- the checks
-
-    def checks(self, reading: Reading) -> dict[str, list[Trajectory]]:
-        """Trajectories on which to compare it with the definition, by what they can tell."""
-        form, scope = reading.form, self.scope(reading.form)
-        shape = SHAPES[0]
-
-        def some(count: int = 2, chance: float = 0.3, **options: Any) -> list[Trajectory]:
-            return [self.trajectory(100 + i, shape, scope, chance, **options) for i in range(count)]
-
-        def changed(
-            xs: list[Trajectory], change: Callable[[Trajectory], dict[str, Numbers]]
-        ) -> list[Trajectory]:
-            return [_consistent(x.but(**change(x)), scope) for x in xs]
-
-        plain = some(chance=0.0)
-        checks = {"definition": self._random(form)}
-        if scope.ends != "none":
-            checks["termination-drops-bootstrap"] = changed(
-                some(), lambda x: {"next_values": np.where(x.terminated, 1e6, x.next_values)}
-            )
-            later = [x for x in some(4) if x.ended[:-1].any()]
-            ends_cut = (
-                "returns-stop-at-episode-end"
-                if self.kind == "returns"
-                else "trace-cut-at-episode-end"
-            )
-            # Only the rows up to the first end are told from the poison by their size; the rest
-            # are judged against a larger scale, which is why the plain cases come first.
-            checks[ends_cut] = later + changed(
-                later, lambda x: {"rewards": np.where(_after_an_end(x), 1e6, x.rewards)}
-            )
-            single = []
-            for i in range(shape[0]):
-                rows = (np.arange(shape[0])[:, None] + np.arange(shape[1])) % shape[0] == i
-                single += changed(plain[:1], lambda x, rows=rows: {"terminated": rows})  # type: ignore[misc]
-            checks["done-flag-aligned"] = single
-        if scope.ends == "both" and not reading.terminal:
-            checks["truncation-bootstraps"] = changed(
-                some(), lambda x: {"truncated": x.ended, "terminated": x.ended & False}
-            )
-        if scope.ends == "both":
-            checks["bootstrap-from-true-successor"] = changed(
-                some(), lambda x: {"values": np.where(_starts(x), 1e6, x.values)}
-            )
-        if not scope.whole:
-            checks["last-bootstrap-used"] = changed(
-                plain, lambda x: {"following": 1e3 + x.following}
-            )
-            checks["last-bootstrap-once"] = changed(
-                plain, lambda x: {"following": 1e3 + x.following, "rewards": 0 * x.rewards}
-            )
-            checks["bootstrap-discounted"] = some(chance=0.0, gamma=0.3)
-        if self.sees("lam"):
-            checks["lambda-applied-once"] = [
-                x for lam in (0.0, 0.4, 1.0) for x in some(1, 0.0, lam=lam)
-            ]
-        if self.sees("gamma", "discounts"):
-            checks["gamma-used"] = [x for g in (0.5, 0.99, 1.0) for x in some(1, 0.0, gamma=g)]
-            checks["gamma-in-the-trace"] = some(1, 0.0, gamma=0.2, lam=0.9)
-        if self.kind == "advantages":
-            checks["baseline-subtracted"] = changed(
-                plain, lambda x: {"values": x.values + 100.0, "following": x.following + 100.0}
-            )
-        if self.kind == "vtrace":
-            high, low = np.full(shape, 4.0), np.full(shape, 0.3)
-            checks["rho-and-c-clips"] = changed(plain, lambda x: {"ratio": high})
-            checks["clips-applied"] = changed(plain, lambda x: {"ratio": high * 5})
-            checks["ratio-of-target-to-behaviour"] = changed(plain, lambda x: {"ratio": low})
-        return checks
-
-    def relations(self, reading: Reading) -> dict[str, Callable[[], bool]]:
-        """What must hold between its outputs on trajectories that are made from one another."""
-        form, scope = reading.form, self.scope(reading.form)
-        x = self.trajectory(200, SHAPES[0], scope)
-
-        def got(y: Trajectory) -> Numbers:
-            return self.outputs(y, form)[reading.output][1]
-
-        def mapped(change: Callable[[Numbers], Numbers], y: Trajectory) -> Trajectory:
-            new = {k: change(v) for k, v in y._asdict().items() if np.ndim(v) == 2}
-            return y.but(**new)
-
-        def permuted() -> bool:
-            order = np.array([2, 0, 1])
-            y = mapped(lambda v: v[:, order], x)._replace(before=np.asarray(x.before)[order])
-            return self.close(x, got(y), got(x)[:, order])
-
-        def scaled() -> bool:
-            names = ("rewards", "values", "next_values", "following")
-            y = x.but(**{name: 4 * getattr(x, name) for name in names})
-            return self.close(y, got(y), 4 * got(x))
-
-        def exact() -> bool:
-            # A chain whose rewards are what the values say: r_t = V(s_t) − γ V(s_{t+1}).
-            view = reading.view(x)
-            y = x._replace(rewards=x.values - view.gamma * view.bootstrap)
-            zero = np.zeros(x.rewards.shape)
-            return self.close(y, got(y), zero if self.kind == "advantages" else y.values)
-
-        def shaped() -> bool:
-            view, rng = reading.view(x), np.random.default_rng(3)
-            phi = rng.uniform(-3, 3, x.rewards.shape)
-            after = np.concatenate([phi[1:], rng.uniform(-3, 3, phi[:1].shape)])
-            following = after
-            after = np.where(x.ended, rng.uniform(-3, 3, phi.shape), after)
-            kept = np.where(view.terminated, 0.0, after)  # a terminal state has no potential
-            y = x._replace(
-                rewards=x.rewards + view.gamma * kept - phi,
-                values=x.values - phi,
-                next_values=x.next_values - after,
-                following=x.following - following,
-            )
-            return self.close(y, got(y), got(x))
-
-        def joined() -> bool:
-            # Two trajectories, the first of which ends, one after the other.
-            first = mapped(lambda v: v[:3], x)
-            second = mapped(lambda v: v[:2], self.trajectory(201, SHAPES[0], scope))
-            ended = first.terminated.copy()
-            ended[-1] = True
-            first = _consistent(first._replace(terminated=ended), scope._replace(open=False))
-            second = _consistent(
-                second._replace(
-                    gamma=x.gamma, lam=x.lam, n=x.n, rho_clip=x.rho_clip, c_clip=x.c_clip
-                ),
-                scope,
-            )
-            both = {
-                k: np.concatenate([v, getattr(second, k)])
-                for k, v in first._asdict().items()
-                if np.ndim(v) == 2
-            }
-            apart = np.concatenate([got(first), got(second._replace(before=first.ended[-1]))])
-            return self.close(x, got(_consistent(first.but(**both), scope)), apart)
-
-        relations = {"environments-independent": permuted}
-        if not reading.normalised.name:
-            relations["scaling"] = scaled
-            vtrace_values = self.kind == "vtrace" and reading.quantity == "V-trace targets"
-            if self.sees("values") and (self.kind == "advantages" or vtrace_values):
-                relations["exact-values-give-zero"] = exact
-            if scope.ends != "none" and not scope.open:
-                relations["episodes-apart-or-joined"] = joined
-        if self.kind == "advantages" and self.sees("values"):
-            relations["potential-shaping"] = shaped
-        return relations
-
-    def run_checks(self, reading: Reading) -> tuple[list[str], list[str]]:
-        """Names of the checks that hold, and of those that do not."""
-        held: list[str] = []
-        failed: list[str] = []
-        for name, xs in self.checks(reading).items():
-            (failed if self.mismatch(reading, xs) else held).append(name)
-        for name, holds in self.relations(reading).items():
-            try:
-                (held if holds() else failed).append(name)
-            except (Exception, SystemExit) as error:
-                self.not_checked.append(f"{name}: the function raised {calling.one_line(error)}")
-        return held, failed
 
     # --- the report
 
@@ -1527,14 +440,14 @@ class _Audit:
             one = replace_layout(found[0].form, "T")
             if self._runs(one) and (reading := self.recognised([(one, self.samples(one))])):
                 # It works along the last axis: right for [T], and for batches [B, T].
-                self.conventions.append("time is the last axis: it takes [T], or batches [B, T]")
+                self.choices.append("time is the last axis: it takes [T], or batches [B, T]")
                 return self._right(reading)
         return self._wrong(forms, found)
 
     def _right(self, reading: Reading) -> Report:
-        held, failed = self.run_checks(reading)
+        held, failed = run_checks(self, reading)
         findings = [self._property(reading, failed)] if failed else []
-        for name, finding in self._more(reading):
+        for name, finding in beside(self, reading):
             if finding is None:
                 held.append(name)
             else:
@@ -1548,24 +461,23 @@ class _Audit:
     ) -> Report:
         if found is None:
             reading = next(self.readings(forms[0][0], 1))
-            held, failed = self.run_checks(reading)
-            return self._reported(
-                reading, held, [self._property(reading, failed or ["definition"])]
-            )
+            held, failed = run_checks(self, reading)
+            finding = self._property(reading, failed or ["definition"])
+            return self._reported(reading, [], [finding._replace(severity=UNJUDGED)])
         reading, mistakes = found
-        held, _ = self.run_checks(reading)
+        held, _ = run_checks(self, reading)
         example = self.example(reading)
         named = {m.check for m in mistakes}
-        findings = [Finding(m.check, m.wrong, m.effect, example, m.mend) for m in mistakes]
+        findings = [m.fault.on(example) for m in mistakes]
         return self._reported(reading, [name for name in held if name not in named], findings)
 
     def _property(self, reading: Reading, failed: list[str]) -> Finding:
         """What can be said when no known mistake gives its numbers."""
-        plain = [_trajectory(i, SHAPES[0], self.scope(reading.form), 0.0) for i in range(3)]
-        order = [name for name in failed if name in _PROPERTIES and name != "definition"]
+        plain = [drawn(i, SHAPES[0], self.scope(reading.form), 0.0) for i in range(3)]
+        order = [name for name in failed if name in PROPERTIES and name != "definition"]
         name = "definition" if self.mismatch(reading, plain) or not order else order[0]
-        known = {m.check: m for m in reversed(_mistakes(self.kind, reading.form.successors))}
-        wrong = _PROPERTIES.get(name, _PROPERTIES["definition"])
+        known = {m.check: m for m in reversed(table(self.kind, reading.form.successors))}
+        wrong = PROPERTIES.get(name, PROPERTIES["definition"])
         others = [other for other in failed if other != name]
         if others:
             wrong += f" (These fail too: {', '.join(others)}.)"
@@ -1577,9 +489,9 @@ class _Audit:
             if name in known
             else f"Compare it step by step with {reading.quantity} on the case above."
         )
-        xs = self.checks(reading).get(name, [])
-        found = self.mismatch(reading, [*self._small(reading.form), *xs])
-        example = self._table(reading, *found) if found else "see the check"
+        xs = checks_of(self, reading).get(name, [])
+        found = self.mismatch(reading, [*small_cases(self, reading.form), *xs])
+        example = table_of(self, reading, *found) if found else "see the check"
         return Finding(name, wrong, effect, example, mend)
 
     def _broadcast(self, form: Form, error: WrongShape) -> Report:
@@ -1593,161 +505,8 @@ class _Audit:
             f"rewards, values: {shape}; expected output: {shape}; actual: {error.broadcast}",
             "Give both the same shape before subtracting, as values.reshape(rewards.shape).",
         )
-        return Report(
-            calling.name_of(self.function), self.kind, (), (finding,), called=self.called(form)
-        )
-
-    def _more(self, reading: Reading) -> Iterator[tuple[str, Finding | None]]:
-        """Checks beside the main output: what else it returns, and a single element."""
-        if reading.normalised.name == "normalised":
-            yield "normalisation-of-one-element", self._one_element(reading)
-        x = self._random(reading.form)[0]
-        outputs = self.outputs(x, reading.form)
-        for index, (name, _) in enumerate(outputs):
-            if index == reading.output:
-                continue
-            role = calling.match_name(name, _OUTPUTS) if name else None
-            first = len(outputs) == 2 or role is not None
-            if self.kind == "advantages" and (role == "returns" or (not name and first)):
-                yield from self._second(reading, index, bool(name))
-            elif self.kind == "vtrace" and (role == "advantages" or (not name and first)):
-                yield from self._weights(reading, index, bool(name))
-            else:
-                self.conventions.append(f"a further output {name or index + 1} was not looked at")
-
-    def _one_element(self, reading: Reading) -> Finding | None:
-        x = _trajectory(7, (1, 1), self.scope(reading.form))
-        try:
-            got = self.outputs(x, reading.form)[reading.output][1]
-        except (Exception, SystemExit) as error:
-            self.not_checked.append(
-                f"normalisation-of-one-element: it raised {calling.one_line(error)}"
-            )
-            return None
-        if np.isfinite(got).all():
-            return None
-        return Finding(
-            "normalisation-of-one-element",
-            "Normalising a single advantage gives a number that is not finite.",
-            "One minibatch of one row turns every parameter into NaN, for good.",
-            f"one step of one environment: expected a finite number, actual {got.item()}",
-            "Use the population deviation, or normalise only if there is more than one element.",
-        )
-
-    def _second(
-        self, reading: Reading, index: int, named: bool
-    ) -> Iterator[tuple[str, Finding | None]]:
-        """The returns beside the advantages: A + V."""
-        xs = self._random(reading.form)
-        got = [self.outputs(x, reading.form)[index][1] for x in xs]
-
-        def is_(truth: Callable[[Trajectory], Numbers]) -> bool:
-            return all(
-                self.close(x, y, truth(reading.view(x))) for x, y in zip(xs, got, strict=True)
-            )
-
-        def raw(x: Trajectory) -> Numbers:
-            return QUANTITIES[reading.quantity](x)
-
-        if is_(lambda x: raw(x) + x.values):
-            yield "returns-include-value", None
-            return
-        for text, truth in (
-            ("TD errors", td_errors),
-            ("the discounted return", n_step_returns),
-            ("TD targets", lambda x: td_errors(x) + x.values),
-            ("the advantages once more, normalised", lambda x: NORMALISED[1](raw(x))),
-        ):
-            if is_(truth):
-                self.conventions.append(f"the output beside the advantages is {text}")
-                return
-        example = self._second_example(reading, index)
-        finding = Finding(
-            "returns-include-value",
-            "The returns beside the advantages are not advantages + values.",
-            "The critic is trained towards something that is not the value.",
-            example,
-            "returns = advantages + values, before any normalisation.",
-        )
-        if is_(raw):
-            wrong = "The returns are the advantages again: V(s_t) was not added."
-            yield (
-                finding.check,
-                finding._replace(
-                    wrong=wrong,
-                    effect="The critic is trained towards the advantage, whose mean is zero: it "
-                    "forgets the value.",
-                ),
-            )
-        elif reading.normalised.name and is_(lambda x: reading.finish(raw(x)) + x.values):
-            yield (
-                finding.check,
-                finding._replace(
-                    wrong="The returns are values + normalised advantages: they were summed "
-                    "after the normalisation.",
-                ),
-            )
-        elif named:
-            yield finding.check, finding
-        else:
-            self.conventions.append("a second output was not recognised, and not judged")
-
-    def _second_example(self, reading: Reading, index: int) -> str:
-        plain = reading._replace(normalised=Normalised())
-        for x in self._small(reading.form):
-            try:
-                got = self.outputs(x, reading.form)[index][1]
-            except (Exception, SystemExit):
-                continue
-            expected = plain.raw(x) + x.values
-            if not self.close(x, got, expected):
-                return self._table(plain, x, expected, got)
-        return "see the check"
-
-    def _weights(
-        self, reading: Reading, index: int, named: bool
-    ) -> Iterator[tuple[str, Finding | None]]:
-        """V-trace's advantages for the policy gradient."""
-        xs = self._random(reading.form)
-        got = [self.outputs(x, reading.form)[index][1] for x in xs]
-
-        def blended(x: Trajectory) -> Numbers:
-            """With λ, some take λ v_{s+1} + (1 − λ) V(x_{s+1}) for what follows."""
-            rho = np.minimum(x.rho_clip, x.ratio)
-            return x.lam * vtrace_advantages(x) + (1 - x.lam) * rho * td_errors(x)
-
-        def is_(truth: Callable[[Trajectory], Numbers]) -> bool:
-            return all(
-                self.close(x, y, truth(reading.view(x))) for x, y in zip(xs, got, strict=True)
-            )
-
-        unclipped = lambda x: vtrace_advantages(x) / np.minimum(x.rho_clip, x.ratio)  # noqa: E731
-        for text, truth in (
-            ("", vtrace_advantages),
-            ("advantages blend λ v_{s+1} + (1 − λ) V(x_{s+1})", blended),
-            ("advantages are not weighed by ρ", unclipped),
-            ("the second output is TD errors", td_errors),
-            ("the second output is ρ, clipped", lambda x: np.minimum(x.rho_clip, x.ratio)),
-        ):
-            if is_(truth):
-                if text:
-                    self.conventions.append(text)
-                yield "policy-gradient-advantages", None
-                return
-        if named:
-            yield (
-                "policy-gradient-advantages",
-                Finding(
-                    "policy-gradient-advantages",
-                    "The advantages are not rho_s (r_s + gamma v_{s+1} - V(x_s)).",
-                    "The policy is improved with another weight than the paper's: biased.",
-                    "see the definition in the paper, section 4.1",
-                    "advantage = rho * (reward + gamma * v_next - value), v_next the V-trace "
-                    "target of the next step, V(s') where an episode was cut, 0 after its end.",
-                ),
-            )
-        else:
-            self.conventions.append("a second output was not recognised, and not judged")
+        ledger = Ledger(found={finding.check: finding})
+        return ledger.report(calling.name_of(self.function), self.kind, self.called(form))
 
     def _reported(self, reading: Reading, held: list[str], findings: list[Finding]) -> Report:
         form, scope = reading.form, self.scope(reading.form)
@@ -1768,9 +527,9 @@ class _Audit:
         if scope.whole:
             said.append("it takes no value after the last step: the last step ends its episode")
         if reading.terminal:
-            said.append("a time limit counts as a termination")
+            said.append(TIME_LIMITS)
         elif scope.ends == "terminations":
-            flag = next(role for role in _ENDS if self.sees(role))
+            flag = next(role for role in ENDS if self.sees(role))
             said.append(
                 f"it is told ends by {flag} alone: an episode that a time limit cut counts as "
                 "terminated if it is flagged"
@@ -1787,57 +546,18 @@ class _Audit:
             self.not_checked.append("ends of episodes: the function is not told of any")
         elif scope.ends == "terminations":
             self.not_checked.append("time limits: the function takes no truncation flag")
-        failing = {finding.check for finding in findings}
-        passed = tuple(dict.fromkeys(name for name in held if name not in failing))
-        return Report(
-            calling.name_of(self.function),
-            self.kind,
-            passed,
-            tuple(findings),
-            tuple(dict.fromkeys([*said, *self.conventions])),
-            tuple(dict.fromkeys(self.not_checked)),
-            self.called(form),
+        ledger = Ledger(
+            found={finding.check: finding for finding in findings},
+            choices=[*said, *self.choices],
+            not_checked=self.not_checked,
         )
-
-
-_COLUMNS = ("T", "TV", "T1")  # it never sees more than one trajectory
-_COMPARED = ("expected", "actual")
-_PROPERTIES = {
-    "termination-drops-bootstrap": "Its result depends on values after a terminal state.",
-    "truncation-bootstraps": "It is wrong where a time limit cut an episode.",
-    "bootstrap-from-true-successor": "Its result depends on the first value of the next episode.",
-    "trace-cut-at-episode-end": "Its result depends on rewards of a later episode.",
-    "returns-stop-at-episode-end": "Its result depends on rewards of a later episode.",
-    "done-flag-aligned": "It is wrong on trajectories with one end.",
-    "last-bootstrap-used": "It is wrong about the value after the last step.",
-    "time-axis": "Environments are not kept apart.",
-    "environments-independent": "Environments are not kept apart: their order matters.",
-    "lambda-applied-once": "Without any end, it is wrong for some lambda of 0, 0.4 and 1.",
-    "gamma-used": "Without any end, it is wrong for some gamma.",
-    "definition": "Its numbers are not those of the definition.",
-    "scaling": "Rewards and values four times as large do not give results four times as large.",
-    "exact-values-give-zero": "With exact values its result is not what they say.",
-    "potential-shaping": "Shifting rewards and values by a potential changes the advantages.",
-    "episodes-apart-or-joined": "Two episodes in one batch give other results than apart.",
-}
+        ledger.hold(*held)
+        return ledger.report(calling.name_of(self.function), self.kind, self.called(form))
 
 
 def replace_layout(form: Form, layout: str) -> Form:
     """The same call with arrays of another layout."""
     return form._replace(layout=layout)
-
-
-def _starts(x: Trajectory) -> Numbers:
-    """The rows that follow a truncation."""
-    return _shifted(x.truncated, 1, False)
-
-
-def _after_an_end(x: Trajectory) -> Numbers:
-    return np.cumsum(_shifted(x.ended, 1, False), 0) > 0
-
-
-def _number(x: float) -> str:
-    return f"{x:.4g}" if np.isfinite(x) else str(x)
 
 
 def advantages(
@@ -1853,7 +573,7 @@ def advantages(
     `layout` BT says that arrays are [B, T]; `time_limits` "terminal" that they are treated as
     terminations on purpose; another `seed` is other random trajectories.
     """
-    return _Audit(function, "advantages", ROLES, mapping, layout, time_limits, seed).report()
+    return Audit(function, "advantages", ROLES, mapping, layout, time_limits, seed).report()
 
 
 def returns(
@@ -1865,7 +585,7 @@ def returns(
     seed: int = 0,
 ) -> Report:
     """Audit returns: Monte Carlo, n-step, λ-returns, TD targets. Options as of `advantages`."""
-    return _Audit(function, "returns", N_ROLES, mapping, layout, time_limits, seed).report()
+    return Audit(function, "returns", N_ROLES, mapping, layout, time_limits, seed).report()
 
 
 def vtrace(
@@ -1877,4 +597,4 @@ def vtrace(
     seed: int = 0,
 ) -> Report:
     """Audit V-trace targets, with the policy gradient's advantages if it returns them."""
-    return _Audit(function, "vtrace", VTRACE_ROLES, mapping, layout, time_limits, seed).report()
+    return Audit(function, "vtrace", VTRACE_ROLES, mapping, layout, time_limits, seed).report()

@@ -1,7 +1,7 @@
 """The audit of RLHF's own parts: DPO's loss, and rewards of tokens that are shaped by a KL.
 
 The numbers of a function are compared with definitions in float64, one line each: first the right
-ones, with their conventions, then the usual mistakes. The definition that reproduces the numbers
+ones, with their choices, then the usual mistakes. The definition that reproduces the numbers
 names what the code does (as in `losses.py`). Gradients are not looked at.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.findings import CannotCall, Finding, Report
+from actorcritic.audit.findings import UNJUDGED, WRONG, CannotCall, Fault, Ledger, Report
 
 Case = dict[str, Any]  # our role → float64 array, or a number
 CLOSE = 2e-4  # relative: float32 is within it
@@ -65,6 +65,7 @@ class Reading(NamedTuple):
     wrong: str = ""
     effect: str = ""
     mend: str = ""
+    severity: str = WRONG
 
 
 # ------------------------------------------------------------------------------------ DPO
@@ -357,7 +358,8 @@ def _audit(
         check="definition",
         wrong="The numbers are neither those of the definition nor of a known mistake.",
         effect="What is learned is not what was meant.",
-        mend=_BETTER if kind == "dpo-loss" else _SHAPED,
+        mend=f"The definition, to compare it with: {_BETTER if kind == 'dpo-loss' else _SHAPED}",
+        severity=UNJUDGED,
     )
     return _report(name, kind, unknown[0], readings, strange, "", cases, unknown[1])
 
@@ -404,13 +406,13 @@ def _report(
     cases: Sequence[Case],
     found: Sequence[np.ndarray],
 ) -> Report:
-    checks = dict.fromkeys(each.check for each in readings if each.check)
-    conventions = tuple(text for text in (reading.said, said) if text)
-    failures = ()
+    ledger = Ledger(choices=[text for text in (reading.said, said) if text])
+    ledger.not_checked.append("gradients: only the numbers are compared")
+    if reading.severity == WRONG:
+        ledger.hold(*(each.check for each in readings if each.check))
     if reading.check:
         smallest = int(np.argmin([got.size for got in found]))
-        right = readings[0].numbers(cases[smallest])
-        got = found[smallest]
+        right, got = readings[0].numbers(cases[smallest]), found[smallest]
         expected = right if right.shape == got.shape else np.asarray(right.mean())
         example = "\n".join(
             [
@@ -419,18 +421,8 @@ def _report(
                 f"actual   {_shown(got)}",
             ]
         )
-        failures = (Finding(reading.check, reading.wrong, reading.effect, example, reading.mend),)  # type: ignore[assignment]
-    return Report(
-        subject=name,
-        kind=kind,
-        passed=()
-        if reading.check == "definition"
-        else tuple(c for c in checks if c != reading.check),
-        failures=failures,
-        conventions=conventions,
-        not_checked=("gradients: only the numbers are compared",),
-        called=called,
-    )
+        ledger.fail(Fault(*reading[2:]), example)
+    return ledger.report(name, kind, called)
 
 
 def _shown(value: Any) -> str:

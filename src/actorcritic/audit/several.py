@@ -84,13 +84,15 @@ def check(name: str, environment: Any) -> Report:
         _advise_of_limit(lengths, notes)
     except Broken:
         pass
-    return notes.report(name, f"{count} steps of {len(lengths)} episodes with random actions")
+    return notes.report(
+        name, "environment", f"{count} steps of {len(lengths)} episodes with random actions"
+    )
 
 
 def _check_spaces(environment: Any, notes: Notes) -> None:
     agents = getattr(environment, "possible_agents", None)
     if not agents or len(set(agents)) < len(agents):
-        notes.fail(
+        notes.say(
             "agents-announced",
             "possible_agents does not name every agent once.",
             "Nobody can make room for agents that are not announced.",
@@ -106,7 +108,7 @@ def _check_spaces(environment: Any, notes: Notes) -> None:
             except Exception as error:
                 found = again = f"{type(error).__name__}: {error}"
             if not isinstance(found, gymnasium.Space):
-                notes.fail(
+                notes.say(
                     "spaces-declared",
                     f"Agent '{agent}' has no {kind} space.",
                     "No library can make a policy for it.",
@@ -115,7 +117,7 @@ def _check_spaces(environment: Any, notes: Notes) -> None:
                     f"Write `def {kind}_space(self, agent): return …`, for every agent.",
                 )
             elif found is not again:
-                notes.fail(
+                notes.say(
                     "spaces-kept",
                     f"{kind}_space makes another space at every call.",
                     "Seeding the space that was asked for first seeds no other: random actions "
@@ -124,7 +126,7 @@ def _check_spaces(environment: Any, notes: Notes) -> None:
                     "Keep the spaces in the constructor, or cache the method "
                     "(functools.lru_cache).",
                 )
-    if "spaces-declared" in notes.failures:
+    if "spaces-declared" in notes.found:
         raise Broken
     notes.hold("spaces-declared", "spaces-kept")
 
@@ -136,7 +138,7 @@ def _reset(environment: Any, seed: int | None, notes: Notes) -> dict[str, Any]:
     except Exception as error:
         result, told = None, f"{type(error).__name__}: {error}"
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Mapping)):
-        notes.fail(
+        notes.say(
             "reset-answers",
             "reset does not return (observations, infos), each a dict by agent.",
             "Nothing can be trained.",
@@ -151,7 +153,7 @@ def _reset(environment: Any, seed: int | None, notes: Notes) -> dict[str, Any]:
 def _check_announced(environment: Any, got: Mapping[str, Any], where: str, notes: Notes) -> None:
     unknown = [agent for agent in got if agent not in environment.possible_agents]
     if unknown:
-        notes.fail(
+        notes.say(
             "agents-announced",
             "An agent appears that possible_agents does not name.",
             "There is no space and no policy for it.",
@@ -182,7 +184,7 @@ def _step(environment: Any, actions: dict[str, Any], where: str, notes: Notes) -
         and len(result) == 5
         and all(isinstance(part, Mapping) for part in result)
     ):
-        notes.fail(
+        notes.say(
             "step-answers",
             "step does not return five dicts by agent.",
             "Training stops there.",
@@ -194,7 +196,7 @@ def _step(environment: Any, actions: dict[str, Any], where: str, notes: Notes) -
     for part, got in zip(ANSWERS, result[:4], strict=True):
         missing = [agent for agent in actions if agent not in got]
         if missing:
-            notes.fail(
+            notes.say(
                 "every-agent-answers",
                 f"An agent that acted is not among the {part} of that step.",
                 "What its action led to is lost: of its last step, the reward too.",
@@ -219,7 +221,7 @@ def _episode(environment: Any, seed: int, most: int, deadline: float, notes: Not
         back = [agent for agent in acting if agent in out]
         where = f"step {len(seen) + 1} of the episode with seed {seed}"
         if back:
-            notes.fail(
+            notes.say(
                 "agents-stay-out",
                 "An agent that had terminated or was truncated is among the agents again.",
                 "Its episode has ended: what it does now is learned from as another one, or never.",
@@ -231,7 +233,7 @@ def _episode(environment: Any, seed: int, most: int, deadline: float, notes: Not
         actions = {a: _action(environment, a, observations.get(a)) for a in acting}
         step = _step(environment, actions, where, notes)
         if not _equal(held, observations):
-            notes.fail(
+            notes.say(
                 "observations-copied",
                 "An observation that was returned is changed by the next step: its array is used "
                 "again.",
@@ -249,7 +251,7 @@ def _episode(environment: Any, seed: int, most: int, deadline: float, notes: Not
                 out.add(agent)
         now = _state_shape(environment)
         if now != shape:
-            notes.fail(
+            notes.say(
                 "state-has-one-shape",
                 "state() changes its shape, or fails later in an episode.",
                 "A central critic takes numbers of one shape.",
@@ -280,7 +282,7 @@ def _check_each(
             if np.any(own["action_mask"]):
                 notes.hold("masks-allow-something")
             else:
-                notes.fail(
+                notes.say(
                     "masks-allow-something",
                     "A mask allows an agent nothing where it has to act.",
                     "There is no action to take: policies raise, or take a forbidden one.",
@@ -311,7 +313,7 @@ def _check_seeds(environment: Any, notes: Notes) -> None:
     if differ:
         pairs = enumerate(zip(first, second, strict=False))
         k = next((k for k, (a, b) in pairs if not _equal(a, b)), min(len(first), len(second)))
-        notes.fail(
+        notes.say(
             "same-seed-same-trajectory",
             "The same seed and the same actions give another episode.",
             "No run can be repeated, and no bug found again.",

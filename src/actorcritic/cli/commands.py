@@ -602,8 +602,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "report": _EXPERIMENTS,
     "collect": (*_TRAINING, "actorcritic.runs.collecting"),
     "data": ("actorcritic.data.summary", "actorcritic.figures.plots", "tyro"),
-    "audit": ("actorcritic.audit.command",),
-    "audit-env": ("actorcritic.audit.command",),
+    "audit-env": ("actorcritic.audit.environments",),
     "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.supervised"),
 }
 

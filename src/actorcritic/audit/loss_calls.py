@@ -1,0 +1,478 @@
+"""Calling anyone's loss: its roles, random cases of them, and every way to hand them over."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actorcritic.audit import calling
+from actorcritic.audit.findings import CannotCall
+from actorcritic.audit.loss_cases import Case, deviations, log_softmax
+
+# Our roles and their usual names.
+ROLES: dict[str, tuple[str, ...]] = {
+    role: tuple(names.split())
+    for role, names in {
+        "log_probs": (
+            "log_prob logp logps logprobs new_log_probs new_logprob newlogprob log_probs_new "
+            "logp_new new_logp log_pi logpi action_log_probs curr_log_probs current_log_probs "
+            "saved_log_probs logpac log_pi_a"
+        ),
+        "old_log_probs": (
+            "old_log_prob log_probs_old log_prob_old old_logprobs logprobs_old old_logp "
+            "logp_old behavior_log_probs behaviour_log_probs log_pi_old old_action_log_probs "
+            "old_logpac prev_log_probs logpi_old fixed_log_probs sample_log_prob old_log_pi"
+        ),
+        "ref_log_probs": "ref_log_prob reference_log_probs ref_logprobs ref_logp logp_ref",
+        "advantages": "advantage adv advs gae adv_targ td_error delta advantage_t",
+        "values": (
+            "value vs v vf vpred vpreds new_value new_values newvalue newvalues state_values "
+            "state_value critic_values predictions value_pred values_pred baseline baselines "
+            "v_pred pred_values current_values"
+        ),
+        "old_values": (
+            "old_value values_old value_old old_vpred value_preds old_value_preds oldvpred "
+            "prev_values old_v v_old rollout_values"
+        ),
+        "returns": (
+            "return ret rets target targets value_target value_targets td_target td_targets "
+            "target_values discounted_returns rewards_to_go reward_to_go rtg rtgs R G Gs "
+            "discounted_rewards v_target lambda_returns q_values"
+        ),
+        "rewards": "reward rew rews r",
+        "next_values": "next_value next_state_values v_next next_v next_vpred vs_next",
+        "dones": "done terminated terminal terminals terminations is_terminal d",
+        "continues": "mask masks not_done not_dones nonterminal next_nonterminal",
+        "truncated": "truncations truncation timeouts time_outs",
+        "last_value": (
+            "last_values last_val bootstrap_value bootstrap final_value next_value_last v_last"
+        ),
+        "gamma": "discount discount_factor γ",
+        "lam": "lambda_ lmbda gae_lambda gae_lam lamda lambd tau λ",
+        "entropy": "entropies ent dist_entropy policy_entropy",
+        "logits": "logit policy_logits action_logits new_logits",
+        "probs": "prob probabilities action_probs policy pi",
+        "means": "mean mu mus loc locs action_mean action_means mean_actions μ",
+        "stds": "std sigma sigmas scale scales stddev action_std deviations σ",
+        "log_stds": "log_std logstd log_sigma log_scale action_logstd log_sigmas",
+        "actions": "action acts act a",
+        "clip_range": (
+            "clip eps_clip clip_eps clip_epsilon clip_ratio clip_coef clip_param epsilon eps "
+            "cliprange ppo_clip clipping ε"
+        ),
+        "value_clip_range": (
+            "clip_range_vf clip_vf vf_clip value_clip clip_range_value vf_clip_param "
+            "value_clip_eps clip_vloss_coef cliprange_value"
+        ),
+        "value_coefficient": (
+            "vf_coef value_coef c1 value_loss_coef critic_coef value_coeff vf_coeff "
+            "value_weight value_loss_weight critic_weight val_loss_coef"
+        ),
+        "entropy_coefficient": (
+            "ent_coef entropy_coef c2 entropy_coeff beta_entropy entropy_weight entropy_bonus "
+            "ent_weight entropy_beta ent_coeff entropy_scale"
+        ),
+        "kl_coefficient": "beta kl_coef kl_coeff kl_beta kl_weight kl_penalty β",
+    }.items()
+}
+
+# What a network puts out: the roles whose gradients a loss is for.
+NETWORK = ("log_probs", "logits", "probs", "means", "stds", "log_stds", "values", "entropy")
+# Handed in as data; whether to stop their gradient inside is a matter of style.
+DATA = ("advantages", "old_log_probs", "ref_log_probs", "returns", "old_values", "rewards")
+NUMBERS = {
+    "gamma": 0.9,
+    "lam": 0.7,
+    "clip_range": 0.2,
+    "value_clip_range": 0.2,
+    "value_coefficient": 0.6,
+    "entropy_coefficient": 0.3,
+    "kl_coefficient": 0.4,
+}
+CHOICES = 3  # discrete actions
+
+
+# ------------------------------------------------------------------------------ cases
+
+
+class Layout(NamedTuple):
+    """In which shapes the function is given its arrays."""
+
+    words: str
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((6,), (4,))
+    columns: tuple[str, ...] = ()  # roles that get a last axis of length 1
+    dimensions: int = 0  # of an action whose log-probabilities come one by one
+    size: int = 2  # of a continuous action
+    bare: bool = False  # a continuous action of one dimension has no axis of its own
+    shared: bool = False  # one deviation for all states
+    alone: bool = False  # one row at a time
+
+    @property
+    def grid(self) -> bool:
+        return len(self.shapes[0]) > 1
+
+
+_VECTORS = ("logits", "probs", "means", "stds", "log_stds")
+_GAUSSIAN = ("means", "stds", "log_stds")
+_ROWS = tuple(r for r in ROLES if r not in (*NUMBERS, "last_value"))
+FLAT = Layout("[B]")
+COLUMNS = Layout("[B, 1]", columns=tuple(r for r in _ROWS if r not in _VECTORS))
+MIXED = Layout("[B], values [B, 1]", columns=("values", "old_values", "next_values"))
+GRID = Layout("[T, B]", shapes=((4, 3), (3, 2)))
+ALONE = Layout("one row at a time", alone=True)
+LAYOUTS = (
+    *(FLAT, MIXED, COLUMNS, GRID),
+    Layout("[B], log-probabilities [B, D]", dimensions=2),
+    ALONE,
+)
+_SHARED = "one deviation for all"
+CONTINUOUS = (
+    Layout("[B], actions [B, D]"),
+    Layout(f"[B], actions [B, D], {_SHARED}", shared=True),
+    Layout("[B], actions [B, D], values [B, 1]", columns=MIXED.columns),
+    Layout(f"[B], actions [B, D], values [B, 1], {_SHARED}", columns=MIXED.columns, shared=True),
+    Layout("[B], actions [B]", size=1, bare=True),
+    Layout(f"[B], actions [B], {_SHARED}", size=1, bare=True, shared=True),
+    Layout("[B, 1]", columns=tuple(r for r in COLUMNS.columns if r != "actions"), size=1),
+    Layout(f"[B, 1], {_SHARED}", columns=tuple(r for r in COLUMNS.columns if r != "actions"),
+           size=1, shared=True),
+    Layout("one row at a time", size=1, bare=True, alone=True),
+    Layout("one row at a time, actions [D]", alone=True),
+)  # fmt: skip
+
+
+def everything(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    layout: Layout = FLAT,
+    continuous: bool = False,
+) -> Case:
+    """Every role. Ranges are such that each clip acts on some of the elements, and some are far."""
+    wide = (*shape, layout.dimensions) if layout.dimensions else shape
+
+    def spread(around: float, near: float, far: float) -> np.ndarray:
+        """Half of them near, the others far apart."""
+        distant = rng.random(shape) < 0.5
+        return around + rng.uniform(-1, 1, shape) * np.where(distant, far, near)
+
+    logits = 1.5 * rng.normal(size=(*shape, CHOICES))
+    x = Case({name: -1.2 + rng.uniform(-0.45, 0.45, wide) for name in list(ROLES)[:3]})
+    dones = (rng.permutation(math.prod(shape)) % 2).reshape(shape).astype(float)
+    x |= {
+        "advantages": spread(0.3, 1.5, 6.0),
+        "values": spread(0.5, 0.3, 3.0),
+        "old_values": spread(0.5, 0.3, 3.0),
+        "next_values": spread(0.5, 0.6, 3.0),
+        "last_value": float(rng.uniform(1.0, 2.0)),
+        "returns": spread(0.5, 1.0, 6.0),
+        "rewards": spread(0.5, 1.0, 4.0),
+        "dones": dones,
+        "truncated": (1 - dones) * rng.integers(2, size=shape),
+        "continues": 1 - dones,
+        "entropy": rng.uniform(0.3, 1.5, shape),
+        "logits": logits,
+        "probs": np.exp(log_softmax(logits)),
+        "actions": rng.integers(CHOICES, size=shape),
+    }
+    # One bad action has become much likelier: a dual clip acts on it.
+    x["log_probs"][0] += 0.6
+    x["old_log_probs"][0] -= 0.6
+    x["advantages"][0] = -np.abs(x["advantages"][0])
+    if continuous:
+        own = (*shape, layout.size)
+        stds = rng.uniform(0.4, 1.3, own[-1:] if layout.shared else own)
+        x |= {"means": rng.normal(size=own), "stds": stds, "log_stds": np.log(stds)}
+        x |= {"actions": x["means"] + deviations(Case({"stds": stds})) * rng.normal(size=own)}
+    return x | NUMBERS
+
+
+# ------------------------------------------------------------------------------ the function
+
+
+class Measured(NamedTuple):
+    total: float
+    gradients: dict[str, np.ndarray] | None  # of the roles that were differentiated
+
+
+class Handing(NamedTuple):
+    """What PyTorch code is given: of a network's outputs, and of data."""
+
+    network: str = "tensors"  # or lists of them, of no axis or of one
+    data: str = "tensors"  # or the same, floats, arrays
+
+    def __str__(self) -> str:
+        if self == Handing():
+            return ""
+        return f"outputs of networks as {self.network}, data as {self.data}"
+
+
+_LIST, _LIST1 = "lists of tensors", "lists of tensors [1]"
+TENSORS = Handing()
+HANDINGS = (
+    *(TENSORS, Handing(data="floats"), Handing(data="arrays"), Handing(_LIST, _LIST)),
+    *(Handing(_LIST), Handing(_LIST, "floats"), Handing(_LIST1, "floats")),
+    *(Handing(_LIST1, _LIST1), Handing(_LIST1)),
+)
+_TOTALS = ("total_loss", "loss", "total", "actor_loss", "policy_loss", "pg_loss", "critic_loss")
+
+
+def _first(result: Any, summed: bool) -> Any:
+    """The total among what came back: the value itself, the first, or the one named so.
+
+    `summed`: they are losses side by side, and what is minimised is their sum.
+    """
+    if summed and isinstance(result, (tuple, list)):
+        return sum(_scalar(part) for part in result)
+    result = result._asdict() if hasattr(result, "_asdict") else result
+    result = vars(result) if isinstance(result, SimpleNamespace) else result
+    if isinstance(result, Mapping):
+        named = [name for name in _TOTALS if name in result]
+        return result[named[0]] if named else next(iter(result.values()))
+    if isinstance(result, tuple) and result:
+        return _first(result[0], summed)
+    return result
+
+
+def _scalar(total: Any) -> Any:
+    if isinstance(total, list):
+        return sum(total) / len(total)
+    return total.mean() if getattr(total, "ndim", 0) else total
+
+
+@dataclass
+class Subject:
+    """The user's function, as a function of cases."""
+
+    function: Callable[..., Any]
+    matched: calling.Matched
+    framework: calling.Framework
+    layout: Layout
+    roles: frozenset[str]
+    differentiated: tuple[str, ...] = ()
+    handing: Handing = TENSORS
+    summed: bool = False  # what comes back are losses side by side
+    several: bool = False  # two or three things came back
+    read: set[str] = field(default_factory=set)  # roles that a function of one case looked at
+
+    @property
+    def continuous(self) -> bool:
+        return "means" in self.roles
+
+    @property
+    def words(self) -> str:
+        total = "the sum of its outputs" if self.summed else ""
+        said = (str(self.framework), self.layout.words, str(self.handing), total)
+        return ", ".join(part for part in said if part)
+
+    def shown(self, x: Case) -> Case:
+        """The case as it is handed over."""
+        layout = self.layout
+
+        def looks(role: str) -> Any:
+            value = x[role]
+            if not isinstance(value, np.ndarray):
+                return value
+            if role in layout.columns:
+                return value[..., None]
+            own = _GAUSSIAN + (("actions",) if self.continuous else ())
+            return value[..., 0] if layout.bare and role in own else value
+
+        return Case({r: looks(r) for r in ROLES if r in self.roles})
+
+    def everything(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
+        return everything(rng, shape, self.layout, self.continuous)
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
+        """A random case of the roles that it takes; `actions` tell its shape in any case."""
+        x = self.everything(rng, shape)
+        return Case({r: v for r, v in x.items() if r in self.roles or r == "actions"})
+
+    def __call__(self, x: Case) -> Measured:
+        if not self.layout.alone:
+            return self._measured(x)
+        rows = len(x["actions"])
+        found = [self._measured(_row(x, i, self.layout.shared)) for i in range(rows)]
+        total = sum(one.total for one in found) / rows
+        if found[0].gradients is None:
+            return Measured(total, None)
+        gradients = {}
+        for role in found[0].gradients:
+            each = np.stack([(one.gradients or {})[role] for one in found]) / rows
+            gradients[role] = each.reshape(x[role].shape)
+        return Measured(total, gradients)
+
+    def _measured(self, x: Case) -> Measured:
+        shown = self.shown(x)
+        if self.framework.name == "jax":
+            total, gradients = self._jax(shown)
+        elif self.framework.name.startswith("torch"):
+            total, gradients = self._torch(shown)
+        else:
+            result = self._result(shown, self.framework)
+            total, gradients = float(_scalar(self._total(result))), None
+        if gradients is not None:
+            gradients = {
+                r: np.asarray(g, float).reshape(np.shape(x[r])) for r, g in gradients.items()
+            }
+        return Measured(total, gradients)
+
+    def _total(self, result: Any) -> Any:
+        self.several = isinstance(result, tuple) and 1 < len(result) < 4
+        return _first(result, self.summed)
+
+    def _result(
+        self, given: Mapping[str, Any], framework: calling.Framework, convert: bool = True
+    ) -> Any:
+        returned = calling.call(self.function, self.matched, given, framework, convert)
+        self.read |= returned.read
+        return returned.result
+
+    def _jax(self, shown: Case) -> tuple[float, Any]:
+        import jax
+
+        with self.framework.context():
+            made = {
+                r: self.framework.array(v) if isinstance(v, np.ndarray) else v
+                for r, v in shown.items()
+            }
+
+            def loss(wanted: dict[str, Any]) -> Any:
+                result = self._result(made | wanted, self.framework, convert=False)
+                return _scalar(self._total(result))
+
+            wanted = {r: made[r] for r in self.differentiated}
+            if not wanted:
+                return float(loss({})), None
+            total, gradients = jax.value_and_grad(loss)(wanted)
+            return float(total), {r: np.asarray(g) for r, g in gradients.items()}
+
+    def _torch(self, shown: Case) -> tuple[float, Any]:
+        torch = importlib.import_module("torch")
+        flat = calling.Framework("torch", self.framework.dtype)
+        leaves = {
+            r: flat.array(v, requires_grad=r in self.differentiated)
+            for r, v in shown.items()
+            if isinstance(v, (np.ndarray, np.floating, np.integer))
+        }
+        # Not the leaves themselves: code may change its arguments in place.
+        given = dict(shown) | {
+            r: self._handed(r, leaf * 1 if leaf.requires_grad else leaf, shown[r])
+            for r, leaf in leaves.items()
+        }
+        if self.layout.alone and self.handing.data == "tensors" and "last_value" in given:
+            given["last_value"] = torch.tensor(given["last_value"])
+        raw = _scalar(self._total(self._result(given, flat, convert=False)))
+        named = self.differentiated
+        if not named:
+            return float(raw), None
+        if getattr(raw, "requires_grad", False):
+            raw.backward()
+        gradients = {
+            r: np.zeros(leaves[r].shape) if leaves[r].grad is None else leaves[r].grad.numpy()
+            for r in named
+        }
+        return float(torch.as_tensor(raw).detach()), gradients
+
+    def _handed(self, role: str, tensor: Any, numbers: Any) -> Any:
+        how = self.handing.network if role in NETWORK else self.handing.data
+        if how == "floats":
+            return numbers.tolist()
+        if how == "arrays":
+            return np.array(numbers)
+        if how in (_LIST, _LIST1) and tensor.ndim:
+            return list(tensor.unbind()) if how == _LIST else list(tensor.split(1))
+        return tensor
+
+
+def _row(x: Case, i: int, shared: bool) -> Case:
+    """One row of a case: what is an array has no axis for rows any more."""
+    keep = ("stds", "log_stds") if shared else ()
+    return Case(
+        {r: v[i] if isinstance(v, np.ndarray) and r not in keep else v for r, v in x.items()}
+    )
+
+
+# ------------------------------------------------------------------------------ ways to call it
+
+
+def told_apart(
+    function: Callable[..., Any], mapping: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """Beside a new_value, a plain value is the old one; so are log-probabilities."""
+    said = dict(mapping or {})
+    with contextlib.suppress(TypeError, ValueError):
+        names = [n for n in inspect.signature(function).parameters if n not in said]
+        for role in ("log_probs", "values"):
+            same = [n for n in names if calling.match_name(n, ROLES) == role]
+            new = [n for n in same if re.match(r"new|curr", n)]
+            taken = any(calling.match_name(n, ROLES) == f"old_{role}" for n in names)
+            if len(same) == 2 and len(new) == 1 and not taken:
+                said[next(n for n in same if n not in new)] = f"old_{role}"
+    return said or None
+
+
+def _frameworks(function: Callable[..., Any], matched: calling.Matched) -> list[calling.Framework]:
+    options = [f for f in calling.frameworks(function, matched) if f.name != "torch-list"]
+    if options[0].name in ("numpy", "list"):
+        # Code that is bound to no library runs with gradients in the one that its module imports.
+        modules = getattr(inspect.unwrap(function), "__globals__", {}).values()
+        imported = {m.__name__ for m in modules if inspect.ismodule(m)}
+        better = "torch" if "torch" in imported else "jax"
+        options.sort(key=lambda option: option.name != better)
+    return options
+
+
+def subjects(
+    function: Callable[..., Any], matched: calling.Matched, failed: list[str]
+) -> Iterator[Subject]:
+    """Every way in which the function can be called, the likeliest first: of one framework."""
+    taken = frozenset(r for r in ROLES if matched.takes(r))
+    continuous = {"means"} <= taken and not matched.takes_case
+    layouts = CONTINUOUS if continuous else LAYOUTS
+    for framework in _frameworks(function, matched):
+        ran = False
+        handings = HANDINGS if framework.name == "torch" else (Handing(),)
+        for handing, layout in itertools.product(handings, layouts):
+            if handing != Handing() and (layout.grid or layout.columns):
+                continue
+            if layout.columns and not taken & set(layout.columns):
+                continue
+            if layout.dimensions and not {"log_probs", "old_log_probs"} & taken:
+                continue
+            if layout.alone and ran:
+                continue  # a batch is what it takes
+            rng = np.random.default_rng(0)
+            x = everything(rng, layout.shapes[0], layout, continuous)
+            floats = tuple(r for r in (*NETWORK, *DATA, "next_values") if r in taken)
+            live = tuple(r for r in floats if r in NETWORK or r == "next_values")
+            gradients = framework.name in ("torch", "jax")
+            wanted: tuple[tuple[str, ...], ...] = (floats, live, ()) if gradients else ((),)
+            if handing.data in ("floats", "arrays"):
+                wanted = tuple(tuple(r for r in w if r in NETWORK) for w in wanted[1:])
+            for named in dict.fromkeys(wanted):
+                subject = Subject(function, matched, framework, layout, taken, named, handing)
+                try:
+                    subject(x)
+                except CannotCall:
+                    raise
+                except (Exception, SystemExit) as error:
+                    failed.append(calling.one_line(error))
+                    continue
+                if matched.takes_case:
+                    subject.roles = frozenset(subject.read)
+                    subject.differentiated = tuple(r for r in named if r in subject.read)
+                ran = True
+                yield subject
+                break
+        if ran:
+            return

@@ -1,0 +1,275 @@
+"""Environments and policies whose every number says which step it belongs to, with diaries."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from actorcritic.audit import calling
+
+NUM_ENVS = 5  # not 2, 3 or 4: so many actions must not be taken for a tuple
+NUM_STEPS = 20  # environment 3 is truncated in the very last row, environment 1 terminated
+GAMMA, SEED = 0.9, 7
+MAX_STEPS = 20_000  # of one environment: a function that never stops is told so
+CALLS = 6  # at most, of a function that collects one episode at a time
+FIELDS = 4  # of an observation: environment and episode (from 1), time (from 0), a random draw
+MODES = {mode.name.lower(): mode for mode in AutoresetMode}  # Gymnasium's default comes first
+
+# ------------------------------------------------------------------------------- what is true
+
+Key = tuple[int, int, int]  # environment, episode, time
+
+
+def length(index: int, episode: int) -> int:
+    """Steps of an episode: 1 to 5, in another order in each environment."""
+    return 1 + (2 * (index - 1) + 3 * (episode - 1)) % 5
+
+
+def terminates(index: int, episode: int) -> bool:
+    """Whether an episode ends by termination, the others being truncated."""
+    return (index + episode) % 2 == 0
+
+
+def code(key: Key) -> float:
+    """A number for each step that float32 holds exactly: 2003.5 is environment 2, 3, time 4."""
+    index, episode, time = key
+    return 1000 * index + episode + time / 8
+
+
+def value(key: Key) -> float:
+    return 10_000 + code(key)
+
+
+def drawn(key: Key, continuous: bool) -> np.ndarray:
+    """What the policy draws there; where continuous, often beyond the bounds, which are ±1."""
+    index, episode, time = key
+    if not continuous:
+        return np.array((7 * index + 3 * episode + 5 * time) % 11)
+    turn = index + 2 * episode + 3 * time
+    return np.array([1.5 * np.sin(turn), 2.0 * np.cos(1.7 * turn)], np.float32)
+
+
+def density(action: np.ndarray) -> float:
+    """The log-density of a standard normal distribution, as the policy's."""
+    return float(-0.5 * np.sum(np.square(action, dtype=np.float64)) - np.log(2 * np.pi))
+
+
+def log_prob(key: Key, continuous: bool) -> float:
+    return density(drawn(key, True)) if continuous else -code(key) / 1000
+
+
+class SteppedAfterEnd(Exception):
+    """An environment was stepped on, after its episode had ended."""
+
+
+class Reset(NamedTuple):
+    call: int
+    episode: int
+    seed: int | None
+    draw: float
+
+
+class Stepped(NamedTuple):
+    call: int
+    key: Key
+    action: np.ndarray
+
+
+@dataclass
+class Diary:
+    """What was done to one environment."""
+
+    index: int
+    events: list[Reset | Stepped] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[Stepped]:
+        return [event for event in self.events if isinstance(event, Stepped)]
+
+    @property
+    def resets(self) -> list[Reset]:
+        return [event for event in self.events if isinstance(event, Reset)]
+
+
+class World:
+    """The environments of one run, and their diaries."""
+
+    def __init__(self, continuous: bool, reusing: bool) -> None:
+        self.continuous, self.reusing = continuous, reusing
+        self.diaries: list[Diary] = []
+        self.call = 0
+        self.sought_final = False  # it looked for the last observation in the infos
+        self.policy_called = False
+
+    def make(self, *_: Any, **__: Any) -> Marked:
+        self.diaries.append(Diary(len(self.diaries) + 1))
+        return Marked(self, self.diaries[-1])
+
+    def make_first(self) -> Marked:
+        """One alone: the environment whose first episode is the longest."""
+        self.diaries.append(Diary(3))
+        return Marked(self, self.diaries[-1])
+
+
+class Marked(gymnasium.Env):
+    """Whatever is done, the observation says where it belongs."""
+
+    observation_space: gymnasium.Space = spaces.Box(-np.inf, np.inf, (FIELDS,), np.float32)
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, world: World, diary: Diary) -> None:
+        self.action_space = (
+            spaces.Box(-1.0, 1.0, (2,), np.float32) if world.continuous else spaces.Discrete(11)
+        )
+        self._world, self._diary = world, diary
+        self._episode, self._time, self._draw, self._ended = 0, 0, 0.0, True
+        self._buffers = itertools.cycle([np.zeros(FIELDS, np.float32) for _ in range(2)])
+
+    def _observe(self) -> np.ndarray:
+        now = np.array([self._diary.index, self._episode, self._time, self._draw], np.float32)
+        if not self._world.reusing:
+            return now
+        buffer = next(self._buffers)
+        buffer[:] = now
+        return buffer
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._episode, self._time, self._ended = self._episode + 1, 0, False
+        self._draw = float(np.float32(self.np_random.random()))
+        self._diary.events.append(Reset(self._world.call, self._episode, seed, self._draw))
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Any:
+        if self._ended:
+            raise SteppedAfterEnd
+        action = np.array(action)
+        if action.shape != self.action_space.shape:
+            raise TypeError(f"an action of shape {action.shape}, not {self.action_space.shape}")
+        if not self._world.continuous and action.dtype.kind not in "iu":
+            raise TypeError(f"an action of type {action.dtype}, not a whole number")
+        key = (self._diary.index, self._episode, self._time)
+        self._diary.events.append(Stepped(self._world.call, key, action))
+        if len(self._diary.events) > MAX_STEPS:
+            raise RuntimeError(f"an environment was stepped {MAX_STEPS} times")
+        self._time += 1
+        index, episode, _ = key
+        self._ended = self._time == length(index, episode)
+        ends = terminates(index, episode)
+        return self._observe(), code(key), self._ended and ends, self._ended and not ends, {}
+
+
+class _Infos(dict):
+    """Notes when someone looks for the last observation of an episode."""
+
+    world: World
+
+    def _note(self, name: Any) -> None:
+        self.world.sought_final |= str(name).removeprefix("_").startswith("final")
+
+    def __contains__(self, name: Any) -> bool:
+        self._note(name)
+        return super().__contains__(name)
+
+    def __getitem__(self, name: Any) -> Any:
+        self._note(name)
+        return super().__getitem__(name)
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        self._note(name)
+        return super().get(name, default)
+
+
+class Side(SyncVectorEnv):
+    """Environments side by side; reusing, each of two arrays of observations in turn."""
+
+    def __init__(self, world: World, mode: AutoresetMode) -> None:
+        self._world = world
+        # Single environments must not reuse theirs: Gymnasium itself keeps final observations.
+        self._reusing, world.reusing = world.reusing, False
+        super().__init__([world.make] * NUM_ENVS, autoreset_mode=mode)
+        room = [np.zeros((NUM_ENVS, FIELDS), np.float32) for _ in range(2)]
+        self._buffers = itertools.cycle(room)
+
+    def _hand_out(self, observation: Any) -> Any:
+        if not self._reusing:
+            return observation
+        buffer = next(self._buffers)
+        buffer[:] = observation
+        return buffer
+
+    def reset(self, **arguments: Any) -> Any:
+        observation, infos = super().reset(**arguments)
+        return self._hand_out(observation), infos
+
+    def step(self, actions: Any) -> Any:
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._autoreset_envs.any():
+            raise SteppedAfterEnd
+        observation, *rest, infos = super().step(actions)
+        watched = _Infos(infos)
+        watched.world = self._world
+        return self._hand_out(observation), *rest, watched
+
+
+class Policy:
+    """Draws what `drawn` says for each observation, in the framework that it is asked in."""
+
+    def __init__(self, world: World, returns: str) -> None:
+        self._world, self._returns = world, returns
+
+    def _keys(self, arguments: tuple[Any, ...]) -> tuple[Any, list[Key], tuple[int, ...]]:
+        self._world.policy_called = True
+        for given in arguments:
+            shape = getattr(given, "shape", np.shape(given) if isinstance(given, list) else ())
+            if shape and shape[-1] == FIELDS:
+                rows = np.reshape(np.nan_to_num(calling.to_numpy(given)), (-1, FIELDS))
+                whole = np.round(rows[:, :3]).astype(int).tolist()
+                keys: list[Key] = [(i, e, t) for i, e, t in whole]
+                return given, keys, tuple(shape[:-1])
+        raise TypeError("the policy was not given an observation")
+
+    def _like(self, given: Any, rows: list[Any], lead: tuple[int, ...], dtype: Any) -> Any:
+        array = np.array(rows, dtype)
+        array = array.reshape((*lead, *array.shape[1:]))
+        kind = type(given).__module__.partition(".")[0]
+        if kind in ("torch", "jax", "jaxlib"):
+            name = "torch" if kind == "torch" else "jax"
+            return calling.Framework(name, "float32").array(array)
+        return array if array.ndim else array[()]
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        given, keys, lead = self._keys((*arguments, *named.values()))
+        continuous = self._world.continuous
+        kind = np.float32 if continuous else np.int64
+        action = self._like(given, [drawn(key, continuous) for key in keys], lead, kind)
+        logs = self._like(given, [log_prob(key, continuous) for key in keys], lead, np.float32)
+        values = self._like(given, [value(key) for key in keys], lead, np.float32)
+        parts = {"action": action, "log_prob": logs, "value": values, "entropy": 0 * logs}
+        names = self._returns.split(", ")
+        return parts[names[0]] if len(names) == 1 else tuple(parts[name] for name in names)
+
+    def value(self, *arguments: Any, **named: Any) -> Any:
+        given, keys, lead = self._keys((*arguments, *named.values()))
+        return self._like(given, [value(key) for key in keys], lead, np.float32)
+
+    act = get_action = select_action = sample = predict = forward = get_action_and_value = __call__
+    get_value = predict_values = critic = value
+
+    def nothing(self, *_: Any, **__: Any) -> Policy:
+        return self
+
+    eval = train = to = nothing
+
+
+RETURNS = (
+    "action, log_prob, value",
+    "action, log_prob",
+    "action",
+    "action, log_prob, entropy, value",
+)
