@@ -247,7 +247,7 @@ def of_sycophancy(found: Sycophancy, folder: Path, model: str, command: str | No
         if of.reference is not None:
             bars.append(plots.Scores(f"{label}: reference", none, *of.reference))
         bars.append(plots.Scores(f"{label}: model" if compared else label, none, *of.false))
-        row = (label, f"{of.questions:,}", _share(of.false), _share(of.correct))
+        row: tuple[str, ...] = (label, f"{of.questions:,}", _share(of.false), _share(of.correct))
         if of.reference is not None and of.change is not None:
             row += (_share(of.reference), of.change.text(signed))
         rows.append(row)
@@ -264,7 +264,7 @@ def of_sycophancy(found: Sycophancy, folder: Path, model: str, command: str | No
         "agreement.",
         narrow,
     )
-    columns = ("the user", "questions", "false answer", "right answer")
+    columns: tuple[str, ...] = ("the user", "questions", "false answer", "right answer")
     if compared:
         columns += ("false answer, reference", "change")
     how = {
