@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_studies_rlhf import check_the_study
 
 from actorcritic.core.errors import UserError
 from actorcritic.experiments.report import report
@@ -41,21 +42,12 @@ def done(tmp_path_factory):
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """The files of the runs below a folder: what is in them, and when they were written.
-
-    A language training that is finished writes its model folder again, the same; its checkpoints
-    say that nothing was trained.
-    """
-
-    def when(path: Path) -> int:
-        of_a_model = (path.parent / "tokenizer.json").exists()
-        return 0 if of_a_model else path.stat().st_mtime_ns
-
+    """The files of the runs below a folder: what is in them, and when they were written."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
     return {
-        path.relative_to(folder).as_posix(): (path.read_bytes(), when(path))
+        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in files
-        if "report-pictures" not in path.parts
+        if path.parent != folder / "report-pictures"
     }
 
 
@@ -76,6 +68,9 @@ def test_a_quick_study_leaves_a_page_and_repeated_trains_nothing(done, name, mon
     assert data["quick"]
     assert data["sentences"] == list(result.answer.sentences)
     assert len(data["comparisons"]) == len(result.answer.parts)
+
+    if name == "S10":
+        check_the_study(result, folder)
 
     before = contents(folder)
 

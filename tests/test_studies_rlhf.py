@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from actorcritic.lab import Sycophancy
 from actorcritic.studies import s10_from_a2c_to_rlhf as s10
-from actorcritic.studies import study
+from actorcritic.studies.bench import Result
 
 
 def test_the_data_is_what_it_says() -> None:
@@ -29,10 +31,8 @@ def test_the_data_is_what_it_says() -> None:
     assert s10.preferences(rng, [claim.prompt], [agree], [agree]) == []
 
 
-@pytest.mark.long
-def test_the_study_from_nothing_to_its_page(tmp_path: object) -> None:
-    out = tmp_path / "s10"  # type: ignore[operator]
-    found = study("S10", quick=True, out=out, quiet=True, command="actorcritic study S10 --quick")
+def check_the_study(found: Result, out: Path) -> None:
+    """What the quick study found, and its page; `test_studies` carries it out."""
     numbers = found.answer.numbers
     assert numbers["formula"]["0.5"] == pytest.approx(Sycophancy().rate(0.5))
     row = numbers["exact"]["0.5"]

@@ -97,6 +97,7 @@ class _EvaluateOptions:
     temperature: Annotated[float, "0 takes the most probable token"] = 1.0
     seed: Annotated[int, "of what is sampled"] = 1_000_000
     batch_size: Annotated[int, "prompts at a time"] = 32
+    out: Annotated[Path | None, "the folder of the page (default: the model's)"] = None
     json: Annotated[bool, "print the numbers as JSON"] = False
     quiet: Annotated[bool, "show no progress"] = False
 
@@ -114,6 +115,7 @@ class _SycophancyOptions:
     temperature: Annotated[float, "0 takes the most probable token (generate)"] = 1.0
     seed: Annotated[int, "of what is sampled (generate)"] = 1_000_000
     batch_size: Annotated[int, "questions at a time"] = 32
+    out: Annotated[Path | None, "the folder of the page (default: the model's)"] = None
     json: Annotated[bool, "print the numbers as JSON"] = False
     quiet: Annotated[bool, "show no progress"] = False
 
@@ -242,13 +244,16 @@ def _tell(out: Path, model: str, reward: str, prompts: Path | None) -> int:
 
 def _evaluate(rest: list[str]) -> int:
     from actorcritic.language.evaluation import evaluate
+    from actorcritic.language.page import of_evaluation
 
     usage = "language evaluate --model DIR --prompts prompts.jsonl [--reference DIR] [--reward DIR]"
     _, options = read(usage, options_of("evaluate"), rest, 0)
     needed(usage, options, "model", "prompts")
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    model, prompts, as_json = (given.pop(name) for name in ("model", "prompts", "json"))
+    model, prompts, out, as_json = (given.pop(name) for name in ("model", "prompts", "out", "json"))
     found = evaluate(model, prompts, **given)
+    command = shlex.join(["actorcritic", "language", "evaluate", *rest])
+    written = of_evaluation(found, out or Path(model), model, command)
     if as_json:
         say(
             json.dumps(
@@ -266,22 +271,29 @@ def _evaluate(rest: list[str]) -> int:
     for n, numbers in found.best_of.items():
         said = ", ".join(f"{name} {value}" for name, value in numbers.items())
         say(f"  best of {n} of the reference: {said}; KL at most {found.kl_bound(n):.2f}")
+    say(f"Page: {written}")
     return 0
 
 
 def _sycophancy(rest: list[str]) -> int:
     from actorcritic.language.agreement import sycophancy
+    from actorcritic.language.page import of_sycophancy
 
     usage = "language sycophancy --model DIR --questions questions.jsonl [--reference DIR]"
     _, options = read(usage, options_of("sycophancy"), rest, 0)
     needed(usage, options, "model", "questions")
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    model, questions, as_json = (given.pop(name) for name in ("model", "questions", "json"))
+    model, questions, out, as_json = (
+        given.pop(name) for name in ("model", "questions", "out", "json")
+    )
     found = sycophancy(model, questions, **given)
+    command = shlex.join(["actorcritic", "language", "sycophancy", *rest])
+    written = of_sycophancy(found, out or Path(model), model, command)
     if as_json:
         say(json.dumps({claim: _plain(of._asdict()) for claim, of in found.by_claim.items()}))
     else:
         say(str(found))
+        say(f"Page: {written}")
     return 0
 
 

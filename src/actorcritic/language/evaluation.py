@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     """A prompt and what was said to it before training and after."""
 
     prompt: Any
-    before: str
+    before: str | None  # None: there is no model to compare with
     after: str
     score_before: float | None = None
     score_after: float | None = None
@@ -176,6 +176,7 @@ class Evaluation:
     numbers: dict[str, Estimate]
     best_of: dict[int, dict[str, Estimate]]  # of the reference, by n
     samples: list[Sample]
+    columns: dict[str, Float[np.ndarray, " n"]]  # what the numbers are means of, by prompt
 
     def kl_bound(self, n: int) -> float:
         """What the KL of the best of n from the reference does not exceed."""
@@ -257,11 +258,22 @@ def evaluate(
                 if of_gold is not None:
                     best[n]["gold"] = estimate(of_gold)
                 n *= 2
-    samples = [
-        Sample(prompt, before.responses[i] if before else "", said.responses[i])
-        for i, prompt in enumerate(asked[:16])
-    ]
-    return Evaluation(len(rows), {k: estimate(x) for k, x in columns.items()}, best, samples)
+    samples = []
+    for i, prompt in enumerate(asked[:16]):
+        scores = {
+            f"{kind}_{when}": float(columns[name][i])
+            for kind, when, name in (
+                ("score", "before", "reward_of_reference"),
+                ("score", "after", "reward"),
+                ("gold", "before", "gold_of_reference"),
+                ("gold", "after", "gold"),
+            )
+            if name in columns
+        }
+        before_it = before.responses[i] if before else None
+        samples.append(Sample(prompt, before_it, said.responses[i], **scores))
+    numbers = {name: estimate(x) for name, x in columns.items()}
+    return Evaluation(len(rows), numbers, best, samples, columns)
 
 
 def estimate(x: Float[np.ndarray, " n"]) -> Estimate:

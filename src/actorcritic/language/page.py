@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from jaxtyping import Float
 from actorcritic.core.words import printable
 from actorcritic.figures import plots
 from actorcritic.figures.html import Picture, Section, Table, write
-from actorcritic.language.evaluation import Sample
+from actorcritic.figures.statistics import Estimate
+from actorcritic.language.agreement import CLAIMS, Sycophancy, signed
+from actorcritic.language.evaluation import Evaluation, Sample, estimate
 from actorcritic.language.training import Row, Trained, TrainingSettings
 
-PAGE = "report.html"
+PAGE, EVALUATION, SYCOPHANCY = "report.html", "evaluation.html", "sycophancy.html"
 SMOOTHED = 30  # a mean over a thirtieth of the steps
 LONGEST_CELL = 400  # characters
 
@@ -140,6 +142,172 @@ def of_reward(
     return _page(trained, "Reward model", verdict, [], pictures, (), settings, command)
 
 
+def of_evaluation(found: Evaluation, folder: Path, model: str, command: str | None) -> Path:
+    """Write the page of an evaluation into a folder."""
+    numbers = found.numbers
+    compared = "length_of_reference" in numbers
+    pictures = []
+    for name, title in (("reward", "Reward"), ("gold", "Gold reward: what was meant")):
+        if name in numbers:
+            best = {f"best of {n}": row[name] for n, row in found.best_of.items() if n > 1}
+            pictures.append(_against(found, name, title, "of a response", best))
+    if found.best_of:
+        pictures.append(_best_of_picture(found))
+    pictures.append(_against(found, "length", "Length", "tokens of a response", {}))
+    stopped, remarks = numbers["stopped"].value, []
+    if "reward" in numbers:
+        verdict = f"The reward of the model is {_share(numbers['reward'])}"
+        if compared:
+            verdict += f", that of the reference {_share(numbers['reward_of_reference'])}"
+    else:
+        verdict = f"A response has {numbers['length']} tokens"
+        if compared:
+            verdict += f", one of the reference {numbers['length_of_reference']}"
+    if compared:
+        verdict += f"; the KL from the reference is {_share(numbers['kl'])} nats a response"
+    if stopped < 0.5:
+        remarks.append(
+            f"Warning: only {stopped:.0%} of the responses stop by themselves; the others are cut "
+            "off. Allow more max_new_tokens."
+        )
+    if compared and "gold" in numbers and "reward" in numbers:
+        learned, meant = (
+            found.columns[name] - found.columns[f"{name}_of_reference"]
+            for name in ("reward", "gold")
+        )
+        if estimate(learned).low > 0 and estimate(meant).high < 0:
+            remarks.append(
+                "Warning: the reward is higher than the reference's, and the gold reward is lower: "
+                "the reward model is being exploited."
+            )
+    rows = [(name.replace("_", " "), str(value)) for name, value in numbers.items()]
+    table = Table(
+        "numbers",
+        "What was measured",
+        ("number", "mean [95 % interval]"),
+        tuple(rows),
+        f"Means over {found.count:,} prompts; intervals by the bootstrap over prompts. KL and "
+        "entropy are in nats: the KL of a whole response, the entropy of a token. Stopped: the "
+        "share of responses that end by themselves.",
+    )
+    said = sample_table(found.samples, ("reference", "model"), "The first prompts; not chosen.")
+    section = Section(
+        "What was found", verdict + ".", tuple(remarks), tuple(pictures), (table, said)
+    )
+    return _written(folder / EVALUATION, f"Evaluation: {Path(model).name}", section, command)
+
+
+def _against(
+    found: Evaluation, name: str, title: str, unit: str, more: Mapping[str, Estimate]
+) -> Picture:
+    """A number of the model, of the reference where there is one, and of more."""
+    none = np.zeros(0)
+    rows = [
+        plots.Scores(label, found.columns[key], *found.numbers[key])
+        for label, key in (("reference", f"{name}_of_reference"), ("model", name))
+        if key in found.numbers
+    ]
+    rows += [plots.Scores(label, none, *value) for label, value in more.items()]
+    note = "A dot is a prompt, the large one the mean, the bar its 95 % interval."
+    if more:
+        note += " Best of n: of the reference's responses, with no training."
+    figure, narrow = (
+        plots.score_intervals(
+            rows,
+            f"{title.partition(':')[0].lower()} {unit}" if name != "length" else unit,
+            width=width,
+        )
+        for width in (plots.WIDTH, plots.NARROW)
+    )
+    return Picture(name, title, figure, note, narrow)
+
+
+def _best_of_picture(found: Evaluation) -> Picture:
+    """Reward against KL: the model, and best-of-n at the bound of its KL."""
+    bound = np.array([found.kl_bound(n) for n in found.best_of])
+    kl, series = found.numbers["kl"].value, []
+    for name in ("reward", "gold"):
+        if name in found.numbers:
+            start, end = found.numbers[f"{name}_of_reference"], found.numbers[name]
+            value, low, high = np.array([start, end], float).T
+            series.append(plots.Series(f"model, {name}", np.array([0.0, kl]), value, low, high))
+            value, low, high = np.array([row[name] for row in found.best_of.values()], float).T
+            series.append(plots.Series(f"best of n, {name}", bound, value, low, high))
+    figure = plots.lines(series, "KL from the reference, nats a response", "", markers=True)
+    note = "The reference is on the left. Best-of-n is drawn at the bound of its KL."
+    return Picture("frontier", "Reward against KL", figure, note)
+
+
+def of_sycophancy(found: Sycophancy, folder: Path, model: str, command: str | None) -> Path:
+    """Write the page of how often a model agrees with what is false."""
+    compared = any(of.reference is not None for of in found.by_claim.values())
+    none, bars, rows = np.zeros(0), [], []
+    for claim, of in found.by_claim.items():
+        label = f"user {CLAIMS[claim]}"
+        if of.reference is not None:
+            bars.append(plots.Scores(f"{label}: reference", none, *of.reference))
+        bars.append(plots.Scores(f"{label}: model" if compared else label, none, *of.false))
+        row: tuple[str, ...] = (label, f"{of.questions:,}", _share(of.false), _share(of.correct))
+        if of.reference is not None and of.change is not None:
+            row += (_share(of.reference), of.change.text(signed))
+        rows.append(row)
+    figure, narrow = (
+        plots.score_intervals(bars, "share of questions", limits=(0, 1), width=width)
+        for width in (plots.WIDTH, plots.NARROW)
+    )
+    picture = Picture(
+        "false",
+        "How often the false answer is given",
+        figure,
+        "With 95 % intervals over questions. Where the user says nothing, this is how often the "
+        "model is wrong by itself; what lies above that where the false answer is claimed is "
+        "agreement.",
+        narrow,
+    )
+    columns: tuple[str, ...] = ("the user", "questions", "false answer", "right answer")
+    if compared:
+        columns += ("false answer, reference", "change")
+    how = {
+        "probability": "An answer is given where its tokens are the more probable ones on average.",
+        "generate": "An answer is given where the response holds it and not the other one.",
+    }
+    table = Table(
+        "rates", "By what the user claims", columns,
+        tuple((row[0].removeprefix("user "), *row[1:]) for row in rows), how[found.how],
+    )  # fmt: skip
+    parts = []
+    for claim, of in found.by_claim.items():
+        part = f"where the user {CLAIMS[claim]}, the false answer is given to "
+        part += f"{_share(of.false)} of the questions"
+        if of.change is not None:
+            part += f" (against the reference {of.change.text(signed)})"
+        parts.append(part)
+    verdict = "; ".join(parts)
+    remarks = []
+    if "nothing" not in found.by_claim:
+        remarks.append(
+            "No question was asked without a claim, so that a model that does not know the answer "
+            "looks like one that agrees. Add lines with claims: nothing."
+        )
+    section = Section(
+        "What was found",
+        verdict[0].upper() + verdict[1:] + ".",
+        tuple(remarks),
+        (picture,),
+        (table,),
+    )
+    return _written(folder / SYCOPHANCY, f"Sycophancy: {Path(model).name}", section, command)
+
+
+def _share(x: Estimate) -> str:
+    return x.text(lambda number: f"{number:.3f}")
+
+
+def _written(path: Path, title: str, section: Section, command: str | None) -> Path:
+    versions = {"actorcritic": importlib.metadata.version("actorcritic")}
+    return write(path, title, [section], command=command, versions=versions)
+
+
 def warnings_of(rows: Sequence[Row]) -> list[str]:
     """What looks wrong in a training by PPO, in plain words."""
     first, last = _ends(rows)
@@ -181,25 +349,29 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def sample_table(samples: Sequence[Sample], names: tuple[str, str] = ("before", "after")) -> Table:
+def sample_table(
+    samples: Sequence[Sample],
+    names: tuple[str, str] = ("before", "after"),
+    note: str = "Drawn with the same random numbers, and not chosen.",
+) -> Table:
     """What was said before and after, side by side."""
     scored, golden = (
         any(getattr(sample, f"{kind}_after") is not None for sample in samples)
         for kind in ("score", "gold")
     )
+    compared = any(sample.before is not None for sample in samples)
     columns = ["prompt"]
-    for name in names:
+    for name in names if compared else names[1:]:
         columns += [name, *["reward"] * scored, *["gold"] * golden]
     rows = []
     for sample in samples:
         row = [_shown(sample.prompt)]
-        for when in ("before", "after"):
+        for when in ("before", "after") if compared else ("after",):
             row.append(_shown(getattr(sample, when)))
             for kind, there in (("score", scored), ("gold", golden)):
                 number = getattr(sample, f"{kind}_{when}")
                 row += [("–" if number is None else f"{number:.2f}")] * there
         rows.append(tuple(row))
-    note = "Drawn with the same random numbers, and not chosen."
     return Table("samples", "What is said", tuple(columns), tuple(rows), note)
 
 

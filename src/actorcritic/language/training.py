@@ -70,7 +70,7 @@ class TrainingSettings:
     )
     lora_alpha: float = setting(16.0, "the adapter's change is scaled by alpha / rank", "(0, 1e6]")
     rematerialise: bool = setting(
-        False, "compute layers again for the gradient: less memory, a third more time"
+        False, "compute whole layers again for the gradient: less memory, up to a third more time"
     )
     seed: int = setting(0, "of everything that is drawn", "[0, 2147473647]")
     out: str | Path | None = setting(None, "run folder")

@@ -448,11 +448,11 @@ def told(
         (
             "β",
             "agrees, by formula",
-            "by PPO",
-            "with the bonus penalised",
-            "by PPO",
-            "of J* − J(π_ref): PPO",
-            "DPO",
+            "agrees, by PPO",
+            "penalised, by formula",
+            "penalised, by PPO",
+            "of the way to J*: PPO",
+            "of the way to J*: DPO",
         ),
         tuple(
             (
@@ -466,8 +466,13 @@ def told(
             )
             for beta, row in exact.items()
         ),
-        f"Of {sizes.exact_seeds} seeds the median, with the least and the most. The last two "
-        "columns are of a world of two prompts with 40 responses each, DPO from 20,000 exact "
+        (
+            "One seed. "
+            if sizes.exact_seeds == 1
+            else f"Medians of {sizes.exact_seeds} seeds, with the least and the most. "
+        )
+        + "Penalised: agreeing costs as much as the bonus pays. The last "
+        "two columns are of a world of two prompts with 40 responses each, DPO from 20,000 exact "
         "preferences.",
     )
     pictures = (
@@ -505,8 +510,8 @@ def told(
         f"{two(start.agree)}: the learned reward went from {two(start.reward)} to "
         f"{two(ppo[last].reward)}, and the gold reward, which is what was meant, from "
         f"{two(start.gold)} to {two(ppo[last].gold)}.",
-        "Furthest from the formula over all β: "
-        + ", ".join(f"{name} by {error:.3f}" for name, error in errors.items())
+        "Over all β, the rate is off the formula by at most "
+        + ", ".join(f"{error:.3f} ({name})" for name, error in errors.items())
         + ". The formula knows three answers and an exact reward model; the language model learned "
         "both from data.",
         f"Best of {max(best)} answers of the reference, with no training at all, agrees in "
@@ -560,6 +565,8 @@ def signed(x: Estimate | None) -> str:
 def _median(x: np.ndarray | None) -> str:
     if x is None:
         return "–"
+    if len(x) == 1:
+        return f"{x[0]:.4f}"
     return f"{np.median(x):.4f} ({x.min():.4f} to {x.max():.4f})"
 
 
