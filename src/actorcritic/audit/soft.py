@@ -250,7 +250,7 @@ def _actor(found: Judge, parts: list[tuple[Event, Any]]) -> None:
             found.fail(DOWNHILL, example)
         if weight < -1e-4:
             found.fail(ENTROPY, example)
-        elif weight > 1e-4:
+        elif weight > 1e-4 and event is parts[0][0]:
             found.choices.append(f"the actor's entropy has the weight {weight:.3g}")
     found.hold(DOWNHILL.check, ENTROPY.check, NO_Q.check)
 
