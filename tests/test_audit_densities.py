@@ -87,7 +87,7 @@ def test_a_density_that_nothing_explains():
     def laplace(action, mean, std):
         return (-jnp.abs(action - mean) / std * 1.3 - jnp.log(2.2 * std)).sum(-1)
 
-    (found,) = densities.distribution(laplace).failures
+    (found,) = densities.distribution(laplace).unjudged
     assert found.check == "normal-density"
     assert "no density" in found.wrong
 

@@ -403,7 +403,7 @@ def _agent_in(cls: Any, module: Any, way: Way) -> Report:
                 _round(instance, acting, learn, stores, roles, containers, feed)
         except Enough:
             pass
-    judge = Judge(tape=tape, numbers=numbers_in(module, instance))
+    judge = Judge(tape=tape, numbers=numbers_in(module, instance), whole=True)
     judge.run()
     for act in acting[:1]:
         samplers.judge(judge, tape, act, feed.observation, way.continuous)
@@ -502,7 +502,7 @@ def _function_in(found: Callable[..., Any], network: Any, module: Any, way: Way)
     networks = {name: network for name, role in roles.items() if role == "network"}
     rest = {n: r for n, r in roles.items() if r != "network"}
     name = calling.name_of(found)
-    judge = Judge(tape=tape, numbers=numbers_in(module))
+    judge = Judge(tape=tape, numbers=numbers_in(module), whole=True)
     called = f"PyTorch, with a {type(network).__name__}: {', '.join([*roles, *containers])}"
     if have <= {"states", "network", "actions"} and "actions" not in have:
         state = next(n for n, r in rest.items() if r == "states")

@@ -325,7 +325,7 @@ def _likely(name: str, roles: Mapping[str, tuple[str, ...]], taken: Collection[s
     """The role whose usual names a name resembles most."""
     usual = {_plain(word): role for role, words in roles.items() for word in (role, *words)}
     free = [word for word, role in usual.items() if role not in taken]
-    close = difflib.get_close_matches(_plain(name), free, 1, 0.5)
+    close = difflib.get_close_matches(_plain(name), free, 1, 0.7)
     return usual[close[0]] if close else None
 
 

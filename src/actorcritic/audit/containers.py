@@ -45,13 +45,17 @@ class Container(NamedTuple):
         columns = {name: given.get(self.roles.get(name, "")) for name in self.names}
         if self.shape != "rows":
             return Fields(columns) if self.shape == "fields" else tuple(columns.values())
-        length = next(len(v) for v in columns.values() if _long(v))
-        row = namedtuple("row", self.names, rename=True)
-        return [row(*(v[i] if _long(v) else v for v in columns.values())) for i in range(length)]
+        length = next(len(v) for v in columns.values() if v is not None and _long(v))
+        made: Any = namedtuple  # whose names are known when it runs
+        row = made("row", self.names, rename=True)
+        return [
+            row(*(v[i] if v is not None and _long(v) else v for v in columns.values()))
+            for i in range(length)
+        ]
 
 
 def _long(value: Any) -> bool:
-    return isinstance(value, list) or bool(np.ndim(value) if value is not None else False)
+    return isinstance(value, list) or bool(np.ndim(value))
 
 
 def held_in(function: Any, parameter: str, known: Callable[[str], str | None]) -> Container | None:

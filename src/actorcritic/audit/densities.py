@@ -26,6 +26,7 @@ from actorcritic.audit.density_rows import (
     Case,
     Each,
     Point,
+    Reading,
     normal_of,
     readings,
     reduced,
@@ -44,7 +45,7 @@ from actorcritic.audit.findings import (
     as_numbers,
     listing,
 )
-from actorcritic.audit.loss_cases import NORMAL, Reading
+from actorcritic.audit.loss_cases import NORMAL
 from actorcritic.audit.truths import integrates
 
 ROLES: dict[str, tuple[str, ...]] = {

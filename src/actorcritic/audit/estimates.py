@@ -185,7 +185,7 @@ class Audit:
 
     def _runs(self, form: Form) -> bool:
         """Whether it gives arrays of the right shape, on trajectories with and without ends."""
-        if self.broadcast and form.layout == "T1":
+        if self.broadcast and form.layout in ("T1", "S"):
             return False
         try:
             for chance in (0.0, 0.4):

@@ -91,7 +91,7 @@ class Report:
             said = "not judged. It agrees with no definition that is known here, right or wrong."
         else:
             said = f"{len(self.passed)} checks hold. Nothing wrong was found."
-        aloud = [text for text in self.choices if TIME_LIMITS in text]
+        aloud = [t for t in self.choices if TIME_LIMITS in t or "limits count as term" in t]
         said += "".join(f" But {text}." for text in aloud)
         return f"{self.subject}: {self.kind}, {said}"
 

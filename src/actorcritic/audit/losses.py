@@ -478,6 +478,7 @@ class Audit(Ledger):
     # -- what it comes to
 
     def verdicts(self) -> None:
+        self.known.sort(key=lambda match: self.terms.index(match.term))
         for term in self.unknown:
             self.unrecognised(term)
         negative = [m for m in self.known if m.scale < 0]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actorcritic.audit import loss_rows
-from actorcritic.audit.findings import UNJUDGED, Fault, Ledger, as_numbers
+from actorcritic.audit.findings import UNJUDGED, WRONG, Fault, Ledger, as_numbers
 from actorcritic.audit.loss_cases import LOG_2PI, Case, Reading, normal
 from actorcritic.audit.loss_rows import DEAD, SIGNS, SOFTMAX, leak
 from actorcritic.audit.tape import Event, Output, Policy, Tape, Transition
@@ -82,6 +82,7 @@ class Judge(Ledger):
 
     tape: Tape = field(kw_only=True)
     numbers: Numbers = field(kw_only=True)
+    whole: bool = False  # all of what it does was seen
     drawn: bool = False  # actions are taken as drawn, not as the environment got them
     windows: dict[tuple[int, ...], Case] = field(default_factory=dict)
     draws: dict[int, Any] = field(default_factory=dict)  # the action drawn at a state
@@ -105,8 +106,9 @@ class Judge(Ledger):
                 (self.policy if name == "policy" else self.values)(chosen)
         trained = any(e.policies for e in tape.events) or groups["policy"]
         acted = any(p for p in tape.policies if any(t.requires_grad for t in p.roots.values()))
-        if tape.events and not trained and acted:
-            self.fail(NO_POLICY, "")
+        if tape.events and not trained and acted and not tape.elsewhere:
+            # A program may have been stopped before its policy's turn.
+            self.fail(NO_POLICY._replace(severity=WRONG if self.whole else UNJUDGED), "")
 
     # -- what needs no definition
 
@@ -137,7 +139,11 @@ class Judge(Ledger):
                 if module is None or not self.tape.stepped:
                     continue
                 own = [p for p in module.parameters() if p.requires_grad]
-                if own and not any(id(p) in self.tape.stepped for p in own):
+                still = all(
+                    id(p) in self.tape.initial and (p == self.tape.initial[id(p)][1]).all()
+                    for p in own
+                )
+                if own and still and not any(id(p) in self.tape.stepped for p in own):
                     left.add(type(module).__name__ + f" with {sum(p.numel() for p in own)} numbers")
         if left:
             wrong = (
@@ -316,7 +322,7 @@ class Judge(Ledger):
             return
         self.explained("policy", fit, negative, parts)
         if abs(fit.bonus) > 1e-3 * abs(fit.scale):
-            if fit.bonus < 0:
+            if (fit.bonus < 0) is not (negative and self.tape.upwards):
                 self.fail(SIGNS["entropy"], self.example(parts[0], fit))
             else:
                 self.hold(SIGNS["entropy"].check)
@@ -346,7 +352,7 @@ class Judge(Ledger):
             self.fail(fit.reading.fault, self.example(parts[0], fit))
         else:
             self.hold(f"{term}-loss", *(r.fault.check for r in [fit.reading] if r.fault))
-        if negative:
+        if negative and not self.tape.upwards:
             self.fail(SIGNS[term], self.example(parts[0], fit))
         else:
             self.hold(SIGNS[term].check)

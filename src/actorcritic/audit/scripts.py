@@ -31,7 +31,7 @@ from actorcritic.audit.findings import CannotCall, Report, Reports
 from actorcritic.audit.recorded import Judge
 from actorcritic.audit.tape import Enough, Tape, Transition
 
-SECONDS, MOST = 10.0, 48  # of processor time of a run, and steps of its optimisers
+SECONDS, MOST = 30.0, 48  # of processor time of a run, and steps of its optimisers
 LENGTHS = (7, 4, 9, 5, 3)  # of episodes, over and over
 
 

@@ -220,6 +220,11 @@ def _actor(found: Judge, parts: list[tuple[Event, Any]]) -> None:
         if policy is None:
             continue
         count = len(policy.states)
+        if not outputs and event.weight is None:
+            found.not_checked.append(
+                "the actor: Q(s, a) has no part in its gradient, which is not that of an entropy"
+            )
+            return
         if not outputs:
             found.judged += 1
             found.fail(NO_Q, f"{count} states: ∂ loss / ∂ Q(s, a) is 0 for every one of them")
@@ -245,7 +250,7 @@ def _actor(found: Judge, parts: list[tuple[Event, Any]]) -> None:
             found.fail(DOWNHILL, example)
         if weight < -1e-4:
             found.fail(ENTROPY, example)
-        elif weight > 1e-4:
+        elif weight > 1e-4 and event is parts[0][0]:
             found.choices.append(f"the actor's entropy has the weight {weight:.3g}")
     found.hold(DOWNHILL.check, ENTROPY.check, NO_Q.check)
 
@@ -254,7 +259,7 @@ def weigh(tape: Tape, event: Event) -> None:
     """Note, before the parameters change, the weight of log π in an actor's backward."""
     outputs = [(o, g) for o, g in event.outputs if o.actions is not None]
     for policy, gradients in event.policies:
-        if outputs and policy.draws and policy.means is not None:
+        if policy.draws and policy.means is not None and policy.draws[-1].requires_grad:
             event.weight = _entropy_weight(tape, policy, gradients, outputs)
 
 
@@ -285,7 +290,7 @@ def _entropy_weight(
         live = [o for o, _ in outputs if o.tensor is not None and o.tensor.requires_grad]
         weights = [torch.as_tensor(g).to(o.tensor).reshape(o.tensor.shape)
                    for o, g in outputs if o in live]  # fmt: skip
-        through_q = by_roots([o.tensor for o in live], weights)
+        through_q = by_roots([o.tensor for o in live], weights) if live else np.zeros(len(total))
         scale = _scale(tape, policy.states, u.detach().double().numpy().reshape(count, -1))
         std = policy.roots.get("stds", torch.as_tensor(policy.stds).to(u))
         mean = policy.roots["means"]
@@ -297,7 +302,8 @@ def _entropy_weight(
     columns = np.stack([through_q, through_log], -1)
     solution, *_ = np.linalg.lstsq(columns, total, rcond=1e-9)
     error = float(np.linalg.norm(columns @ solution - total))
-    fits = error <= CLOSE * np.linalg.norm(total) + 1e-8 and abs(solution[0] - 1) < 0.05
+    fits = error <= CLOSE * np.linalg.norm(total) + 1e-8
+    fits = fits and (not live or abs(solution[0] - 1) < 0.05)
     return float(solution[1]) if fits else None
 
 

@@ -101,6 +101,9 @@ class Tape:
         self.stepped: set[int] = set()  # parameters that an optimiser has
         self.reached: dict[int, Any] = {}  # parameters that some gradient reached
         self.marks: dict[int, str] = {}  # whether a gradient was used by a step: fresh, used, dirty
+        self.initial: dict[int, tuple[Any, Any]] = {}  # parameters as they were when first reached
+        self.upwards = False  # an optimiser that maximises
+        self.elsewhere = False  # gradients that are taken by torch.autograd.grad
         self.stale = False  # a step with a gradient that was used before
         self.first = self.before = 0  # outputs and policies that earlier backwards have seen
         self._last: list[int] = []
@@ -271,12 +274,22 @@ class Tape:
                 self.steps, self._tick(), self.since,
             )
         )  # fmt: skip
+        for output in self.outputs[self.first :]:
+            if output.gradient is not None and output.module is not None:
+                for p in output.module.parameters():
+                    if id(p) not in self.initial:
+                        self.initial[id(p)] = (p, p.detach().clone())
         for look in self.looks:
             look(self, self.events[-1])
         return result
 
+    def _taken(self, original: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        self.elsewhere |= not self._busy
+        return original(*args, **named)
+
     def _optimised(self, optimizer: Any) -> None:
         for group in optimizer.param_groups:
+            self.upwards |= bool(group.get("maximize"))
             for p in group["params"]:
                 self.stepped.add(id(p))
                 if p.grad is not None:
@@ -310,7 +323,12 @@ class Tape:
                 lambda optimizer, *_: self._optimised(optimizer)
             ),
         ]
-        patched = [(torch.Tensor, "backward", torch.Tensor.backward)]
+        patched = [
+            (torch.Tensor, "backward", torch.Tensor.backward),
+            (torch.autograd, "grad", torch.autograd.grad),
+        ]
+        grad = torch.autograd.grad
+        torch.autograd.grad = lambda *a, **k: self._taken(grad, *a, **k)
         backward = torch.Tensor.backward
         torch.Tensor.backward = lambda loss, *a, **k: self._backward(backward, loss, *a, **k)
         for name, parameters in (
