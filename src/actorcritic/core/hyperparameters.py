@@ -231,7 +231,7 @@ def check_number(name: str, value: Any, kind: type, within: str | None) -> None:
     if isinstance(value, bool) or not isinstance(value, accepted):
         expected = "a whole number" if kind is int else "a number"
         raise UserError(f"{name} must be {expected}; got {value!r}.")
-    if math.isnan(value):
+    if not within and math.isnan(value):
         raise UserError(f"{name} must be a number; got nan.")
     if within and not (math.isfinite(value) and _inside(value, within)):
         raise UserError(f"{name} must lie in {within}; got {value}.")
