@@ -20,6 +20,7 @@ import safetensors.numpy
 import actorcritic as ac
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
+from actorcritic.data.folder import save as save_data
 from actorcritic.runs import checkpoints
 from actorcritic.runs.run import read_run
 
@@ -251,3 +252,45 @@ def test_many_seeds_keep_few_files_open(tmp_path, monkeypatch):
     how = {"total_steps": 200, "seeds": 4, "evaluation_episodes": 0, "quiet": True}
     ac.train("a2c", "CartPole-v1", out=tmp_path / "run", **how)
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2
+
+
+def test_a_first_line_of_a_table_that_is_no_line(run):
+    path = run / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b",", b"\r", 1))
+    with pytest.raises(UserError, match=r"metrics.csv is damaged"):
+        _ = read_run(run).metrics
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("action_space", "n"), "two"),
+        (("action_space", "n"), -1),
+        (("action_space", "start"), [1]),
+        (("action_space", "n"), 10**30),
+        (("rows", "bytes"), "many"),
+    ],
+)
+def test_entries_of_a_data_set_that_are_something_else(place, value, tmp_path):
+    folder = data_folder(tmp_path)
+    about = json.loads((folder / "dataset.json").read_text())
+    about[place[0]][place[1]] = value
+    (folder / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="is not what a data set of actorcritic has"):
+        ac.dataset(folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory as Linux does")
+def test_rows_of_a_data_set_that_are_far_too_many_are_not_read(tmp_path):
+    folder = data_folder(tmp_path)
+    (rows,) = folder.glob("*.safetensors")
+    os.truncate(rows, 20 * 2**30)
+    with within(2), pytest.raises(UserError, match=r"has 21,474,836,480 bytes; expected at most"):
+        ac.dataset(folder)
+
+
+def data_folder(work: Path) -> Path:
+    run = ac.train(
+        "a2c", "CartPole-v1", total_steps=64, hidden_sizes=(4,), evaluation_episodes=0, quiet=True
+    )
+    return save_data(ac.collect(run, 50), work / "data")

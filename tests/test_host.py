@@ -633,7 +633,11 @@ def test_missing_packages_are_named(
         # 20 steps are well: the 21st is row 5 of the third batch of 8.
         ("observation", "Late gave an observation that is not finite.* at step 5 of update 3 "),
         ("reward", r"reward that is not finite.* at step 5 of update 3 \(seed 0\), environment 0"),
-        ("raise", "Late failed in step: Unpicklable: the sky and the sea"),
+        (
+            "raise",
+            r"At step 5 of update 3 \(seed 0\): Late \(environment 0\) failed in step: "
+            "Unpicklable: the sky and the sea",
+        ),
     ],
 )
 def test_failures_during_the_training(fault: str, message: str) -> None:

@@ -69,6 +69,13 @@ def save(data: Dataset, folder: str | Path) -> Path:
     return folder
 
 
+# What comes of entries that are something else than was written; Gymnasium's spaces assert.
+_UNFIT = (
+    *(safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError),
+    *(AssertionError, OverflowError, RecursionError, MemoryError),
+)
+
+
 def load(folder: str | Path) -> Dataset:
     """The data set of a folder. UserError says what is wrong with it."""
     folder = Path(folder)
@@ -76,6 +83,7 @@ def load(folder: str | Path) -> Dataset:
         about = json.loads(_read(folder / ABOUT, LONGEST_ABOUT))
         assert isinstance(about, dict)
         number, size = about["format"], about["rows"]["bytes"]
+        assert type(size) is int
     except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise _unlike(folder / ABOUT) from None
     if number != FORMAT:
@@ -83,7 +91,7 @@ def load(folder: str | Path) -> Dataset:
             f"{folder / ABOUT} has format {printable(number)}; this version of actorcritic reads "
             f"{FORMAT}. Upgrade actorcritic to open it."
         )
-    rows = _read(folder / ROWS, LARGEST)
+    rows = _read(folder / ROWS, min(size, LARGEST))  # a longer file is not even read
     if len(rows) != size or hashlib.sha256(rows).hexdigest() != about["rows"].get("sha256"):
         raise UserError(
             f"{folder / ROWS} is not as it was written (its size or its checksum differs). Restore "
@@ -99,7 +107,7 @@ def load(folder: str | Path) -> Dataset:
         spaces.check(spec)
         views = dict(safetensors.deserialize(rows))
         columns = _columns(spec, views)
-    except (safetensors.SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+    except _UNFIT as error:
         raise _unlike(folder / ROWS) from error
     known = about.get("about")
     return Dataset(

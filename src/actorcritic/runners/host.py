@@ -196,7 +196,7 @@ class HostSession:
                 self.give_up(s, f"Seed {self.seeds[s]}: {stop}")
                 continue
             except UserError as error:
-                if not rows:
+                if (self.steps == before).all():
                     raise
                 self._failure = error  # first, what was learned before it is reported
                 break

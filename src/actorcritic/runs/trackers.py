@@ -160,7 +160,7 @@ def truncate_after(
 
 def _until(path: Path, header: str, body: str, column: str, last: Mapping[int, int]) -> list[bool]:
     """Which rows have a seed of `last`, and in `column` no more than its number there."""
-    names = next(csv.reader([header]), [])
+    names = _names(path, header)
     if not {"seed", column} <= set(names):
         raise UserError(
             f"Expected the columns seed and {column} in {path}; got {header or 'none'!r}. Restore "
@@ -242,6 +242,13 @@ def _text(path: Path) -> tuple[str, str]:
     return header, body
 
 
+def _names(path: Path, header: str) -> list[str]:
+    try:
+        return next(csv.reader([header]), [])
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+
+
 def _parsed(path: Path, body: str, columns: Sequence[int] | None = None) -> np.ndarray:
     """The numbers of the rows, one array a column."""
     try:
@@ -257,7 +264,7 @@ def _parsed(path: Path, body: str, columns: Sequence[int] | None = None) -> np.n
 def _read(path: Path, *expected: str) -> tuple[list[str], np.ndarray]:
     path = Path(path)
     header, body = _text(path)
-    names = [printable(name) for name in next(csv.reader([header]), [])]
+    names = [printable(name) for name in _names(path, header)]
     if tuple(names[: len(expected)]) != expected:
         raise UserError(
             f"Expected the columns {','.join(expected)} in {path}; got {header or 'none'!r}. Name "
