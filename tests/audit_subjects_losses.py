@@ -300,6 +300,16 @@ STRICT = {
 
 
 @right("actor_loss")
+def a2c_of_a_rollout(log_probs, values, rewards, masks, next_value, gamma=0.99):
+    ret, returns = next_value, []
+    for reward, mask in zip(reversed(rewards), reversed(masks), strict=True):
+        ret = reward + gamma * ret * mask
+        returns.insert(0, ret)
+    advantages = stop(jnp.stack(returns)) - values
+    return -(log_probs * stop(advantages)).mean() + 0.5 * (advantages**2).mean()
+
+
+@right("actor_loss")
 def actor_of_advantages(log_probs, advantages):
     return -(log_probs * advantages).mean()
 

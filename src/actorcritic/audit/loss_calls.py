@@ -369,7 +369,7 @@ class Subject:
             r: self._handed(r, leaf * 1 if leaf.requires_grad else leaf, shown[r])
             for r, leaf in leaves.items()
         }
-        if self.layout.alone and self.handing.data == "tensors" and "last_value" in given:
+        if self.handing.data == "tensors" and "last_value" in given:
             given["last_value"] = torch.tensor(given["last_value"])
         raw = _scalar(self._total(self._result(given, flat, convert=False)))
         named = self.differentiated
@@ -419,6 +419,22 @@ def told_apart(
             if len(same) == 2 and len(new) == 1 and not taken:
                 said[next(n for n in same if n not in new)] = f"old_{role}"
     return said or None
+
+
+def mappings(
+    function: Callable[..., Any], mapping: Mapping[str, str] | None
+) -> Iterator[Mapping[str, str] | None]:
+    """What its parameters may be, the likeliest first.
+
+    Beside a sequence of rewards, one next value is often that of the state after the last step.
+    """
+    said = told_apart(function, mapping)
+    yield said
+    with contextlib.suppress(TypeError, ValueError):
+        names = set(inspect.signature(function).parameters) - set(said or ())
+        one = [n for n in names if n in ("next_value", "next_v", "v_next")]
+        if one and "rewards" in names:
+            yield dict(said or {}) | {one[0]: "last_value"}
 
 
 def _frameworks(function: Callable[..., Any], matched: calling.Matched) -> list[calling.Framework]:

@@ -39,8 +39,8 @@ from actorcritic.audit.loss_calls import (
     Layout,
     Measured,
     Subject,
+    mappings,
     subjects,
-    told_apart,
 )
 from actorcritic.audit.loss_cases import Case, Reading, Rows, Term, rows_of
 from actorcritic.audit.loss_rows import DEAD, SIGNS, leak
@@ -705,8 +705,30 @@ def _audit(
     strict: bool,
 ) -> Report:
     name = calling.name_of(function)
-    matched = calling.recognise(function, ROLES, told_apart(function, mapping))
     failed: list[str] = []
+    best: Audit | None = None
+    for said in mappings(function, mapping):
+        matched = calling.recognise(function, ROLES, said)
+        found = _best_of(kind, name, function, matched, strict, failed)
+        if found is not None and (best is None or _rank(found) < _rank(best)):
+            best = found
+        if best is not None and not best.unknown:
+            break
+    if best is None:
+        why = failed[0] if failed else "no framework fits"
+        raise CannotCall(f"{name} failed when called with {matched.describe()}: {why}")
+    return _report(name, kind, best)
+
+
+def _best_of(
+    kind: str,
+    name: str,
+    function: Callable[..., Any],
+    matched: calling.Matched,
+    strict: bool,
+    failed: list[str],
+) -> Audit | None:
+    """Of the ways in which the function can be called the one that explains most."""
     best: Audit | None = None
     for count, subject in enumerate(subjects(function, matched, failed)):
         terms = terms_of(kind, subject.roles, matched.constants, calling.literals(function))
@@ -729,10 +751,7 @@ def _audit(
             best = audit
         if (not audit.failures and not audit.unknown) or count + 1 == TRIED:
             break
-    if best is None:
-        why = failed[0] if failed else "no framework fits"
-        raise CannotCall(f"{name} failed when called with {matched.describe()}: {why}")
-    return _report(name, kind, best)
+    return best
 
 
 def _summed(audit: Audit) -> Audit | None:

@@ -302,7 +302,7 @@ def _entropy_weight(
     columns = np.stack([through_q, through_log], -1)
     solution, *_ = np.linalg.lstsq(columns, total, rcond=1e-9)
     error = float(np.linalg.norm(columns @ solution - total))
-    fits = error <= CLOSE * np.linalg.norm(total) + 1e-8
+    fits = bool(error <= CLOSE * np.linalg.norm(total) + 1e-8)
     fits = fits and (not live or abs(solution[0] - 1) < 0.05)
     return float(solution[1]) if fits else None
 
