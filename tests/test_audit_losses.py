@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actorcritic import audit as everything
 from actorcritic.audit import calling
 from actorcritic.audit import losses as audit
 from actorcritic.audit.findings import CannotCall
@@ -175,6 +176,14 @@ def test_own_losses():
     ):
         assert report.ok, str(report)
         assert any(check.endswith("-detached") for check in report.passed)
+
+
+def test_a_surrogate_is_clipped_where_its_name_or_its_parameters_say_so():
+    def policy_loss(log_probs, old_log_probs, advantages, clip_range):
+        return -(jnp.exp(log_probs - old_log_probs) * advantages).mean()
+
+    assert everything.of(losses.surrogate_loss).ok
+    assert [f.check for f in everything.of(policy_loss).failures] == ["clip-range"]
 
 
 def test_fast_enough():

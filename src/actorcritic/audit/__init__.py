@@ -95,12 +95,30 @@ def of(
     if unknown:
         raise UserError(f"An audit of {kind} has no option {', '.join(unknown)}.")
     report = _found(KINDS[kind])(found, mapping=mapping, **options)
-    if guessed and [finding.check for finding in report.failures] == ["baseline-subtracted"]:
-        # Many a function of the name compute_gae returns returns; no name promises advantages here.
-        second = _found(KINDS["returns"])(found, mapping=mapping, **options)
-        named = calling.name_of(found).lower()
-        if second.ok and not any(word in named for word in ("adv", "delta", "td_error")):
-            return second
+    if guessed and not report.ok:
+        return _as_named(found, kind, report, mapping)
+    return report
+
+
+def _as_named(
+    found: Callable[..., Any], kind: str, report: Report, mapping: Mapping[str, str] | None
+) -> Report:
+    """What no name promises is not wrong: the report of another kind that it is right as."""
+    from actorcritic.audit import calling
+
+    named = " ".join((calling.name_of(found), *calling.names_taken(found))).lower()
+    other = {
+        # Many a function of the name compute_gae returns returns.
+        "baseline-subtracted": ("returns", ("adv", "delta", "td_error")),
+        # A surrogate that nothing bounds, as TRPO's.
+        "clip-range": ("actor-loss", ("ppo", "clip")),
+    }
+    for check, (second, promised) in other.items():
+        promises = any(word in named for word in promised)
+        if [finding.check for finding in report.failures] == [check] and not promises:
+            again = _found(KINDS[second])(found, mapping=mapping)
+            if again.ok:
+                return again
     return report
 
 

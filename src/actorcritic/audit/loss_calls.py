@@ -287,7 +287,7 @@ class Subject:
             own = _GAUSSIAN + (("actions",) if self.continuous else ())
             return value[..., 0] if layout.bare and role in own else value
 
-        return Case({r: looks(r) for r in ROLES if r in self.roles})
+        return Case({r: looks(r) for r in ROLES if r in self.roles and r in x})
 
     def everything(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
         return everything(rng, shape, self.layout, self.continuous)

@@ -108,7 +108,7 @@ class Tape:
         self.first = self.before = 0  # outputs and policies that earlier backwards have seen
         self._last: list[int] = []
         self._lead: tuple[int, ...] = ()
-        self._depth = self._order = self._changed = self.since = 0
+        self._before = self._depth = self._order = self._changed = self.since = 0
         self._busy = False
 
     # -- observations and steps
@@ -145,6 +145,7 @@ class Tape:
         self._depth += 1
         if self._depth > 1 or self._busy:
             return
+        self._before = len(self.policies)
         for tensor in inputs:
             states = self._rows(tensor)
             if states is not None:
@@ -156,6 +157,9 @@ class Tape:
         if self._depth > 0 or self._busy or not self._last:
             return
         direct = any(self._rows(t) is not None for t in inputs)
+        beside = self._beside(inputs)
+        if beside is not None and any(not p.raw for p in self.policies[self._before :]):
+            return  # log-probabilities of actions that a policy was given: no Q(s, a)
         parts = output if isinstance(output, (tuple, list)) else [output]
         if isinstance(output, dict):
             parts = list(output.values())
@@ -170,7 +174,7 @@ class Tape:
             numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
             made = Output(
                 list(self._last), numbers, (id(module), index), len(self.transitions),
-                self._beside(inputs), tensor, module if direct else None,
+                beside, tensor, module if direct else None,
             )  # fmt: skip
             made.order = self._tick()
             self.outputs.append(made)

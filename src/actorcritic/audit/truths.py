@@ -51,32 +51,36 @@ def td_errors(x: Trajectory) -> Numbers:
     return x.rewards + x.gamma * x.bootstrap - x.values
 
 
-def _weights(x: Trajectory, factor: float) -> Numbers:
-    """factor^(k − t) for all steps t ≤ k between which no sum stops, else 0; [T, T, B]."""
-    steps = np.arange(len(x.rewards))
-    before = np.cumsum(x.cut, 0) - x.cut  # how often a sum has stopped before a step
-    later = steps[None] - steps[:, None]
-    together = (before[None] == before[:, None]) & (later >= 0)[..., None]
-    return np.where(together, (factor ** np.maximum(later, 0))[..., None], 0.0)
-
-
 def advantages_by_definition(x: Trajectory) -> Numbers:
     """A_t = Σ_l (γλ)^l δ_{t+l} to the first end (Schulman et al. 2016, eq. 16)."""
-    return np.asarray(np.einsum("tkb,kb->tb", _weights(x, x.gamma * x.lam), td_errors(x)))
+    delta, total = td_errors(x), np.zeros(x.rewards.shape)
+    alive = np.ones(delta.shape, bool)  # whether the sum of step t has not stopped before t + l
+    for lag in range(len(delta)):
+        of = slice(0, len(delta) - lag)
+        total[of] += np.where(alive[of], (x.gamma * x.lam) ** lag * delta[lag:], 0.0)
+        alive[of] &= ~x.cut[lag:]
+        if not alive[of].any():
+            break
+    return total
 
 
 def n_step_returns(x: Trajectory, n: int | None = None) -> Numbers:
     """G_t of n rewards and γ^n V of what follows them; fewer where the episode or batch ends."""
-    steps = np.arange(len(x.rewards))
-    last = np.minimum(steps + (n or len(steps)), len(steps)) - 1
-    within = (steps[None] <= last[:, None])[..., None]
-    weights = _weights(x, x.gamma) * within
-    stops = x.cut[None] | (steps[None] == last[:, None])[..., None]
-    return np.asarray(
-        np.einsum("tkb,kb->tb", weights, x.rewards)
-        + x.gamma
-        * np.einsum("tkb,kb->tb", weights * stops, np.nan_to_num(x.bootstrap, nan=UNKNOWN))
-    )
+    steps, total = len(x.rewards), np.zeros(x.rewards.shape)
+    bootstrap = np.nan_to_num(x.bootstrap, nan=UNKNOWN)
+    alive = np.ones(total.shape, bool)
+    for lag in range(min(n or steps, steps)):
+        of = slice(0, steps - lag)
+        total[of] += np.where(alive[of], x.gamma**lag * x.rewards[lag:], 0.0)
+        stops = x.cut[lag:].copy()
+        stops[-1] = True
+        stops |= lag + 1 == (n or steps)
+        more = x.gamma ** (lag + 1) * bootstrap[lag:]
+        total[of] += np.where(alive[of] & stops, more, 0.0)
+        alive[of] &= ~stops
+        if not alive[of].any():
+            break
+    return total
 
 
 def lambda_returns(x: Trajectory) -> Numbers:
