@@ -206,10 +206,11 @@ def _limits(space: gym_spaces.Space) -> tuple[Any, Any] | None:
     """The least and the greatest numbers of a space that is no Box."""
     match space:
         case gym_spaces.Discrete():
-            return int(space.start), int(space.start + space.n - 1)
+            return int(space.start), int(space.start) + int(space.n) - 1
         case gym_spaces.MultiDiscrete():
-            least = np.asarray(space.start)
-            return least, least + np.asarray(space.nvec) - 1
+            least: Any = np.asarray(space.start)
+            choices: Any = np.asarray(space.nvec)
+            return least, least + choices - 1
         case gym_spaces.MultiBinary():
             return 0, 1
     return None
