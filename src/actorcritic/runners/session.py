@@ -61,10 +61,15 @@ class MetricTable(NamedTuple):
 Table = TypeVar("Table", EpisodeTable, MetricTable)
 
 
-def some_rows(table: Table, which: Bool[np.ndarray, " n"]) -> Table:
-    """A table with some of its rows."""
+def some_rows(table: Table, which: np.ndarray) -> Table:
+    """A table with some of its rows, as an index or a mask has them."""
     columns = table._asdict().items()
     return table._replace(**{n: x[which] for n, x in columns if isinstance(x, np.ndarray)})
+
+
+def by_seed(table: Table) -> Table:
+    """One seed after the other, the rows of each as they are."""
+    return some_rows(table, np.argsort(table.seed, kind="stable"))
 
 
 # For programs that run once: less time in the compiler, more in the program.

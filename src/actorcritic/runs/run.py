@@ -41,7 +41,7 @@ from actorcritic.figures import plots
 from actorcritic.runners.evaluate import Policy
 from actorcritic.runners.host import call_inline
 from actorcritic.runners.seeds import use_all_cores
-from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned
+from actorcritic.runners.session import EpisodeTable, MetricTable, Report, Thinned, by_seed
 from actorcritic.runs import checkpoints, configuration, notebook, trackers
 from actorcritic.runs.configuration import SpacesOnly, World
 from actorcritic.runs.console import warn
@@ -151,7 +151,8 @@ class Run:
         """The episodes of the evaluations while it trained; `step` is when each policy acted."""
         if path := self._written(trackers.EVALUATIONS):
             return trackers.read_episodes(path)
-        return EpisodeTable.join([r.evaluations for r in self.reports if r.evaluations is not None])
+        found = [report.evaluations for report in self.reports if report.evaluations is not None]
+        return by_seed(EpisodeTable.join(found))
 
     @property
     def name(self) -> str:
@@ -188,14 +189,14 @@ class Run:
             return self.evaluations
         if path := self._written(trackers.EPISODES):
             return trackers.read_episodes(path)
-        return EpisodeTable.join([report.episodes for report in self.reports])
+        return by_seed(EpisodeTable.join([report.episodes for report in self.reports]))
 
     @property
     def metrics(self) -> MetricTable:
         """What updates reported. Read from the folder."""
         if path := self._written(trackers.METRICS):
             return trackers.read_metrics(path)
-        return MetricTable.join([report.metrics for report in self.reports])
+        return by_seed(MetricTable.join([report.metrics for report in self.reports]))
 
     def configuration(self) -> dict[str, Any]:
         """What `run.json` holds."""
