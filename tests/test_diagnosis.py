@@ -196,7 +196,7 @@ def test_only_what_windows_need_is_kept():
 
 
 def test_finding_is_a_tuple():
-    assert Finding("kl", 0, "text") == ("kl", 0, "text")
+    assert Finding("kl", 0, "text", 3, 96) == ("kl", 0, "text", 3, 96)
 
 
 def test_a_task_that_is_solved_needs_no_exploration():

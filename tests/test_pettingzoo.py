@@ -247,9 +247,9 @@ def test_the_audit_leaves_right_ones_alone(environment: Any) -> None:
 
 
 def test_the_audit_advises_of_time_limits() -> None:
-    advice = " ".join(audit(subjects.TimeLimitTerminates).conventions)
+    advice = " ".join(audit(subjects.TimeLimitTerminates).choices)
     assert "every episode terminates after 4 steps" in advice
-    assert "terminates" not in " ".join(audit(subjects.Uneven).conventions)
+    assert "terminates" not in " ".join(audit(subjects.Uneven).choices)
 
 
 @pytest.mark.long
