@@ -13,6 +13,7 @@ import pytest
 from test_policy_gradient import assert_close, experience, started, update
 
 from actorcritic.algorithms import A2C, A3C, IMPALA
+from actorcritic.core.counting import Count
 from actorcritic.core.types import Asynchronous, EnvSpec, Extras, Transition
 from actorcritic.envs import CartPole
 from actorcritic.envs.host.environment import HostEnvironment
@@ -126,7 +127,7 @@ def test_workers_take_turns_each_with_its_own_snapshot():
 
     state = compiled.begin(algorithm, environment, key)
     once = jax.jit(
-        lambda state: compiled.train_once(algorithm, environment, state, jnp.int32(1000))[0]
+        lambda state: compiled.train_once(algorithm, environment, state, Count.of(1000))[0]
     )
     for _ in range(6):
         state = once(state)
@@ -145,7 +146,7 @@ def test_who_acts_is_lag_updates_behind(lag):
     algorithm, environment = IMPALA(**SMALL, lag=lag), CartPole()
     state = compiled.begin(algorithm, environment, jax.random.key(0))
     once = jax.jit(
-        lambda state: compiled.train_once(algorithm, environment, state, jnp.int32(1000))[0]
+        lambda state: compiled.train_once(algorithm, environment, state, Count.of(1000))[0]
     )
     policies = [algorithm.actor(state.learner)]
     for made in range(2 * lag + 3):
