@@ -41,7 +41,7 @@ SAMPLES = {
     "strangers": 40,
     "data": 40,
     "workers": 3,
-    "soak": 6_000_000,
+    "soak": 2_000_000,
     "ladder": 3,
 }
 
