@@ -6,6 +6,7 @@ is lost is begun again elsewhere. A run folder that was begun before goes along,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import tempfile
@@ -86,11 +87,12 @@ def train_on_cluster(
             return machine if entries == 1 else min(entries, machine)
 
         data = None if task.data is None else cluster.put(task.data)
-        board = cluster.worker(Board, reserve=False, here=True)
+        board = cluster.worker(Board, reserve=False, lasting=True)
         there = dataclasses.replace(settings, cluster=None, workers=None, quiet=True)
         groups = divided(groups, lambda found: sum(map(cores, found)) < cluster.cpus)
         waiting = list(enumerate(groups))
         calls: dict[Any, list[Run]] = {}
+        steps: dict[int, int] = {}
         made, since = 0, time.monotonic()
         while (waiting or calls) and not interruption():
             while waiting and len(calls) < (settings.workers or len(groups)):
@@ -113,8 +115,9 @@ def train_on_cluster(
                 for run, folder in zip(runs, folders, strict=True):
                     assert run.out is not None
                     unpack(folder, run.out)
-            done = sum(cluster.result(cluster.call(board, "read")).values())
-            now = time.monotonic()
+            with contextlib.suppress(Lost):  # its machine left; the next board is told anew
+                steps |= cluster.result(cluster.call(board, "read"))
+            done, now = max(made, sum(steps.values())), time.monotonic()
             display.advance(done - made, Report(NO_METRICS, NO_EPISODES, now - since))
             made, since = done, now
             left = len(calls) + len(waiting)

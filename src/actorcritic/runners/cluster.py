@@ -103,23 +103,19 @@ class Cluster:
 
     # ------------------------------------------------------------------ workers
 
-    def worker(self, make: Callable[[], Any], reserve: bool = True, *, here: bool = False) -> Any:
+    def worker(
+        self, make: Callable[[], Any], reserve: bool = True, *, lasting: bool = False
+    ) -> Any:
         """Begin a process with what `make` returns there; `call` calls its methods.
 
-        With `reserve` it waits for a core that nobody else has. With `here` it is on the machine of
-        this program, and ends no sooner than that one.
+        With `reserve` it waits for a core that nobody else has. One that is `lasting` is made anew
+        elsewhere when its machine leaves; until then its calls raise Lost.
         """
-        where: Any = "SPREAD"
-        if here:
-            place = self._ray.get_runtime_context().get_node_id()
-            where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                place, soft=True
-            )
         remote = self._ray.remote(_Worker).options(
             num_cpus=1 if reserve else 0,
-            max_restarts=0,
+            max_restarts=-1 if lasting else 0,
             max_concurrency=1,
-            scheduling_strategy=where,
+            scheduling_strategy="SPREAD",
         )
         worker = remote.remote(self.pickled(make))
         worker.begin.remote()
