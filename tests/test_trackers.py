@@ -339,14 +339,21 @@ def test_wandb_missing(monkeypatch):
 
 
 def wandb_records(file):
-    """The records of an offline run, read from LevelDB's framing (one block is enough here)."""
+    """The records of an offline run, read from LevelDB's framing: blocks of 32 KiB."""
     from wandb.proto import wandb_internal_pb2
 
-    data = file.read_bytes()[7:]
-    while data:
-        (length,) = struct.unpack("<H", data[4:6])
-        yield wandb_internal_pb2.Record.FromString(data[7 : 7 + length])
-        data = data[7 + length :]
+    data, at, parts = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 2**15 - at % 2**15
+        if left < 7:  # no header fits into what is left of the block
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
 
 
 @pytest.mark.extras
