@@ -123,6 +123,7 @@ def test_any_evaluation_is_one_message(run, capsys):
         {"returns": [[1.0], [1.0, 2.0]]},
         {"returns": [[], []], "lengths": [[], []]},
         {"seeds": [0]},
+        {"seeds": [7, 8]},
         {"cut": [[1, 2], [3, 4]]},
     ):
         path.write_text(json.dumps(good | change))

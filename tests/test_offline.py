@@ -22,6 +22,7 @@ from actorcritic.maths import losses
 from actorcritic.maths.distributions import Categorical
 from actorcritic.runners.dataset import DatasetSession
 from actorcritic.runners.evaluate import Policy
+from actorcritic.runners.session import MetricTable
 from actorcritic.runs import off_policy
 from actorcritic.runs.collecting import Part, recorded
 
@@ -376,6 +377,26 @@ def test_with_an_environment_the_curve_is_of_evaluations_and_steps_are_updates(t
     assert {"policy_loss", "agreement"} <= set(names)
     # A row for every 25 updates, and where a stretch ended: for an evaluation, or by the clock.
     assert {20, 25, 40} <= set(run.metrics.step.tolist())
+
+
+@pytest.mark.parametrize("first", [37, 50])
+def test_rows_of_metrics_do_not_depend_on_how_long_stretches_are(data, first):
+    """Also where a stretch ended early, as for an evaluation."""
+    known = data["Pendulum-v1"]
+
+    def rows(seconds):
+        session = DatasetSession(ac.BC(**SMALL), known, known.spec, [0, 1], 240)
+        reports = [session.advance(seconds, until=np.full(2, first))]
+        while session.steps.min() < first:
+            reports.append(session.advance(seconds, until=np.full(2, first)))
+        while not session.finished:
+            reports.append(session.advance(seconds))
+        table = MetricTable.join([report.metrics for report in reports])
+        order = np.lexsort((table.update, table.seed))
+        return table.update[order], table.values[order]
+
+    for x, y in zip(rows(0.0), rows(1e3), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.long

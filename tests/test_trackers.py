@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -356,6 +357,16 @@ def wandb_records(file):
             parts = b""
 
 
+def all_wandb_records(file):
+    """Those up to the last one, which wandb's own process writes a moment after it was told."""
+    for _ in range(300):
+        found = list(wandb_records(file))
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{file} was never finished.")
+
+
 @pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")  # wandb's own
 def test_wandb_offline(tmp_path):
@@ -365,7 +376,7 @@ def test_wandb_offline(tmp_path):
     run.close()
     (file,) = tmp_path.rglob("*.wandb")
     config, points = {}, []
-    for record in wandb_records(file):
+    for record in all_wandb_records(file):
         if record.HasField("run"):
             assert (record.run.project, record.run.display_name) == ("project", "a name")
             config |= {item.key: item.value_json for item in record.run.config.update}

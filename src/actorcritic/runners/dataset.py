@@ -248,7 +248,8 @@ class DatasetSession(SeedsSession):
 
     def _counts(self, most: int, made: np.ndarray, until: np.ndarray | None) -> Array:
         """How many updates each seed makes now: at most so many, and none beyond the end."""
-        counts = np.minimum(most, np.maximum(self.total_steps - made, 0))
+        # A stretch ends with a row of metrics: rows must not depend on how long stretches are.
+        counts = np.minimum(most - made % UPDATES_PER_ROW, np.maximum(self.total_steps - made, 0))
         if until is not None:
             until = np.concatenate([until, [until[0]] * (len(counts) - len(until))])
             counts = np.minimum(counts, np.maximum(until - made, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,15 +129,22 @@ def save_evaluation(out: Path | None, result: Evaluated | None) -> None:
     files.write(out / FILE, json.dumps(found))
 
 
-def read_evaluation(out: Path) -> Evaluated | None:
-    """The final evaluation in a run folder, if there is one; UserError where it is damaged."""
+def read_evaluation(out: Path, seeds: Sequence[int]) -> Evaluated | None:
+    """The final evaluation of a run of these seeds, if its folder has one.
+
+    UserError where it is damaged, or of other seeds.
+    """
     path = out / FILE
     if not path.exists():
         return None
     data = configuration.read_json(path)
     names = [name for name in _TABLES if data.get(name) is not None]
     form = _FORM | {name: _TABLES[name] for name in names}
-    if not files.fits(data, form) or not _are_alike([data[n] for n in names], len(data["seeds"])):
+    if (
+        not files.fits(data, form)
+        or not _are_alike([data[n] for n in names], len(data["seeds"]))
+        or not set(data["seeds"]) <= set(seeds)
+    ):
         raise UserError(
             f"{path} is not what a training writes. Restore it from a copy, or remove it."
         )

@@ -390,7 +390,10 @@ def restore_results(run: Run) -> None:
     assert run.out is not None
     _, about = checkpoints.load(run.out / CHECKPOINTS, (), warn, partial=True)
     restore_progress(run, about)
-    run.warnings, run.final_evaluation = _read_warnings(run.out), read_evaluation(run.out)
+    run.warnings, run.final_evaluation = (
+        _read_warnings(run.out),
+        read_evaluation(run.out, run.seeds),
+    )
 
 
 def _read_warnings(out: Path) -> list[str]:
