@@ -123,7 +123,9 @@ def kill(count: int, rng: random.Random, work: Path) -> Result:
         assert done.returncode == 0, done.stderr
         kills, last = 0, -1
         while kills < each:
-            begin = ("resume", run) if run.exists() else ("train", *words, "--out", run)
+            begin = (
+                ("resume", run) if (run / "run.json").exists() else ("train", *words, "--out", run)
+            )
             process = command_line.start(*begin, *SAVING)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0.2, 1.0) * life)
@@ -143,7 +145,7 @@ def kill(count: int, rng: random.Random, work: Path) -> Result:
                 _compare(found, name, exact, run, whole)
                 shutil.rmtree(run)
                 last = -1
-        begin = ("resume", run) if run.exists() else ("train", *words, "--out", run)
+        begin = ("resume", run) if (run / "run.json").exists() else ("train", *words, "--out", run)
         done = command_line.command(*begin, *SAVING)
         found.expect(done.returncode == 0, f"{name}: {done.stderr.strip()[-200:]}")
         if done.returncode == 0:
