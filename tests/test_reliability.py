@@ -7,14 +7,13 @@ of whole trainings are sampled in tests/test_cli.py, signals in tests/test_signa
 from __future__ import annotations
 
 import errno
-import importlib.util
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import benchmark
 
 from actorcritic.runs import checkpoints
 
@@ -26,14 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def campaign() -> Any:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "reliability.py"
-    spec = importlib.util.spec_from_file_location("reliability", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reliability"] = module  # where its dataclass looks for its types
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("reliability")
 
 
 SAMPLES = {
