@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ import safetensors.numpy
 from jaxtyping import Bool, Float, Int
 
 from actorcritic.core.errors import UserError
+from actorcritic.core.processors import cores
 from actorcritic.decisions import features
 from actorcritic.decisions.log import Log, Outcome, numbers_of
 from actorcritic.decisions.policy import TINY, Arrays, Policy, Scale
@@ -342,5 +342,4 @@ def _fits(leaves: dict[str, np.ndarray], size: int) -> bool:
 def made_by() -> str:
     """What the bits of a learner depend on beside its log."""
     versions = ", ".join(f"{x} {importlib.metadata.version(x)}" for x in ("jax", "jaxlib", "numpy"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"rule {RULE}, {versions}, {platform.machine()}, {cores} cores"
+    return f"rule {RULE}, {versions}, {platform.machine()}, {cores()} cores"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from actorcritic.core.errors import UserError
+from actorcritic.core.processors import cores
 from actorcritic.core.words import told
 
 NO_RAY = 'A cluster needs Ray, which is not installed. Run: pip install "actorcritic[ray]"'
@@ -205,12 +206,6 @@ def _check_reachable(address: str) -> None:
 def tell(worker: Any, method: str, *arguments: Any) -> None:
     """Call a method of a worker, from wherever a task is, and wait for nothing."""
     worker.call.remote(method, *arguments)
-
-
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _modules_of_the_user() -> list[Any]:

@@ -25,6 +25,7 @@ from jaxtyping import Array
 
 from actorcritic.core.counting import Count
 from actorcritic.core.errors import UserError
+from actorcritic.core.processors import cores
 from actorcritic.core.types import (
     Asynchronous,
     Collects,
@@ -36,7 +37,7 @@ from actorcritic.core.types import (
 from actorcritic.core.waiting import compiled
 from actorcritic.core.words import told
 from actorcritic.envs.host.environment import HostEnvironment, environment_seed
-from actorcritic.runners.cluster import Cluster, Lost, cores
+from actorcritic.runners.cluster import Cluster, Lost
 from actorcritic.runners.collector import Abandoned, Collector, Ended
 from actorcritic.runners.compiled import collect, reset
 from actorcritic.runners.host import HostSession, HostState

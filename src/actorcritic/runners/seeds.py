@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from actorcritic.core.counting import Count
+from actorcritic.core.processors import cores
 from actorcritic.core.types import Algorithm, Environment, EnvSpec
 from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.runners.compiled import (
@@ -45,11 +45,10 @@ LOG_ROWS, LOG_ROWS_PER_DEVICE = 65_536, 262_144
 
 def use_all_cores() -> None:
     """One CPU device a core, if JAX has not started its backends yet; else use what is there."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Once JAX has started, its devices are the choice of the program that started it.
     with contextlib.suppress(RuntimeError):
         if jax.config.jax_num_cpu_devices <= 1:  # type: ignore[attr-defined]
-            jax.config.update("jax_num_cpu_devices", max(1, cores or 1))
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 def layout(
