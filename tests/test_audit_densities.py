@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorcritic.audit import densities
+from actorcritic.audit.densities import audit as densities
 from actorcritic.audit.findings import CannotCall
 from actorcritic.maths.distributions import Categorical, Gaussian, TanhGaussian
 

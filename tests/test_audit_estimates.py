@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorcritic import audit
-from actorcritic.audit import calling, estimate_calls, estimate_readings, truths
+from actorcritic.audit import calling, truths
+from actorcritic.audit.estimates import calls as estimate_calls
+from actorcritic.audit.estimates import readings as estimate_readings
 from actorcritic.audit.findings import CannotCall, Report
 from actorcritic.maths import estimators
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from actorcritic import audit as everything
 from actorcritic.audit import calling
-from actorcritic.audit import losses as audit
 from actorcritic.audit.findings import CannotCall
+from actorcritic.audit.losses import audit
 from actorcritic.maths import losses
 
 pytestmark = pytest.mark.long

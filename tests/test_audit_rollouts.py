@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from actorcritic.audit.findings import CannotCall
-from actorcritic.audit.rollouts import rollout
+from actorcritic.audit.rollouts.audit import rollout
 from actorcritic.core.types import Algorithm, Collects, Decision, Extras, Transition
 from actorcritic.envs.host.environment import HostEnvironment
 from actorcritic.runners.host import HostSession

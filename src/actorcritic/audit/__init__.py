@@ -18,20 +18,20 @@ from actorcritic.core.errors import UserError
 
 # What each kind of audit is called on the command line, and where it is.
 KINDS = {
-    "advantages": "actorcritic.audit.estimates:advantages",
-    "returns": "actorcritic.audit.estimates:returns",
-    "vtrace": "actorcritic.audit.estimates:vtrace",
-    "actor-loss": "actorcritic.audit.losses:actor_loss",
-    "critic-loss": "actorcritic.audit.losses:critic_loss",
-    "ppo-loss": "actorcritic.audit.losses:ppo_loss",
-    "dpo-loss": "actorcritic.audit.preferences:dpo_loss",
-    "token-rewards": "actorcritic.audit.preferences:token_rewards",
-    "distribution": "actorcritic.audit.densities:distribution",
-    "rollout": "actorcritic.audit.rollouts:rollout",
-    "agent": "actorcritic.audit.agents:agent",
-    "network": "actorcritic.audit.agents:function",
+    "advantages": "actorcritic.audit.estimates.audit:advantages",
+    "returns": "actorcritic.audit.estimates.audit:returns",
+    "vtrace": "actorcritic.audit.estimates.audit:vtrace",
+    "actor-loss": "actorcritic.audit.losses.audit:actor_loss",
+    "critic-loss": "actorcritic.audit.losses.audit:critic_loss",
+    "ppo-loss": "actorcritic.audit.losses.audit:ppo_loss",
+    "dpo-loss": "actorcritic.audit.losses.preferences:dpo_loss",
+    "token-rewards": "actorcritic.audit.losses.preferences:token_rewards",
+    "distribution": "actorcritic.audit.densities.audit:distribution",
+    "rollout": "actorcritic.audit.rollouts.audit:rollout",
+    "agent": "actorcritic.audit.agents.classes:agent",
+    "network": "actorcritic.audit.agents.classes:function",
 }
-_ENVIRONMENT = "actorcritic.audit.environments:check"
+_ENVIRONMENT = "actorcritic.audit.environments.single:check"
 
 
 def _found(place: str) -> Callable[..., Report]:
@@ -69,7 +69,7 @@ def environment(env: Any, **options: Any) -> Report:
 
 def files(place: str | Path) -> Reports:
     """Audit all that is recognised in a file, or in the files of a folder."""
-    from actorcritic.audit import scripts
+    from actorcritic.audit.agents import scripts
 
     return scripts.reports(Path(place))
 
@@ -127,7 +127,7 @@ def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None
     from actorcritic.audit import calling
 
     if inspect.isclass(function):
-        from actorcritic.audit import agents
+        from actorcritic.audit.agents import classes as agents
 
         if agents.is_agent(function):
             return "agent"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from actorcritic.audit.findings import CannotCall
-from actorcritic.audit.rollout_facts import Facts, by_time, placed, shown
-from actorcritic.audit.rollout_worlds import Key, Reset, Stepped, code, length
+from actorcritic.audit.rollouts.facts import Facts, by_time, placed, shown
+from actorcritic.audit.rollouts.worlds import Key, Reset, Stepped, code, length
 
 
 def check_seeds(judge: Facts) -> None:

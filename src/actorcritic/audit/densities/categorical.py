@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from actorcritic.audit.density_rows import LEVEL, MANY, Case
+from actorcritic.audit.densities.rows import LEVEL, MANY, Case
 from actorcritic.audit.findings import (
     RISKY,
     CannotCall,
     Fault,
 )
-from actorcritic.audit.loss_cases import log_softmax
+from actorcritic.audit.losses.cases import log_softmax
 
 if TYPE_CHECKING:
-    from actorcritic.audit.densities import Audit
+    from actorcritic.audit.densities.audit import Audit
 
 _LOGITS = Fault(
     "log-softmax",

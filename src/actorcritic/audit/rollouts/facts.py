@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from actorcritic.audit.findings import Ledger
-from actorcritic.audit.rollout_batches import Rows
-from actorcritic.audit.rollout_worlds import Key, World, code, length, log_prob, terminates, value
+from actorcritic.audit.rollouts.batches import Rows
+from actorcritic.audit.rollouts.worlds import Key, World, code, length, log_prob, terminates, value
 
 
 def placed(key: Key) -> str:

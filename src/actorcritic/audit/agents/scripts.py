@@ -26,10 +26,12 @@ from unittest import mock
 import numpy as np
 
 from actorcritic import audit
-from actorcritic.audit import agents, calling, soft
+from actorcritic.audit import calling
+from actorcritic.audit.agents import classes as agents
+from actorcritic.audit.agents import soft
+from actorcritic.audit.agents.judge import Judge
+from actorcritic.audit.agents.tape import Enough, Tape, Transition
 from actorcritic.audit.findings import CannotCall, Report, Reports
-from actorcritic.audit.recorded import Judge
-from actorcritic.audit.tape import Enough, Tape, Transition
 
 SECONDS, MOST = 30.0, 48  # of processor time of a run, and steps of its optimisers
 LENGTHS = (7, 4, 9, 5, 3)  # of episodes, over and over

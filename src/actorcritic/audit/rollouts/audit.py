@@ -16,7 +16,7 @@ import numpy as np
 
 from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall, Finding, Ledger, Report
-from actorcritic.audit.rollout_batches import (
+from actorcritic.audit.rollouts.batches import (
     FIELD_NAMES,
     ROLES,
     Rows,
@@ -24,8 +24,8 @@ from actorcritic.audit.rollout_batches import (
     returned_names,
     rows_of,
 )
-from actorcritic.audit.rollout_facts import Facts
-from actorcritic.audit.rollout_fields import (
+from actorcritic.audit.rollouts.facts import Facts
+from actorcritic.audit.rollouts.fields import (
     check_actions,
     check_after_last,
     check_flags,
@@ -34,7 +34,7 @@ from actorcritic.audit.rollout_fields import (
     check_rewards,
     check_values,
 )
-from actorcritic.audit.rollout_steps import (
+from actorcritic.audit.rollouts.steps import (
     check_axes_of_fields,
     check_drop,
     check_lost,
@@ -43,7 +43,7 @@ from actorcritic.audit.rollout_steps import (
     check_same_rows,
     check_seeds,
 )
-from actorcritic.audit.rollout_worlds import (
+from actorcritic.audit.rollouts.worlds import (
     CALLS,
     GAMMA,
     MODES,

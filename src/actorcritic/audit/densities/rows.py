@@ -13,7 +13,7 @@ from scipy import stats
 from actorcritic.audit.findings import (
     Fault,
 )
-from actorcritic.audit.loss_cases import NORMAL, WRONG_NORMALS, normal
+from actorcritic.audit.losses.cases import NORMAL, WRONG_NORMALS, normal
 
 # ------------------------------------------------------------------------------ the definitions
 

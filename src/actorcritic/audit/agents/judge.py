@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actorcritic.audit import loss_rows
+from actorcritic.audit.agents.tape import Event, Output, Policy, Tape, Transition
 from actorcritic.audit.findings import UNJUDGED, WRONG, Fault, Ledger, as_numbers
-from actorcritic.audit.loss_cases import LOG_2PI, Case, Reading, normal
-from actorcritic.audit.loss_rows import DEAD, SIGNS, SOFTMAX, leak
-from actorcritic.audit.tape import Event, Output, Policy, Tape, Transition
+from actorcritic.audit.losses import rows as loss_rows
+from actorcritic.audit.losses.cases import LOG_2PI, Case, Reading, normal
+from actorcritic.audit.losses.rows import DEAD, SIGNS, SOFTMAX, leak
 
 CLOSE = 3e-3  # relative: gradients are float32
 ROWS = 12  # of a batch, whose gradients are compared
@@ -92,7 +92,7 @@ class Judge(Ledger):
         tape = self.tape
         self.general()
         if any(o.actions is not None for o in tape.outputs):
-            from actorcritic.audit import soft  # which has what is here below it
+            from actorcritic.audit.agents import soft  # which has what is here below it
 
             soft.judge(self)
             return

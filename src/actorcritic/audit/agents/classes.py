@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actorcritic.audit import calling, samplers, soft
-from actorcritic.audit.containers import held_in
+from actorcritic.audit import calling
+from actorcritic.audit.agents import samplers, soft
+from actorcritic.audit.agents.judge import Judge, Numbers
+from actorcritic.audit.agents.tape import Enough, Tape, Transition
+from actorcritic.audit.calling.containers import held_in
 from actorcritic.audit.findings import CannotCall, Report
-from actorcritic.audit.recorded import Judge, Numbers
-from actorcritic.audit.tape import Enough, Tape, Transition
 
 STATE, CHOICES, ACTION, STEPS, ROUNDS = 5, 3, 2, 6, 4
 

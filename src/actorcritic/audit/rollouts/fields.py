@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from actorcritic.audit.rollout_facts import Facts, by_time, placed, shown
-from actorcritic.audit.rollout_worlds import FIELDS, Key, code, density, drawn, value
+from actorcritic.audit.rollouts.facts import Facts, by_time, placed, shown
+from actorcritic.audit.rollouts.worlds import FIELDS, Key, code, density, drawn, value
 
 
 def check_rewards(judge: Facts) -> None:

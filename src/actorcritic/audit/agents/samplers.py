@@ -14,10 +14,10 @@ import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
+from actorcritic.audit.agents.judge import Judge
+from actorcritic.audit.agents.tape import Policy, Tape
 from actorcritic.audit.findings import Fault, as_numbers
-from actorcritic.audit.loss_cases import normal
-from actorcritic.audit.recorded import Judge
-from actorcritic.audit.tape import Policy, Tape
+from actorcritic.audit.losses.cases import normal
 from actorcritic.audit.truths import integrates
 
 MANY, SECONDS = 2000, 2.0  # actions at one state; fewer, where they take long

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actorcritic.audit.containers import Container, held_in
+from actorcritic.audit.calling.containers import Container, held_in
 from actorcritic.audit.findings import CannotCall
 
 # ------------------------------------------------------------------------------- the function

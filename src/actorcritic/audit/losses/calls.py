@@ -17,7 +17,7 @@ import numpy as np
 
 from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall
-from actorcritic.audit.loss_cases import Case, deviations, log_softmax
+from actorcritic.audit.losses.cases import Case, deviations, log_softmax
 
 # Our roles and their usual names.
 ROLES: dict[str, tuple[str, ...]] = {

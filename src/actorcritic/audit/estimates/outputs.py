@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.estimate_calls import (
+from actorcritic.audit.estimates.calls import (
     OUTPUTS,
 )
-from actorcritic.audit.estimate_examples import small_cases, table_of
-from actorcritic.audit.estimate_readings import (
+from actorcritic.audit.estimates.examples import small_cases, table_of
+from actorcritic.audit.estimates.readings import (
     NORMALISED,
     Normalised,
     Reading,
@@ -32,7 +32,7 @@ from actorcritic.audit.truths import (
 )
 
 if TYPE_CHECKING:
-    from actorcritic.audit.estimates import Audit
+    from actorcritic.audit.estimates.audit import Audit
 
 
 def beside(audit: Audit, reading: Reading) -> Iterator[tuple[str, Finding | None]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actorcritic.audit.estimate_calls import COLUMNS, Form
+from actorcritic.audit.estimates.calls import COLUMNS, Form
 from actorcritic.audit.mistakes import Mistake, shifted
 from actorcritic.audit.truths import (
     QUANTITIES,

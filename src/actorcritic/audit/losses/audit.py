@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actorcritic.audit import calling, loss_rows
+from actorcritic.audit import calling
 from actorcritic.audit.findings import (
     RISKY,
     UNJUDGED,
@@ -28,7 +28,8 @@ from actorcritic.audit.findings import (
     Report,
     listing,
 )
-from actorcritic.audit.loss_calls import (
+from actorcritic.audit.losses import rows as loss_rows
+from actorcritic.audit.losses.calls import (
     COLUMNS,
     DATA,
     FLAT,
@@ -42,9 +43,9 @@ from actorcritic.audit.loss_calls import (
     mappings,
     subjects,
 )
-from actorcritic.audit.loss_cases import Case, Reading, Rows, Term, rows_of
-from actorcritic.audit.loss_rows import DEAD, SIGNS, leak
-from actorcritic.audit.surrogates import AXIS, BROADCAST
+from actorcritic.audit.losses.cases import Case, Reading, Rows, Term, rows_of
+from actorcritic.audit.losses.rows import DEAD, SIGNS, leak
+from actorcritic.audit.losses.surrogates import AXIS, BROADCAST
 
 CLOSE = 2e-4  # relative: float32, and an ε of 1e-5 in a normalisation, are both within it
 

@@ -18,8 +18,8 @@ import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
-from actorcritic.audit.categorical import discrete, logits_of
-from actorcritic.audit.density_rows import (
+from actorcritic.audit.densities.categorical import discrete, logits_of
+from actorcritic.audit.densities.rows import (
     DIMENSIONS,
     LEVEL,
     MANY,
@@ -45,7 +45,7 @@ from actorcritic.audit.findings import (
     as_numbers,
     listing,
 )
-from actorcritic.audit.loss_cases import NORMAL
+from actorcritic.audit.losses.cases import NORMAL
 from actorcritic.audit.truths import integrates
 
 ROLES: dict[str, tuple[str, ...]] = {

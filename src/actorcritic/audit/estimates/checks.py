@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.estimate_readings import (
+from actorcritic.audit.estimates.readings import (
     SHAPES,
     Reading,
     after_an_end,
@@ -21,7 +21,7 @@ from actorcritic.audit.truths import (
 )
 
 if TYPE_CHECKING:
-    from actorcritic.audit.estimates import Audit
+    from actorcritic.audit.estimates.audit import Audit
 
 
 def checks_of(audit: Audit, reading: Reading) -> dict[str, list[Trajectory]]:

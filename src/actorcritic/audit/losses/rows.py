@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from actorcritic.audit.findings import Fault
-from actorcritic.audit.loss_cases import (
+from actorcritic.audit.losses.cases import (
     NORMAL,
     WRONG_NORMALS,
     Case,
@@ -28,7 +28,7 @@ from actorcritic.audit.loss_cases import (
     old_log_probs,
     ref_log_probs,
 )
-from actorcritic.audit.surrogates import (
+from actorcritic.audit.losses.surrogates import (
     AXIS,
     BROADCAST,
     NOT_CLIPPED,
@@ -38,7 +38,7 @@ from actorcritic.audit.surrogates import (
     dual,
     unclipped,
 )
-from actorcritic.audit.targets import (
+from actorcritic.audit.losses.targets import (
     Norm,
     Target,
     advantages,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actorcritic.audit.estimate_calls import (
+from actorcritic.audit.estimates.calls import (
     Form,
 )
-from actorcritic.audit.estimate_readings import (
+from actorcritic.audit.estimates.readings import (
     Reading,
     consistent,
 )
@@ -21,7 +21,7 @@ from actorcritic.audit.truths import (
 )
 
 if TYPE_CHECKING:
-    from actorcritic.audit.estimates import Audit
+    from actorcritic.audit.estimates.audit import Audit
 
 _COMPARED = ("expected", "actual")
 

@@ -118,7 +118,7 @@ def _check_single(given: Any, options: dict[str, Any]) -> Report:
     try:
         environment: Any = make()
         if pettingzoo.is_several(environment):
-            from actorcritic.audit import several  # which has what is here below it
+            from actorcritic.audit.environments import several  # which has what is here below it
 
             return several.check(name, environment)
         environment = finding.wrapped(name, environment)

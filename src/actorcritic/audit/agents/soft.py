@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from actorcritic.audit.agents.judge import Judge
+from actorcritic.audit.agents.tape import Event, Output, Policy, Tape
 from actorcritic.audit.findings import TIME_LIMITS, UNJUDGED, Fault, as_numbers
-from actorcritic.audit.loss_cases import normal
-from actorcritic.audit.recorded import Judge
-from actorcritic.audit.tape import Event, Output, Policy, Tape
+from actorcritic.audit.losses.cases import normal
 
 CLOSE = 1e-2
 TARGET = "y = r + gamma * (1 - terminated) * (min(Q1', Q2') - alpha * log_prob')"

@@ -19,7 +19,7 @@ import numpy as np
 
 from actorcritic.audit import calling
 from actorcritic.audit.calling import Framework
-from actorcritic.audit.estimate_calls import (
+from actorcritic.audit.estimates.calls import (
     COLUMNS,
     ENDS,
     FLAGS,
@@ -35,10 +35,10 @@ from actorcritic.audit.estimate_calls import (
     given_of,
     told_apart,
 )
-from actorcritic.audit.estimate_checks import checks_of, run_checks
-from actorcritic.audit.estimate_examples import small_cases, table_of
-from actorcritic.audit.estimate_outputs import beside
-from actorcritic.audit.estimate_readings import (
+from actorcritic.audit.estimates.checks import checks_of, run_checks
+from actorcritic.audit.estimates.examples import small_cases, table_of
+from actorcritic.audit.estimates.outputs import beside
+from actorcritic.audit.estimates.readings import (
     NORMALISED,
     PROPERTIES,
     SHAPES,

@@ -14,7 +14,7 @@ import numpy as np
 
 from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall
-from actorcritic.audit.rollout_worlds import FIELDS, NUM_ENVS, Key
+from actorcritic.audit.rollouts.worlds import FIELDS, NUM_ENVS, Key
 
 # ------------------------------------------------------------------------------- names
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from actorcritic.audit.environments import (
+from actorcritic.audit.environments.single import (
     SECONDS,
     SEEDED_STEPS,
     STEPS,

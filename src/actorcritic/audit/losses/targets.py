@@ -11,7 +11,7 @@ import numpy as np
 
 from actorcritic.audit import mistakes
 from actorcritic.audit.findings import TIME_LIMITS, Fault
-from actorcritic.audit.loss_cases import Case, Rows, shape_of
+from actorcritic.audit.losses.cases import Case, Rows, shape_of
 from actorcritic.audit.truths import QUANTITIES, Trajectory
 
 # ------------------------------------------------------------------------------ targets

@@ -1,0 +1,1 @@
+"""Audits of classes and scripts: what reaches the parameters of their networks."""

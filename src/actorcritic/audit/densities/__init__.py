@@ -1,0 +1,1 @@
+"""Audits of log-probabilities and samples."""

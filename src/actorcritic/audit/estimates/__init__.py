@@ -1,0 +1,1 @@
+"""Audits of advantages, returns and V-trace."""

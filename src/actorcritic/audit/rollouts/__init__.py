@@ -1,0 +1,1 @@
+"""Audits of functions that collect."""
