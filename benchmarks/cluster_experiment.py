@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, Any]:
 def main() -> int:
     from ray.cluster_utils import Cluster
 
-    from actorcritic.core.processors import cores
+    from actorcritic.core.machine import cores
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50_000)

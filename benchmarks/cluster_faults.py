@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import cluster_experiment
 
-from actorcritic.core.processors import cores
+from actorcritic.core.machine import cores
 
 PATIENCE = 60.0  # seconds after which a fault counts as not survived
 LEFT = 120.0  # seconds after which a process counts as left

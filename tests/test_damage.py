@@ -228,6 +228,10 @@ def test_forms(data, form, fits):
     ("options", "words"),
     [
         ({"hidden_sizes": (10**9,)}, "take .* GiB, and there are .* GiB of memory"),
+        (
+            {"num_envs": 65_536, "num_steps": 8192, "total_steps": 10**9},
+            "batches .* take .* Take fewer environments",
+        ),
         ({"out": "a" * 300}, "cannot be used: File name too long"),
         ({"env_options": {"gravity": float("nan")}}, "gravity must be finite, not nan"),
         ({"env_options": {"max_episode_steps": -5}}, "max_episode_steps = -5; expected 1 or more"),

@@ -390,7 +390,7 @@ def test_a_buffer_beyond_the_memory_is_told_before_it_is_made(
     frames = EnvSpec(
         "frames", gymnasium.spaces.Box(0, 255, (96, 96, 3), np.uint8), SPEC.action_space
     )
-    monkeypatch.setattr(sac, "machine_memory", lambda: 32_000_000_000)
+    monkeypatch.setattr(sac.machine, "memory", lambda: 32_000_000_000)
     with pytest.raises(UserError) as error:
         SAC(buffer_size=2_000_000).check(frames)
     text = str(error.value)
@@ -401,10 +401,10 @@ def test_a_buffer_beyond_the_memory_is_told_before_it_is_made(
     assert 15.9e9 < half < 16e9
     SAC(buffer_size=fits).check(frames)
     SAC(buffer_size=1_000_000).check(frames)  # a run may ask for more than half
-    monkeypatch.setattr(sac, "machine_memory", lambda: None)
+    monkeypatch.setattr(sac.machine, "memory", lambda: None)
     SAC(buffer_size=2_000_000).check(frames)
 
 
 def test_the_memory_of_this_machine() -> None:
-    memory = sac.machine_memory()
+    memory = sac.machine.memory()
     assert memory is None or 1e8 < memory < 1e14

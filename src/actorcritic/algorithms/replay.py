@@ -9,7 +9,6 @@ of what came between two batches: an observation that differs gets room of its o
 from __future__ import annotations
 
 import math
-import os
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -140,14 +139,6 @@ class Buffer(NamedTuple):
             observation=self.observations.at(rows.observation),
             next_observation=self.observations.at(rows.next_observation),
         )
-
-
-def machine_memory() -> int | None:
-    """Bytes of this machine's memory, where that is known."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _room(space: gymnasium.Space, count: int) -> Any:

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from actorcritic.algorithms.replay import Buffer, Stored, machine_memory
+from actorcritic.algorithms.replay import Buffer, Stored
+from actorcritic.core import machine
 from actorcritic.core.errors import UserError
 from actorcritic.core.hyperparameters import hyperparameter, hyperparameters
 from actorcritic.core.types import (
@@ -232,7 +233,7 @@ class SAC(Algorithm[Learner, Actor, Transition]):
                 f"num_steps = {batch}; it must be at least {least}."
             )
         room = jax.eval_shape(lambda: self._buffer(spec)).nbytes
-        memory = machine_memory()
+        memory = machine.memory()
         if memory is not None and room > memory:
             fits = int(self.buffer_size * (memory / 2) / room)
             raise UserError(

@@ -22,7 +22,7 @@ import safetensors.numpy
 from jaxtyping import Bool, Float, Int
 
 from actorcritic.core.errors import UserError
-from actorcritic.core.processors import cores
+from actorcritic.core.machine import cores
 from actorcritic.decisions import features
 from actorcritic.decisions.log import Log, Outcome, numbers_of
 from actorcritic.decisions.policy import TINY, Arrays, Policy, Scale

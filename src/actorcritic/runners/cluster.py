@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from actorcritic.core.errors import UserError
-from actorcritic.core.processors import cores
+from actorcritic.core.machine import cores
 from actorcritic.core.words import told
 
 NO_RAY = 'A cluster needs Ray, which is not installed. Run: pip install "actorcritic[ray]"'

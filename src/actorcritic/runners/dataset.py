@@ -177,15 +177,10 @@ class DatasetSession(SeedsSession):
     ) -> None:
         super().__init__(algorithm, seeds, total_steps, rows)
         count = min(len(seeds), jax.device_count())
-        mesh = jax.make_mesh(
-            (count,),
-            ("seeds",),
-            axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.devices()[:count],
-        )
+        self._over(count, "seeds")
         padding = -len(seeds) % count
         self._pad(padding)
-        self._by_seed, everywhere = NamedSharding(mesh, P("seeds")), NamedSharding(mesh, P())
+        self._by_seed, everywhere = (NamedSharding(self._mesh, p) for p in (P("seeds"), P()))
         self._each = jax.device_put(self._algorithms, self._by_seed)
         self._data = jax.device_put(Data.of(data, own), everywhere)
         if pools is not None:
@@ -219,7 +214,7 @@ class DatasetSession(SeedsSession):
         self._train = jax.jit(
             jax.shard_map(
                 train,
-                mesh=mesh,
+                mesh=self._mesh,
                 in_specs=(seeded, P(), seeded, seeded, seeded, P()),
                 out_specs=(seeded, seeded),
                 check_vma=False,

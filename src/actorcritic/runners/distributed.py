@@ -25,7 +25,7 @@ from jaxtyping import Array
 
 from actorcritic.core.counting import Count
 from actorcritic.core.errors import UserError
-from actorcritic.core.processors import cores
+from actorcritic.core.machine import cores
 from actorcritic.core.types import (
     Asynchronous,
     Collects,

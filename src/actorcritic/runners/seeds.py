@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from actorcritic.core.counting import Count
-from actorcritic.core.processors import cores
+from actorcritic.core.machine import cores
 from actorcritic.core.types import Algorithm, Environment, EnvSpec
 from actorcritic.core.waiting import beside, compiled, wait_for
 from actorcritic.runners.compiled import (
@@ -82,6 +82,7 @@ class SeedsSession:
     """
 
     _train: Any  # the program, not compiled
+    _mesh: jax.sharding.Mesh
     _by_seed: NamedSharding  # of what has a row for each entry
 
     def __init__(
@@ -97,6 +98,15 @@ class SeedsSession:
         self._started: Any = None
         self.failures: dict[int, str] = {}
         self._rate = 0.0  # updates per second of one seed
+
+    def _over(self, count: int, mode: str) -> None:
+        """Use so many devices, for entries ("seeds") or for the rows of one ("rows")."""
+        self._mesh = jax.make_mesh(
+            (count,),
+            (mode,),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:count],
+        )
 
     def _pad(self, padding: int) -> None:
         """Keys and algorithms of all entries, so many of them beside the seeds."""
@@ -187,6 +197,17 @@ class SeedsSession:
         self._program = compiled(self._train.lower(*arguments))
         wait_for(state)
 
+    @property
+    def working_bytes(self) -> int:
+        """Memory that the compiled program takes while it runs, states included.
+
+        Of all devices on a CPU, where they share one memory; else of each.
+        """
+        found = self._program.memory_analysis()
+        size = found.argument_size_in_bytes + found.output_size_in_bytes
+        size += found.temp_size_in_bytes - found.alias_size_in_bytes
+        return size * (self._mesh.size if self._on_cpu else 1)
+
     def _run(self, counts: Array) -> tuple[Any, np.ndarray, float]:
         """So many updates of each entry: the log of them, how many were made, and the seconds."""
         before, start = self._state.updates.numbers, time.perf_counter()
@@ -226,12 +247,7 @@ class CompiledSession(SeedsSession):
             algorithm, environment.spec, len(seeds), jax.device_count(), spread
         )
         mode, count = ("rows", self.spread) if self.spread > 1 else ("seeds", over_seeds)
-        self._mesh = jax.make_mesh(
-            (count,),
-            (mode,),
-            axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.devices()[:count],
-        )
+        self._over(count, mode)
         self._pad(-len(seeds) % count if mode == "seeds" else 0)
 
         def init(algorithms: Algorithm, keys: Array) -> TrainState:

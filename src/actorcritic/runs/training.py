@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +20,8 @@ from jaxtyping import Bool, Int
 
 from actorcritic.core import files
 from actorcritic.core.errors import UserError
-from actorcritic.core.types import Environment
+from actorcritic.core.machine import free_memory, memory
+from actorcritic.core.types import Environment, Ring
 from actorcritic.core.waiting import beside, wait_for
 from actorcritic.core.words import told
 from actorcritic.envs.host.environment import HostEnvironment
@@ -29,7 +29,7 @@ from actorcritic.runners.dataset import DatasetSession
 from actorcritic.runners.distributed import ClusterSession
 from actorcritic.runners.evaluate import CompiledEvaluation, Evaluation, Policy
 from actorcritic.runners.host import HostSession
-from actorcritic.runners.seeds import CompiledSession
+from actorcritic.runners.seeds import CompiledSession, SeedsSession
 from actorcritic.runners.session import EpisodeTable, Report, Session, Table, Thinned, some_rows
 from actorcritic.runs import checkpoints, configuration, trackers
 from actorcritic.runs.callbacks import Callback, Moment, StopAt
@@ -117,7 +117,7 @@ class Training:
             self.session = HostSession(
                 first.algorithm, first.environment, first.seeds, first.total_steps
             )
-        _check_room(self.session.shapes, len(seeds))
+        _check_room(size_of(self.session.shapes), len(seeds))
         for run in self.runs:
             run.spread = self._checked_spread(run)
         # A training from data has no episodes but those of its evaluations.
@@ -189,6 +189,15 @@ class Training:
                 save_configuration(run)
         with interruption.beginning():
             wait_for(beside(self.session.compile))
+        if isinstance(self.session, SeedsSession):
+            needed = self.session.working_bytes + self._copied_bytes()
+            _check_room(needed, len(self.session.seeds))
+            free = free_memory()
+            if jax.default_backend() == "cpu" and free is not None and needed > free:
+                warn(
+                    f"This training takes about {needed / 2**30:.1f} GiB of memory, and only "
+                    f"{free / 2**30:.1f} GiB are free now: the system may end this process."
+                )
         begun = self._restore(display)
         display.advance(int(self.session.steps.sum()))
         self._sinks = [_sinks(run, self._settings, self._tensorboard) for run in self.runs]
@@ -207,7 +216,7 @@ class Training:
             self._note_few_episodes(run, display)
             if run.stopped is not None:
                 display.say(f"Stopped after {run.steps:,} {run.step_unit}: {run.stopped}.")
-        self._save()
+        self._save(state)
         for run in self.runs:
             if run.out is not None and len(run.seeds) > 1:
                 trackers.settle(run.out)
@@ -219,6 +228,16 @@ class Training:
             except KeyboardInterrupt:
                 for run in self.runs:
                     run.finished = run.final_evaluation is not None
+
+    def _copied_bytes(self) -> int:
+        """Beside what runs: a copy of the state, and where main memory is the only one, what a
+        checkpoint is written from, which are two more of all but the rings."""
+        shapes = self.session.shapes
+        copy = size_of(shapes)
+        if jax.default_backend() != "cpu" or all(run.out is None for run in self.runs):
+            return copy
+        parts = jax.tree.leaves(shapes, is_leaf=lambda x: isinstance(x, Ring))
+        return copy + 2 * size_of([part for part in parts if not isinstance(part, Ring)])
 
     def close(self) -> None:
         self.session.close()
@@ -516,10 +535,10 @@ class Training:
             parts.append(jax.tree.unflatten(structure, mine))
         return parts
 
-    def _save(self) -> None:
+    def _save(self, state: Any = None) -> None:
         if all(run.out is None for run in self.runs):
             return
-        states = self._split(self.session.state)
+        states = self._split(self.session.state if state is None else state)
         for k, (run, state) in enumerate(zip(self.runs, states, strict=True)):
             if run.out is not None:
                 trackers.sync(run.out)
@@ -572,32 +591,37 @@ class Training:
                 save_evaluation(run.out, run.final_evaluation)
 
 
-def _check_room(shapes: Any, seeds: int) -> None:
-    """UserError where a training does not fit into the memory: before any of it is made."""
-    keys = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(shapes)]
-    needed = sum(
-        math.prod(x.shape) * (8 if key else x.dtype.itemsize)
-        for x, key in zip(jax.tree.leaves(shapes), keys, strict=True)
-    )
-    room = memory()
+def size_of(shapes: Any) -> int:
+    """Bytes of the arrays of these shapes."""
+    leaves = jax.tree.leaves(shapes)
+    keys = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves]
+    sizes = (8 if key else x.dtype.itemsize for x, key in zip(leaves, keys, strict=True))
+    return sum(math.prod(x.shape) * size for x, size in zip(leaves, sizes, strict=True))
+
+
+def _check_room(needed: int, seeds: int) -> None:
+    """UserError where a training does not fit into the memory.
+
+    It is asked twice: by the size of the state before one is made, and by what the compiler
+    counted before the program runs.
+    """
+    room = _room()
     if room is not None and needed > room:
         raise UserError(
-            f"Parameters, optimiser, buffers and environments of {seeds:,} "
+            f"Parameters, optimiser, buffers, environments and batches of {seeds:,} "
             f"seed{'s' * (seeds > 1)} take {needed / 2**30:,.1f} GiB, and there are "
-            f"{room / 2**30:,.1f} GiB of memory. Take a smaller network (hidden_sizes), fewer "
-            "environments, a smaller buffer or fewer seeds."
+            f"{room / 2**30:,.1f} GiB of memory. Take fewer environments (num_envs), fewer steps "
+            "of them (num_steps), a smaller network (hidden_sizes), a smaller buffer or fewer "
+            "seeds."
         )
 
 
-def memory() -> int | None:
+def _room() -> int | None:
     """Bytes of the memory that arrays are kept in; None where nobody says."""
     device = jax.devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # as on Windows
-        return None
+    if device.platform == "cpu":
+        return memory()
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _part(table: Table, rows: slice, seeds: Sequence[int]) -> Table:
