@@ -284,6 +284,59 @@ def disk(count: int, rng: random.Random, work: Path) -> Result:
     return found
 
 
+# In name spaces of its own: a small file system is filled by a training, made larger, and the
+# training goes on.
+FILL = """
+mount -t tmpfs -o size=$KIB"k",nr_inodes=$INODES tmpfs "$PLACE" || exit 99
+(ulimit -f $LARGEST; exec $TRAIN --out "$PLACE/run" > "$WORK/out" 2> "$WORK/said")
+echo $? > "$WORK/code"
+mount -o remount,size=1g,nr_inodes=100000 "$PLACE" || exit 99
+if [ -e "$PLACE/run/run.json" ]; then on="$RESUME"; else on="$TRAIN --out"; fi
+$on "$PLACE/run" >> "$WORK/out" 2>> "$WORK/said" || echo "going on: exit code $?" >> "$WORK/said"
+cp -r "$PLACE/run" "$WORK/run"
+"""
+
+
+def full(count: int, rng: random.Random, work: Path) -> Result:
+    """A real file system without blocks, without inodes, or with a limit on the size of files is
+    filled by a training: one message, and what was saved goes on to the bits of an undisturbed one.
+    """
+    found, place, whole = Result(), work / "place", work / "whole"
+    place.mkdir()
+    words = ("train", "a2c", "CartPole-v1", "--total-steps", 40_000)
+    done = command_line.command(*words, *SAVING, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    size = sum(path.stat().st_size for path in whole.rglob("*")) // 1024
+    for number in range(count):
+        kind = rng.choice(["blocks", "blocks", "inodes", "largest"])
+        kib = rng.randrange(4, size) if kind == "blocks" else 2**20
+        inodes = rng.randrange(3, 40) if kind == "inodes" else 100_000
+        largest = rng.randrange(1, size // 2) if kind == "largest" else 2**20
+        own, program = work / f"{number}", " ".join(command_line.PROGRAM)
+        own.mkdir()
+        saving = " ".join(map(str, SAVING))
+        variables = {
+            "KIB": kib, "INODES": inodes, "LARGEST": largest, "PLACE": place, "WORK": own,
+            "TRAIN": f"{program} {' '.join(map(str, words))} {saving}",
+            "RESUME": f"{program} resume {saving}",
+        }  # fmt: skip
+        environment = command_line.ENVIRONMENT | {k: str(v) for k, v in variables.items()}
+        fill = ["unshare", "-Urm", "bash", "-c", FILL]
+        code = subprocess.run(fill, env=environment, check=False).returncode
+        if code == 99:
+            raise SystemExit("A file system cannot be mounted here: unshare -Urm, mount -t tmpfs.")
+        said, what = (own / "said").read_text(), f"{number}: {kind} {kib} KiB, {inodes}, {largest}"
+        failed = (own / "code").read_text().strip() != "0"
+        found.expect("Traceback" not in said, f"{what}: {said[-300:]}")
+        found.expect(not failed or "actorcritic:" in said, f"{what}: no message: {said[-300:]}")
+        found.expect("going on" not in said, f"{what}: {said[-300:]}")
+        if "going on" not in said:
+            _compare(found, what, True, own / "run", whole)
+        found.tried += failed
+        shutil.rmtree(own)
+    return found
+
+
 # ------------------------------------------------------------------------------------ damage
 
 
@@ -581,6 +634,7 @@ ROWS: dict[str, tuple[Row, int, str]] = {
     "bytes": (every_byte, 140_000, "every byte of a 64 KiB checkpoint changed; every truncation"),
     "strangers": (strangers, 100_000, "random and crafted files in a run folder, links included"),
     "disk": (disk, 50, "disk full, quota, no inodes, read-only, no descriptors"),
+    "full": (full, 70, "a real file system: no blocks, no inodes, files too large"),
     "workers": (workers, 300, "worker killed, hung or raising"),
     "signals": (signals, 100, "SIGTERM, SIGINT at random moments, compilation included"),
     "soak": (soak, 10**8, "soak: compiled steps, and a hundredth of them on the host"),
