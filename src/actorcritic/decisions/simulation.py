@@ -7,7 +7,7 @@ at unit length. Each kind has one tool that does it well; the others do it now a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -159,6 +159,8 @@ class Ours:
 AGENT, LINUCB, LOGISTIC, RANDOM = "actor-critic", "LinUCB", "logistic regression", "random"
 CONTENDERS = (AGENT, LINUCB, LOGISTIC, RANDOM)
 
+_BEST, _UNIFORM = "the best tool", "the mean of all tools"
+
 
 class Simulated(NamedTuple):
     """Mean rewards [seeds, decisions] of what each chose, of the best tool, and of a random one."""
@@ -166,6 +168,17 @@ class Simulated(NamedTuple):
     earned: dict[str, Float[np.ndarray, "S n"]]
     best: Float[np.ndarray, "S n"]
     random: Float[np.ndarray, "S n"]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name, to be kept in a file."""
+        return {**self.earned, _BEST: self.best, _UNIFORM: self.random}
+
+    @classmethod
+    def of(cls, seeds: Sequence[dict[str, np.ndarray]]) -> Simulated:
+        """What was kept of some seeds, as one."""
+        joined = {name: np.concatenate([each[name] for each in seeds]) for name in seeds[0]}
+        earned = {name: joined[name] for name in CONTENDERS if name in joined}  # files sort them
+        return cls(earned, joined[_BEST], joined[_UNIFORM])
 
     def shares(self, name: str, last: int = LAST) -> Float[np.ndarray, " S"]:
         """Of each seed: how far of the way from random to best, in the last decisions."""

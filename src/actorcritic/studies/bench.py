@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import safetensors.numpy
+
+from actorcritic.core import files
+from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
 from actorcritic.data.dataset import Dataset
 from actorcritic.experiments import page as pages
@@ -86,6 +91,23 @@ class Bench:
         train_missing(runs, task, self.title)
         self.computing.enter_context(working("Computing what was found", quiet=self.quiet))
         return runs
+
+    def kept(
+        self, name: str, compute: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Arrays that take long to compute: from the folder, where they are there already."""
+        path = self.folder and self.folder / f"{name}.safetensors"
+        if path and path.exists():
+            try:
+                return safetensors.numpy.load(files.read(path))
+            except safetensors.SafetensorError as error:
+                raise UserError(
+                    f"{path} cannot be read: {error}. Remove it, to have it computed again."
+                ) from None
+        found = compute()
+        if path:
+            files.write(path, safetensors.numpy.save(found))
+        return found
 
 
 @dataclass(frozen=True)

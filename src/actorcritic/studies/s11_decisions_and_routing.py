@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -78,9 +79,13 @@ def _tools(bench: Bench) -> simulation.Simulated:
     world = simulation.ToolWorld(4, 64) if bench.quick else simulation.ToolWorld(12)
     decisions = 200 if bench.quick else 5_000
     with working("Choosing tools", quiet=bench.quiet) as say:
-        return simulation.simulate(
-            world, decisions, bench.seeds, tell=lambda count, text: say(text)
-        )
+
+        def of(seed: int) -> dict[str, np.ndarray]:
+            tell: Callable[[int, str], None] = lambda count, text: say(text)  # noqa: E731
+            return simulation.simulate(world, decisions, (seed,), tell=tell).arrays()
+
+        found = [bench.kept(f"tools-{seed}", partial(of, seed)) for seed in bench.seeds]
+    return simulation.Simulated.of(found)
 
 
 # ------------------------------------------------------------------------------------ routing
