@@ -201,10 +201,6 @@ class Ledger:
     def fail(self, fault: Fault, example: str, **words: Any) -> None:
         self.found.setdefault(fault.check, fault.on(example, **words))
 
-    def say(self, check: str, wrong: str, effect: str, example: str, mend: str) -> None:
-        """What is wrong, in words of its own."""
-        self.found.setdefault(check, Finding(check, wrong, effect, example, mend))
-
     def advise(self, text: str) -> None:
         self.choices.append(f"advice: {text}")
 
