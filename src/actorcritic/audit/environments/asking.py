@@ -35,7 +35,7 @@ class Notes(Ledger):
 
 
 class Answer(NamedTuple):
-    """What one step gave, by agent; of a reset, only observations."""
+    """What one step gave, by agent that acted, and all that is seen; of a reset, that alone."""
 
     observations: Mapping[str, Any]
     rewards: Mapping[str, Any]
@@ -199,12 +199,13 @@ class Several(Alone):
 
     def step(self, actions: dict[str, Any], where: str) -> Answer:
         result = self._ask(lambda: self.environment.step(deepcopy(actions)), where, True)
-        answer = Answer(*map(dict, result[:4]))
-        for name, part in zip(PARTS, answer, strict=False):
+        for name, part in zip(PARTS[:4], result, strict=False):
             if actions.keys() - part.keys():
                 came = listed(list(part)) if part else "none"
                 example = f"{where}\nexpected {listed(list(actions))}, actual {came}"
                 self.fail(faults.SILENT, example, part=name)
+        numbers = ({agent: part[agent] for agent in actions} for part in result[1:4])
+        answer = Answer(dict(result[0]), *numbers)
         self._out |= {agent for agent in actions if answer.ended(agent)}
         self._look(answer.observations, where)
         shape = self._state_shape()

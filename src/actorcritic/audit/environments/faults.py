@@ -29,8 +29,7 @@ RESET = Fault(
 STEP = Fault(
     "step-answers",
     "`step` {fails}.",
-    "Training stops there; with four values, a time limit and the end of the task cannot be told "
-    "apart.",
+    "Training stops there; four values would not tell a time limit from the end of the task.",
     "Write `{form}`.",
 )
 NOT_NAMED = Fault(
@@ -72,8 +71,7 @@ MASK = Fault(
 ALIASED = Fault(
     "observations-copied",
     "An observation that was returned is changed by the next step: its array is used again.",
-    "Buffers that keep it hold the last observation in every row: actions are attributed to "
-    "states in which they were not taken.",
+    "Actions are attributed to states in which they were not taken.",
     "Return a copy: np.array(…, dtype=np.float32).",
 )
 OUTSIDE = Fault(
@@ -122,16 +120,14 @@ NOT_CLEARED = Fault(
 LIMIT_IGNORED = Fault(
     "time-limit-truncates",
     "Its time limit of {limit} steps does not end the episode.",
-    "Episodes go on for ever where the task does not end them: few resets, and returns "
-    "that mean something else than those published.",
+    "Episodes go on where the task does not end them: returns mean something else than others'.",
     "Wrap it: gymnasium.wrappers.TimeLimit(env, max_episode_steps), or "
     "gymnasium.make(id) without .unwrapped.",
 )
 LIMIT_TERMINATES = Fault(
     "time-limit-truncates",
     "Episodes that reach the limit ({limit}) are terminated, not truncated.",
-    "The value after a time limit is taken as 0: the critic learns that good states "
-    "near the limit are worthless, which the observation cannot show it.",
+    "The value after a time limit is taken as 0: good states near it look worthless.",
     "Return truncated = True there, or leave limits to max_episode_steps (if the "
     "observation holds the time, the end belongs to the task: rename the attribute).",
 )

@@ -75,8 +75,8 @@ def _check_answer(world: Alone, answer: Answer, where: str) -> None:
     for agent, own in answer.observations.items():
         check_observation(world.space(agent), own, where + world.who(agent), world.notes)
     for agent in answer.rewards:
-        numbers = (part[agent] for part in answer[1:] if agent in part)
-        check_numbers(*numbers, where=where + world.who(agent), notes=world.notes)
+        numbers = [part[agent] for part in answer[1:]]
+        check_numbers(numbers, where + world.who(agent), world.notes)
 
 
 def leaves(space: gymnasium.Space, x: Any) -> list[tuple[gymnasium.Space, Any]]:
@@ -106,8 +106,10 @@ def check_observation(space: gymnasium.Space, x: Any, where: str, notes: Notes) 
             return
     notes.looked_at += 1
     for part, array in pairs:
-        bad = array.shape == part.shape and np.argwhere((array < part.low) | (array > part.high))
-        if np.size(bad) and bad is not False:
+        if array.shape != part.shape:
+            continue
+        bad = np.argwhere((array < part.low) | (array > part.high))
+        if len(bad):
             at = tuple(bad[0].tolist())
             notes.beyond.append(
                 f"{where}, number {list(at)}\nexpected {part.low[at]:.6g} to "
@@ -132,9 +134,8 @@ def judge_bounds(notes: Notes) -> None:
         notes.advise(f"{share:.1%} of the observations leave their bounds, as at {example}")
 
 
-def check_numbers(
-    reward: Any, terminated: Any, truncated: Any, *, where: str, notes: Notes
-) -> None:
+def check_numbers(numbers: list[Any], where: str, notes: Notes) -> None:
+    reward, terminated, truncated = numbers
     try:
         right = np.ndim(reward) == 0 and bool(np.isfinite(float(reward)))
     except (TypeError, ValueError):

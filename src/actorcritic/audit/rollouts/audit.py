@@ -126,7 +126,7 @@ class Trial:
             found = batches.fields_of(result, names, self.also)
             has |= set(found)
             if np.size(found.get("observations", 1)):
-                collected.append(batches.rows_of(found, call))
+                collected.append(batches.rows_of(found))
             keys = [key for rows in collected for key in rows.keys]
             ended = {worlds.terminates(key) for key in keys if worlds.ends(key)}
             if continues or several or (len(ended) == 2 and len(keys) >= 8):

@@ -117,7 +117,9 @@ def _leaves(result: Any, names: list[str], prefix: str = "") -> Iterator[tuple[s
         if inner and all(map(_is_record, inner)):  # a list of transitions for each episode
             result = inner
     if isinstance(result, list) and result and all(map(_is_record, result)):
-        records = [_as_mapping(x) or dict(enumerate(x)) for x in result]
+        records: list[Any] = [
+            _as_mapping(x) or {k: part for k, part in enumerate(x)} for x in result
+        ]
         for name in records[0]:
             joined = _joined([record[name] for record in records if name in record])
             if joined is not None:
@@ -199,7 +201,6 @@ class Rows:
     layout: str
     lead: tuple[int, ...]
     swapped: list[str]  # fields whose first two axes are those of the observations, exchanged
-    call: int
     kept: np.ndarray  # which rows are experience
 
     @property
@@ -207,7 +208,7 @@ class Rows:
         return [key for key, kept in zip(self.keys, self.kept, strict=True) if kept]
 
 
-def rows_of(fields: dict[str, np.ndarray], call: int) -> Rows:
+def rows_of(fields: dict[str, np.ndarray]) -> Rows:
     """Bring all fields to one row per observation."""
     fields = dict(fields)
     observations = fields.get("observations")
@@ -266,7 +267,7 @@ def rows_of(fields: dict[str, np.ndarray], call: int) -> Rows:
     whole &= np.isfinite(table).all(axis=1)
     ints = np.where(whole[:, None], np.nan_to_num(np.round(table[:, :3])), 0).astype(int)
     keys: list[Key] = [(int(i), int(e), int(t)) for i, e, t in ints]
-    rows = Rows(keys, table[:, 3], flat, "rows", lead, swapped, call, np.ones(count, bool))
+    rows = Rows(keys, table[:, 3], flat, "rows", lead, swapped, np.ones(count, bool))
     if len(lead) == 2:
         index = np.array([key[0] for key in keys]).reshape(lead)
         rows.layout = "mixed"

@@ -8,25 +8,15 @@ from typing import Any
 import numpy as np
 
 from actorcritic.audit.findings import Fault, Ledger
+from actorcritic.audit.rollouts import worlds
 from actorcritic.audit.rollouts.batches import Rows
-from actorcritic.audit.rollouts.worlds import (
-    Key,
-    World,
-    code,
-    drawn,
-    ends,
-    log_prob,
-    successor,
-    terminates,
-    truncates,
-    value,
-)
+from actorcritic.audit.rollouts.worlds import Key, World
 
 # Where each flag should be set.
 FLAGS: dict[str, Callable[[Key], bool]] = {
-    "terminated": terminates,
-    "truncated": truncates,
-    "dones": ends,
+    "terminated": worlds.terminates,
+    "truncated": worlds.truncates,
+    "dones": worlds.ends,
     "starts": lambda key: key[2] == 0,
 }
 
@@ -83,13 +73,13 @@ class Facts:
         """What a field should hold in the rows of these steps."""
         continuous = self.world.continuous
         tell: dict[str, Callable[[Key], Any]] = {
-            "rewards": code,
+            "rewards": worlds.code,
             "actions": lambda k: self.executed[k],
-            "actions as drawn": lambda k: drawn(k, continuous),
-            "log_probs": lambda k: log_prob(k, continuous),
-            "values": value,
-            "next_observations": lambda k: self.observation(successor(k)),
-            "next_values": lambda k: value(successor(k)),
+            "actions as drawn": lambda k: worlds.drawn(k, continuous),
+            "log_probs": lambda k: worlds.log_prob(k, continuous),
+            "values": worlds.value,
+            "next_observations": lambda k: self.observation(worlds.successor(k)),
+            "next_values": lambda k: worlds.value(worlds.successor(k)),
             **FLAGS,
         }
         return np.array([tell[role](k) for k in keys], np.float64)

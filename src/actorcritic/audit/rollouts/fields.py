@@ -8,19 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actorcritic.audit.findings import Fault
-from actorcritic.audit.rollouts import faults
+from actorcritic.audit.rollouts import faults, worlds
 from actorcritic.audit.rollouts.facts import Facts, placed, same, shown
-from actorcritic.audit.rollouts.worlds import (
-    FIELDS,
-    Key,
-    after_reset,
-    density,
-    ends,
-    successor,
-    terminates,
-    truncates,
-    value,
-)
+from actorcritic.audit.rollouts.worlds import Key
 
 SHIFTS = {0: "", 1: " (they are one row early)", -1: " (they are one row late)"}
 
@@ -30,13 +20,13 @@ SHIFTS = {0: "", 1: " (they are one row early)", -1: " (they are one row late)"}
 def _bootstrapped(judge: Facts, got: np.ndarray, true: np.ndarray, wrong: np.ndarray) -> bool:
     """Recognise γ V(last observation), added to the reward where an episode is truncated."""
     keys = [key for key, is_wrong in zip(judge.keys, wrong, strict=True) if is_wrong]
-    if not all(map(truncates, keys)):
+    if not all(map(worlds.truncates, keys)):
         return False
-    for after in (successor, after_reset):
-        share = (got - true)[wrong] / [value(after(key)) for key in keys]
+    for after in (worlds.successor, worlds.after_reset):
+        share = (got - true)[wrong] / [worlds.value(after(key)) for key in keys]
         if not 0 < share.mean() <= 1.001 or np.ptp(share) > 1e-5:
             continue
-        if after is after_reset:
+        if after is worlds.after_reset:
             _fail_final(judge, judge.keys[judge.first(wrong)], "the value added to the reward")
         else:
             judge.verdict.choices.append(
@@ -146,7 +136,7 @@ def _check_clipped(judge: Facts, got: np.ndarray, executed: np.ndarray, policy: 
         )
     else:
         k = judge.first(other)
-        drawn, stored = density(policy[k]), density(got[k])
+        drawn, stored = worlds.density(policy[k]), worlds.density(got[k])
         if abs(logs[k] - drawn) > 1e-4:
             choices.append("actions and log-probabilities are those that are executed (clipped)")
             return
@@ -162,10 +152,10 @@ def _check_clipped(judge: Facts, got: np.ndarray, executed: np.ndarray, policy: 
 
 
 def _fail_final(judge: Facts, key: Key, what: str, actual: str = "") -> None:
-    after = after_reset(key)
+    now, after = worlds.successor(key), worlds.after_reset(key)
     judge.verdict.fail(
         faults.FINAL,
-        f"{placed(key)}, cut by the time limit\nexpected {what}: of {shown(successor(key))}, "
+        f"{placed(key)}, cut by the time limit\nexpected {what}: of {shown(now)}, "
         f"the last observation of episode {key[1]}\n"
         f"actual: {actual or 'of ' + shown(after)}, the first of episode {after[1]}",
         what=what,
@@ -184,13 +174,13 @@ def _follows(
     serious = [
         k
         for k in np.flatnonzero(wrong).tolist()
-        if not (free(keys[k]) or (zero[k] and truncates(keys[k])))
+        if not (free(keys[k]) or (zero[k] and worlds.truncates(keys[k])))
     ]
     if not serious:
         return None if wrong.any() else True
     k = min(serious, key=lambda k: (keys[k][1:], keys[k]))
-    is_cut = all(truncates(keys[k]) for k in serious)
-    if is_cut and (are_values or tuple(np.round(got[k][:3])) == after_reset(keys[k])):
+    is_cut = all(worlds.truncates(keys[k]) for k in serious)
+    if is_cut and (are_values or tuple(np.round(got[k][:3])) == worlds.after_reset(keys[k])):
         _fail_final(judge, keys[k], f"the {what}", shown(got[k]) if are_values else "")
     else:
         fault = {"next observation": faults.NEXT_OBSERVATION, "next value": faults.NEXT_VALUE}
@@ -208,7 +198,7 @@ def check_following(judge: Facts) -> None:
         got = judge.column(role)
         if got is None:
             continue
-        follows = _follows(judge, role, judge.keys, got, terminates)
+        follows = _follows(judge, role, judge.keys, got, worlds.terminates)
         if follows is not False:
             judge.verdict.hold(faults.FINAL.check, fault.check)
         if follows is None and role == "next_observations":
@@ -227,10 +217,10 @@ def check_after_last(judge: Facts) -> None:
         for role in ("last_value", "last_observation"):
             is_value = role == "last_value"
             got: Any = np.asarray(rows.fields.get(role, ()), np.float64)
-            got = got.ravel() if is_value else got.reshape(-1, FIELDS)
+            got = got.ravel() if is_value else got.reshape(-1, worlds.FIELDS)
             if role not in rows.fields or len(got) != len(last):
                 continue
-            free = ends if merged or not is_value else terminates
+            free = worlds.ends if merged or not is_value else worlds.terminates
             if _follows(judge, role, last, got, free) is False:
                 return
             judge.verdict.hold(faults.AFTER_LAST.check)

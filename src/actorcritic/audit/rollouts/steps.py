@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from actorcritic.audit.findings import CannotCall
 from actorcritic.audit.rollouts import faults
 from actorcritic.audit.rollouts.batches import Rows
 from actorcritic.audit.rollouts.facts import Facts, by_time, placed, same, shown
-from actorcritic.audit.rollouts.worlds import Key, Reset, Stepped, code, ends, length
+from actorcritic.audit.rollouts.worlds import Key, Reset, code, ends, length, successor
 
 
 def check_seeds(judge: Facts) -> None:
@@ -51,13 +53,8 @@ def check_resets(judge: Facts) -> None:
         return key not in judge.keys
 
     for diary in judge.world.diaries:
-        last: Key | None = None
-        for event in diary.events:
-            if isinstance(event, Stepped):
-                last = event.key
-                continue
-            cut, last = last, None
-            if cut is None or ends(cut) or judge.call_of[cut] != event.call or flagged(cut):
+        for (call, cut, _), (later, after, _) in itertools.pairwise(diary.steps):
+            if after == successor(cut) or ends(cut) or later != call or flagged(cut):
                 continue
             judge.verdict.fail(
                 faults.RESET_EARLY,
@@ -83,7 +80,7 @@ def check_observations(judge: Facts) -> bool:
         mine = [key for key in rows.keys if key[0] == index]
         if len(mine) < 5 or len(judge.place) < 5 or len(set(mine)) > max(2, len(mine) // 5):
             continue
-        steps = [k for k in judge.steps[index] if judge.call_of[k] == rows.call]
+        steps = judge.steps[index]
         never_replaced = max(mine) == steps[0]
         judge.verdict.fail(
             faults.NEVER_REPLACED if never_replaced else faults.ONE_ARRAY,

@@ -104,15 +104,8 @@ class Diary:
     """What was done to one environment."""
 
     index: int
-    events: list[Reset | Stepped] = field(default_factory=list)
-
-    @property
-    def steps(self) -> list[Stepped]:
-        return [event for event in self.events if isinstance(event, Stepped)]
-
-    @property
-    def resets(self) -> list[Reset]:
-        return [event for event in self.events if isinstance(event, Reset)]
+    resets: list[Reset] = field(default_factory=list)
+    steps: list[Stepped] = field(default_factory=list)
 
 
 class World:
@@ -158,18 +151,18 @@ class Marked(gymnasium.Env):
             spaces.Box(-1.0, 1.0, (2,), np.float32) if world.continuous else spaces.Discrete(11)
         )
         self._world, self._diary = world, diary
-        self._episode, self._time, self._draw, self._ended = 0, 0, 0.0, True
+        self._key: Key = (diary.index, 0, 0)
+        self._draw, self._ended = 0.0, True
         self._hand_out = hand_out(world.reusing, FIELDS)
 
     def _observe(self) -> np.ndarray:
-        now = self._diary.index, self._episode, self._time, self._draw
-        return self._hand_out(np.array(now, np.float32))
+        return self._hand_out(np.array([*self._key, self._draw], np.float32))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self._episode, self._time, self._ended = self._episode + 1, 0, False
+        self._key, self._ended = after_reset(self._key), False
         self._draw = float(np.float32(self.np_random.random()))
-        self._diary.events.append(Reset(self._world.call, self._episode, seed, self._draw))
+        self._diary.resets.append(Reset(self._world.call, self._key[1], seed, self._draw))
         return self._observe(), {}
 
     def step(self, action: Any) -> Any:
@@ -180,11 +173,11 @@ class Marked(gymnasium.Env):
             raise TypeError(f"an action of shape {action.shape}, not {self.action_space.shape}")
         if not self._world.continuous and action.dtype.kind not in "iu":
             raise TypeError(f"an action of type {action.dtype}, not a whole number")
-        key = (self._diary.index, self._episode, self._time)
-        self._diary.events.append(Stepped(self._world.call, key, action))
-        if len(self._diary.events) > MAX_STEPS:
+        key = self._key
+        self._diary.steps.append(Stepped(self._world.call, key, action))
+        if len(self._diary.steps) > MAX_STEPS:
             raise RuntimeError(f"an environment was stepped {MAX_STEPS} times")
-        self._time, self._ended = self._time + 1, ends(key)
+        self._key, self._ended = successor(key), ends(key)
         return self._observe(), code(key), terminates(key), truncates(key), {}
 
 
