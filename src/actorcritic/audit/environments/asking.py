@@ -70,6 +70,7 @@ class Alone:
     forms = checks.RESET_FORM, checks.STEP_FORM
     space_form = "Set self.{kind}_space in the constructor."
     promises: tuple[Fault, ...] = faults.OF_ALL
+    unseeded = faults.UNSEEDED
 
     def __init__(self, environment: Any, notes: Notes) -> None:
         self.environment, self.notes = environment, notes
@@ -97,18 +98,18 @@ class Alone:
                 found, again = (self.space(agent, kind) for _ in range(2))
             except Exception as error:
                 found = again = f"{type(error).__name__}: {error}"
-            where, who = f"{kind}_space{self.who(agent)}\nexpected", self.who(agent)[2:]
+            where, who = f"{kind}_space{self.who(agent)}\nexpected", self.who(agent)
             if not isinstance(found, gymnasium.Space):
                 example = f"{where} a space of gymnasium.spaces, actual {found}"
                 mend = self.space_form.format(kind=kind)
-                who = who or "the environment"
+                who = who.replace(",", " for")
                 self.notes.fail(faults.SPACES, example, who=who, kind=kind, mend=mend)
             elif self.several and found is not again:
                 example = f"{where} the same object twice, actual two objects"
                 self.notes.fail(faults.SPACES_KEPT, example, kind=kind)
         if faults.SPACES.check in self.notes.found:
             raise Broken
-        self.notes.hold(faults.SPACES.check)
+        self.notes.hold(faults.SPACES.check, *[faults.SPACES_KEPT.check] * self.several)
 
     def _ask(self, call: Callable[[], Any], where: str, is_step: bool) -> Any:
         """What a call gives, if it has the form that the interface promises."""
@@ -130,6 +131,9 @@ class Alone:
     def fail(self, fault: Fault, example: str, **words: Any) -> NoReturn:
         self.notes.fail(fault, example, **words)
         raise Broken
+
+    def fail_aliased(self, example: str) -> None:
+        self.notes.fail(faults.ALIASED, example)
 
     def _fits(self, result: tuple[Any, ...]) -> bool:
         return isinstance(result[-1], dict)

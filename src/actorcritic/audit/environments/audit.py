@@ -17,8 +17,9 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import VectorEnv
 
-from actorcritic.audit.environments import advice, faults, running, vectors
+from actorcritic.audit.environments import advice, faults, running
 from actorcritic.audit.environments.asking import Alone, Broken, Notes, Several
+from actorcritic.audit.environments.vectors import Vector
 from actorcritic.audit.findings import CannotCall, Report
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Environment
@@ -40,9 +41,7 @@ def check(environment: Any, *, mapping: Mapping[str, str] | None = None, **optio
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            if isinstance(environment, VectorEnv):
-                return vectors.check(environment)
-            return _check_one(environment, options)
+            return _check(environment, options)
     except UserError as error:
         raise CannotCall(str(error)) from error
     finally:
@@ -52,7 +51,7 @@ def check(environment: Any, *, mapping: Mapping[str, str] | None = None, **optio
 
 def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Callable[[], Any], bool]:
     """Its name, what makes one, and whether that is a new one each time."""
-    if isinstance(environment, gymnasium.Env):
+    if isinstance(environment, (gymnasium.Env, VectorEnv)):
         if options:
             raise CannotCall(f"The options {options} came with an environment that is made.")
         spec = environment.spec
@@ -71,24 +70,30 @@ def _maker(environment: Any, options: dict[str, Any]) -> tuple[str, Callable[[],
     return name, lambda: finding.made(name, factory, options), True
 
 
-def _check_one(given: Any, options: dict[str, Any]) -> Report:
+def _asked(name: str, made: Any, notes: Notes) -> Alone:
+    """In the way that its interface takes."""
+    if isinstance(made, VectorEnv):
+        return Vector(made, notes)
+    if pettingzoo.is_several(made):
+        return Several(pettingzoo.as_parallel(made, name), notes)
+    return Alone(finding.wrapped(name, made), notes)
+
+
+def _check(given: Any, options: dict[str, Any]) -> Report:
     notes = Notes()
     name, make, fresh = _maker(given, options)
-    made = make()
-    several = pettingzoo.is_several(made)
-    world = (
-        Several(pettingzoo.as_parallel(made, name), notes)
-        if several
-        else Alone(finding.wrapped(name, made), notes)
-    )
+    world = _asked(name, make(), notes)
+    alone = type(world) is Alone
     episodes: list[running.Episode] = []
     try:
         world.check_spaces()
         before = running.generators()
         episodes = running.episodes_of(world)
-        anew = None if several or not fresh else lambda: Alone(make(), notes)
+        anew = (lambda: Alone(make(), notes)) if fresh and alone else None
         running.check_seeds(world, anew, before)
-        if several:
+        if isinstance(world, Vector):
+            world.compare()
+        elif isinstance(world, Several):
             advice.of_limit(episodes, notes)
         else:
             advice.time_limit(world, episodes)
@@ -96,12 +101,14 @@ def _check_one(given: Any, options: dict[str, Any]) -> Report:
             advice.after_end(world)
     except Broken:
         pass
-    if not several:
+    if alone:
         _gymnasium_checker(world.environment, notes)
         if fresh:
             world.environment.close()
     count = sum(len(episode.steps) for episode in episodes)
     called = f"{count} steps of {len(episodes)} episodes with random actions"
+    if isinstance(world, Vector):
+        called = f"{count} random steps of {world.environment.num_envs} environments"
     return notes.report(name, "environment", called)
 
 

@@ -10,7 +10,7 @@ _GUESS = "Learners guess: reset rows are learned from, or last observations are 
 
 SPACES = Fault(
     "spaces-declared",
-    "{who} has no {kind} space.",
+    "There is no {kind} space{who}.",
     "No library can make a policy for it.",
     "{mend}",
 )
@@ -151,11 +151,11 @@ MODE_WRONG = Fault(
 )
 OTHER_STARTS = Fault(
     "same-seed-same-start",
-    "The same seed gives other starts.",
+    "The same seed gives other starts, or other steps after them{drawn}.",
     _UNREPEATABLE,
     "Hand the seed to every environment: seed + k to environment k.",
 )
 
 # What holds where episodes have shown nothing else.
 OF_ALL = (OUTSIDE, DTYPE, NOT_FINITE, REWARD, FLAG, ALIASED)
-OF_SEVERAL = (SPACES_KEPT, SILENT, STRANGER, BACK, STATE)
+OF_SEVERAL = (SILENT, STRANGER, BACK, STATE)

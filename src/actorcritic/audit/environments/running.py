@@ -22,7 +22,7 @@ TRIED_SEEDS = 5
 OFTEN = 0.25  # share of observations beyond their bounds that no one can have meant
 
 
-@dataclass
+@dataclass(eq=False)
 class Episode:
     """Copies of all that one episode gave."""
 
@@ -60,7 +60,7 @@ def episodes_of(world: Alone) -> list[Episode]:
             if not equal(before, held):
                 was, now = (shown(x.get("", x)) for x in (held, before))
                 example = f"{where}: the observation before it\nexpected, still {was}, actual {now}"
-                notes.fail(faults.ALIASED, example)
+                world.fail_aliased(example)
             _check_answer(world, answer, where)
             episode.steps.append(deepcopy(answer))
         episode.ended = not world.agents
@@ -205,7 +205,7 @@ def _told(ways: tuple[list[Answer], ...], k: int) -> str:
 
 def check_seeds(world: Alone, make: Callable[[], Alone] | None, before: Mapping[str, Any]) -> None:
     """Does a seed say what happens, in one environment and in another? `make` makes a new one."""
-    notes, name = world.notes, faults.UNSEEDED.check
+    notes, name = world.notes, world.unseeded.check
     used = _trajectory(world, 1)
     if make is None:
         one, two = used, _trajectory(world, 1)
@@ -221,7 +221,7 @@ def check_seeds(world: Alone, make: Callable[[], Alone] | None, before: Mapping[
         notes.choices.append("its specification says that it is not deterministic")
     elif differs is not None:
         notes.fail(
-            faults.UNSEEDED,
+            world.unseeded,
             f"twice reset(seed=1) and the same actions; step {differs}\nexpected the same "
             f"observation and reward, actual {_told((one, two), differs)}",
             drawn=f". It draws from the global generator {drawn}" if drawn else "",

@@ -89,7 +89,7 @@ def returned_names(function: Callable[..., Any]) -> list[str]:
     return names
 
 
-def _as_mapping(x: Any) -> Mapping[str, Any] | None:
+def _as_mapping(x: Any) -> Mapping[Any, Any] | None:
     if isinstance(x, Mapping):
         return x
     if hasattr(x, "_asdict"):
@@ -117,9 +117,7 @@ def _leaves(result: Any, names: list[str], prefix: str = "") -> Iterator[tuple[s
         if inner and all(map(_is_record, inner)):  # a list of transitions for each episode
             result = inner
     if isinstance(result, list) and result and all(map(_is_record, result)):
-        records: list[Any] = [
-            _as_mapping(x) or {k: part for k, part in enumerate(x)} for x in result
-        ]
+        records = [_as_mapping(x) or dict(enumerate(x)) for x in result]
         for name in records[0]:
             joined = _joined([record[name] for record in records if name in record])
             if joined is not None:
