@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from actorcritic.audit.environments.single import check
+from actorcritic.audit.environments.audit import check
 from actorcritic.audit.findings import CannotCall
 from actorcritic.envs import COMPILED
 

@@ -11,7 +11,7 @@ import pytest
 from mpe2 import simple_speaker_listener_v4, simple_spread_v3
 
 import actorcritic as ac
-from actorcritic.audit.environments.single import check as audit
+from actorcritic.audit.environments.audit import check as audit
 from actorcritic.core.errors import UserError
 from actorcritic.core.types import Agent, Transition
 from actorcritic.envs.columns import AGENT, OWN

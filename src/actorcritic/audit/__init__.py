@@ -31,7 +31,7 @@ KINDS = {
     "agent": "actorcritic.audit.agents.classes:agent",
     "network": "actorcritic.audit.agents.classes:function",
 }
-_ENVIRONMENT = "actorcritic.audit.environments.single:check"
+_ENVIRONMENT = "actorcritic.audit.environments.audit:check"
 
 
 def _found(place: str) -> Callable[..., Report]:

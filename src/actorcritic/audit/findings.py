@@ -32,11 +32,13 @@ class Fault(NamedTuple):
     mend: str  # one sentence, or a line of code
     severity: str = WRONG
 
-    def on(self, example: str) -> Finding:
-        """The finding, in whole sentences, with the smallest case."""
+    def on(self, example: str, **words: Any) -> Finding:
+        """The finding, in whole sentences, with the smallest case; `words` fill its {blanks}."""
         first = self.wrong[0].upper() if self.wrong[0].isascii() else self.wrong[0]
         wrong = first + self.wrong[1:] + ("" if self.wrong.endswith(".") else ".")
-        return Finding(self.check, wrong, self.effect, example, self.mend, self.severity)
+        said = (wrong, self.effect, self.mend)
+        wrong, effect, mend = [text.format(**words) for text in said] if words else said
+        return Finding(self.check, wrong, effect, example, mend, self.severity)
 
 
 class Finding(NamedTuple):
@@ -196,12 +198,8 @@ class Ledger:
     def hold(self, *checks: str) -> None:
         self.passed.update(dict.fromkeys(checks))
 
-    def fail(self, fault: Fault, example: str) -> None:
-        self.found.setdefault(fault.check, fault.on(example))
-
-    def say(self, check: str, wrong: str, effect: str, example: str, mend: str) -> None:
-        """What is wrong, in words of its own."""
-        self.found.setdefault(check, Finding(check, wrong, effect, example, mend))
+    def fail(self, fault: Fault, example: str, **words: Any) -> None:
+        self.found.setdefault(fault.check, fault.on(example, **words))
 
     def advise(self, text: str) -> None:
         self.choices.append(f"advice: {text}")

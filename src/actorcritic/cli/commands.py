@@ -602,7 +602,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "report": _EXPERIMENTS,
     "collect": (*_TRAINING, "actorcritic.runs.collecting"),
     "data": ("actorcritic.data.summary", "actorcritic.figures.plots", "tyro"),
-    "audit-env": ("actorcritic.audit.environments.single",),
+    "audit-env": ("actorcritic.audit.environments.audit",),
     "completion": (*_EXPERIMENTS, "actorcritic.audit.command", "actorcritic.language.supervised"),
 }
 

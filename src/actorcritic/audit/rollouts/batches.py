@@ -64,10 +64,7 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "last_done": ("next_done", "next_dones", "last_dones"),
 }  # fmt: skip
 
-PER_ROW = (
-    "observations", "actions", "rewards", "terminated", "truncated", "dones", "starts",
-    "not_dones", "valid", "next_observations", "log_probs", "values", "next_values",
-)  # fmt: skip
+AFTER_LAST = ("last_value", "last_observation", "last_done")  # the others have a number in each row
 
 
 # ------------------------------------------------------------------------------- what came back
@@ -92,7 +89,7 @@ def returned_names(function: Callable[..., Any]) -> list[str]:
     return names
 
 
-def _as_mapping(x: Any) -> Mapping[str, Any] | None:
+def _as_mapping(x: Any) -> Mapping[Any, Any] | None:
     if isinstance(x, Mapping):
         return x
     if hasattr(x, "_asdict"):
@@ -120,19 +117,11 @@ def _leaves(result: Any, names: list[str], prefix: str = "") -> Iterator[tuple[s
         if inner and all(map(_is_record, inner)):  # a list of transitions for each episode
             result = inner
     if isinstance(result, list) and result and all(map(_is_record, result)):
-        maps = [_as_mapping(x) for x in result]
-        named = [{"": x} if m is None else m for x, m in zip(result, maps, strict=True)]
-        if maps[0] is None:
-            width = len(result[0])
-            columns = [("", [x[k] for x in result if len(x) == width]) for k in range(width)]
-        else:
-            columns = [(str(n), [m[n] for m in named if n in m]) for n in maps[0]]
-        for name, column in columns:
-            parts = [calling.to_numpy_or_none(x) for x in column]
-            if len({part.shape for part in parts}) == 1:
-                yield name, np.stack(parts)
-            elif all(part.ndim for part in parts) and len({p.shape[1:] for p in parts}) == 1:
-                yield name, np.concatenate(parts)
+        records = [_as_mapping(x) or dict(enumerate(x)) for x in result]
+        for name in records[0]:
+            joined = _joined([record[name] for record in records if name in record])
+            if joined is not None:
+                yield name if isinstance(name, str) else "", joined
         return
     if isinstance(result, tuple):
         given = names if len(names) == len(result) else [prefix] * len(result)
@@ -142,13 +131,18 @@ def _leaves(result: Any, names: list[str], prefix: str = "") -> Iterator[tuple[s
     try:
         yield prefix, calling.to_numpy(result)
     except Exception:
-        parts = [calling.to_numpy_or_none(part) for part in result or []] if _many(result) else []
-        if parts and len({p.shape[1:] for p in parts}) == 1 and all(p.ndim for p in parts):
-            yield prefix, np.concatenate(parts)  # episodes of unequal lengths
+        joined = _joined(result) if isinstance(result, list) else None
+        if joined is not None:  # episodes of unequal lengths
+            yield prefix, joined
 
 
-def _many(x: Any) -> bool:
-    return isinstance(x, (list, tuple))
+def _joined(parts: list[Any]) -> np.ndarray | None:
+    """One array of them: a row each, or their rows one after the other."""
+    arrays = [calling.to_numpy_or_none(part) for part in parts]
+    if len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
+    alike = len({array.shape[1:] for array in arrays}) == 1 and all(x.ndim for x in arrays)
+    return np.concatenate(arrays) if alike else None
 
 
 def _guess(array: np.ndarray, known: Mapping[str, Any]) -> str | None:
@@ -205,10 +199,14 @@ class Rows:
     layout: str
     lead: tuple[int, ...]
     swapped: list[str]  # fields whose first two axes are those of the observations, exchanged
-    call: int = 0
+    kept: np.ndarray  # which rows are experience
+
+    @property
+    def experience(self) -> list[Key]:
+        return [key for key, kept in zip(self.keys, self.kept, strict=True) if kept]
 
 
-def rows_of(fields: dict[str, np.ndarray], call: int) -> Rows:
+def rows_of(fields: dict[str, np.ndarray]) -> Rows:
     """Bring all fields to one row per observation."""
     fields = dict(fields)
     observations = fields.get("observations")
@@ -242,7 +240,7 @@ def rows_of(fields: dict[str, np.ndarray], call: int) -> Rows:
     flat = {"observations": observations.reshape(count, FIELDS)}
     swapped = []
     for role, array in fields.items():
-        if role not in (*PER_ROW, "masks") or role == "observations":
+        if role in (*AFTER_LAST, "observations"):
             continue
         if array.shape[: len(lead)] == lead:
             flat[role] = array.reshape(count, *array.shape[len(lead) :])
@@ -261,14 +259,13 @@ def rows_of(fields: dict[str, np.ndarray], call: int) -> Rows:
     for role, array in flat.items():
         if role not in wide and array.ndim > 1:
             flat[role] = array.reshape(count, -1)[:, 0]
-    last = ("last_observation", "last_value", "last_done")
-    flat |= {role: fields[role] for role in last if role in fields}
+    flat |= {role: fields[role] for role in AFTER_LAST if role in fields}
     table = np.asarray(flat["observations"], np.float64)
     whole = np.abs(table[:, :3] - np.round(table[:, :3])).max(axis=1) < 1e-3
     whole &= np.isfinite(table).all(axis=1)
     ints = np.where(whole[:, None], np.nan_to_num(np.round(table[:, :3])), 0).astype(int)
     keys: list[Key] = [(int(i), int(e), int(t)) for i, e, t in ints]
-    rows = Rows(keys, table[:, 3], flat, "rows", lead, swapped, call)
+    rows = Rows(keys, table[:, 3], flat, "rows", lead, swapped, np.ones(count, bool))
     if len(lead) == 2:
         index = np.array([key[0] for key in keys]).reshape(lead)
         rows.layout = "mixed"

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from actorcritic.audit.findings import Ledger
+from actorcritic.audit.findings import Fault, Ledger
+from actorcritic.audit.rollouts import worlds
 from actorcritic.audit.rollouts.batches import Rows
-from actorcritic.audit.rollouts.worlds import Key, World, code, length, log_prob, terminates, value
+from actorcritic.audit.rollouts.worlds import Key, World
+
+# Where each flag should be set.
+FLAGS: dict[str, Callable[[Key], bool]] = {
+    "terminated": worlds.terminates,
+    "truncated": worlds.truncates,
+    "dones": worlds.ends,
+    "starts": lambda key: key[2] == 0,
+}
 
 
 def placed(key: Key) -> str:
@@ -27,33 +36,27 @@ def by_time(key: Key) -> tuple[int, int, int]:
     return key[1], key[2], key[0]
 
 
+def same(got: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Row by row: equal, but for what float32 loses."""
+    equal = np.isclose(np.asarray(got, np.float64), true, rtol=2e-6, atol=1e-4)
+    return np.asarray(equal.reshape(len(equal), -1).all(axis=1))
+
+
 class Facts:
     """One run of the function, beside the diaries of its environments."""
 
-    def __init__(self, world: World, batches: list[Rows], called_fields: set[str]) -> None:
-        self.world, self.batches, self.has = world, batches, called_fields
+    def __init__(self, world: World, batches: list[Rows], has: set[str]) -> None:
+        self.world, self.batches, self.has = world, batches, has
         self.verdict = Ledger()
-        self.keys: list[Key] = []  # of all rows, once they are known
+        self.keys = [key for rows in batches for key in rows.keys]  # later, of experience alone
         self.steps = {d.index: [s.key for s in d.steps] for d in world.diaries}
         self.place = {key: k for keys in self.steps.values() for k, key in enumerate(keys)}
         self.executed = {s.key: s.action for d in world.diaries for s in d.steps}
-        self.draw = {(d.index, r.episode): r.draw for d in world.diaries for r in d.resets}
         self.call_of = {s.key: s.call for d in world.diaries for s in d.steps}
+        self.draw = {(d.index, r.episode): r.draw for d in world.diaries for r in d.resets}
 
     def observation(self, key: Key) -> np.ndarray:
-        return np.array([*key, self.draw.get((key[0], key[1]), np.nan)])
-
-    def is_end(self, key: Key) -> bool:
-        return key[2] + 1 == length(key[0], key[1])
-
-    def terminated(self, key: Key) -> bool:
-        return self.is_end(key) and terminates(key[0], key[1])
-
-    def truncated(self, key: Key) -> bool:
-        return self.is_end(key) and not terminates(key[0], key[1])
-
-    def successor(self, key: Key) -> Key:
-        return (key[0], key[1], key[2] + 1)
+        return np.array([*key, self.draw.get(key[:2], np.nan)])
 
     def beside(self, key: Key, offset: int) -> Key | None:
         """The step of the same environment that came so many steps later."""
@@ -64,92 +67,44 @@ class Facts:
         """A field, of the rows that are experience."""
         if not all(role in rows.fields for rows in self.batches):
             return None
-        parts = [rows.fields[role][rows.fields["_kept"]] for rows in self.batches]
-        return np.concatenate([np.asarray(part) for part in parts])
+        return np.concatenate([rows.fields[role][rows.kept] for rows in self.batches])
 
-    def expected(self, role: str, keys: list[Key]) -> np.ndarray | None:
-        """What a field should hold; None where that is a matter of convention."""
+    def expected(self, role: str, keys: Iterable[Key]) -> np.ndarray:
+        """What a field should hold in the rows of these steps."""
         continuous = self.world.continuous
         tell: dict[str, Callable[[Key], Any]] = {
-            "rewards": code,
+            "rewards": worlds.code,
             "actions": lambda k: self.executed[k],
-            "log_probs": lambda k: log_prob(k, continuous),
-            "values": value,
-            "next_observations": lambda k: self.observation(self.successor(k)),
-            "terminated": self.terminated,
-            "truncated": self.truncated,
-            "dones": self.is_end,
+            "actions as drawn": lambda k: worlds.drawn(k, continuous),
+            "log_probs": lambda k: worlds.log_prob(k, continuous),
+            "values": worlds.value,
+            "next_observations": lambda k: self.observation(worlds.successor(k)),
+            "next_values": lambda k: worlds.value(worlds.successor(k)),
+            **FLAGS,
         }
-        return np.array([tell[role](k) for k in keys], np.float64) if role in tell else None
+        return np.array([tell[role](k) for k in keys], np.float64)
 
-    def offset(self, role: str) -> int:
+    def first(self, which: np.ndarray) -> int:
+        """Of the rows for which this holds, the one that comes first in time."""
+        return min(np.flatnonzero(which).tolist(), key=lambda k: by_time(self.keys[k]))
+
+    def shift(self, role: str, got: np.ndarray | None = None) -> int:
         """How many steps later than its row a field's numbers belong: 0, 1 or −1."""
-        got = self.column(role)
+        got, share = self.column(role) if got is None else got, {}
         if got is None:
             return 0
-        share = {}
         for offset in (0, 1, -1):
-            pairs = [(k, self.beside(key, offset)) for k, key in enumerate(self.keys)]
-            at = [k for k, key in pairs if key is not None]
-            true = self.expected(role, [key for _, key in pairs if key is not None])
-            if true is None or not at or got[at].size != true.size:
+            beside = [self.beside(key, offset) for key in self.keys]
+            at = [k for k, key in enumerate(beside) if key is not None]
+            true = self.expected(role, [key for key in beside if key is not None])
+            if not at or got[at].size != true.size:
                 return 0
-            share[offset] = self.same(got[at].reshape(true.shape), true).mean()
-        if share[0] > 0.99:
-            return 0
-        best = max(share, key=lambda d: share[d])
-        return best if share[best] > 0.6 and share[best] > share[0] + 0.3 else 0
+            share[offset] = same(got[at].reshape(true.shape), true).mean()
+        best = max(share, key=lambda offset: share[offset])
+        clear = share[best] > 0.9 or (share[best] > 0.6 and share[best] > share[0] + 0.3)
+        return best if clear else 0
 
-    def shift_words(self, offset: int) -> str:
-        return {1: " (they are one row early)", -1: " (they are one row late)"}.get(offset, "")
-
-    def flagged_as_cut(self, key: Key) -> bool:
-        for rows in self.batches:
-            for role in ("truncated", "dones"):
-                if role in rows.fields and key in rows.keys:
-                    return bool(rows.fields[role][rows.keys.index(key)])
-        return key not in {k for rows in self.batches for k in rows.keys}
-
-    @staticmethod
-    def same(got: np.ndarray, true: np.ndarray) -> np.ndarray:
-        """Row by row: equal to float32's precision."""
-        got, true = np.asarray(got, np.float64), np.asarray(true, np.float64)
-        equal = np.isclose(got, true, rtol=2e-6, atol=2e-6)
-        return np.asarray(equal.reshape(len(equal), -1).all(axis=1))
-
-    def say_merged(self) -> None:
-        if any("bootstrapped in the reward" in text for text in self.verdict.choices):
-            return
-        self.verdict.choices.append(
-            "one flag for both ends: time limits count as terminations, so that the value of what "
-            "would have followed is lost there"
-        )
-
-    def fail_merged(self, said: str = "Time limits are flagged as terminated.") -> None:
-        key = min((k for k in self.keys if self.truncated(k)), key=by_time, default=None)
-        if key is None:
-            return
-        self.verdict.say(
-            "truncation-told-apart",
-            said,
-            "The value of what would have followed a time limit is taken as 0: the critic learns "
-            "that good states near the limit are worthless.",
-            f"{placed(key)}: the episode is cut by its time limit\n"
-            "expected terminated 0, truncated 1; actual terminated 1",
-            "Store terminated and truncated as envs.step gives them; bootstrap unless terminated.",
-        )
-
-    def fail_final(self, key: Key, what: str, actual: str = "") -> None:
-        after = (key[0], key[1] + 1, 0)
-        self.verdict.say(
-            "final-observation-kept",
-            f"At the end of an episode, {what} is taken from the observation after the reset.",
-            "Time limits are bootstrapped with the value of a fresh start: values near the limit "
-            "are too high or too low by the difference.",
-            f"{placed(key)}, cut by the time limit\nexpected {what}: of "
-            f"{shown(np.array(self.successor(key)))}, the last observation of episode {key[1]}\n"
-            f"actual: {actual or 'of ' + shown(np.array(after))}, the first of episode "
-            f"{after[1]}",
-            'In SAME_STEP mode take infos["final_obs"][k] where done; in the other modes take the '
-            "observation of the step, before any reset.",
-        )
+    def fail(self, fault: Fault, key: Key, name: str, true: Any, got: Any, **words: Any) -> None:
+        """In the row of this step one number was expected, and another came."""
+        example = f"{placed(key)}\nexpected {name} {shown(true)}, actual {shown(got)}"
+        self.verdict.fail(fault, example, **words)

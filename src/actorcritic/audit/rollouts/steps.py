@@ -2,264 +2,187 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from actorcritic.audit.findings import CannotCall
-from actorcritic.audit.rollouts.facts import Facts, by_time, placed, shown
-from actorcritic.audit.rollouts.worlds import Key, Reset, Stepped, code, length
+from actorcritic.audit.rollouts import faults
+from actorcritic.audit.rollouts.batches import Rows
+from actorcritic.audit.rollouts.facts import Facts, by_time, placed, same, shown
+from actorcritic.audit.rollouts.worlds import Key, Reset, code, ends, length, successor
 
 
 def check_seeds(judge: Facts) -> None:
-    name = "environments-seeded-apart"
-    effect = (
-        "The environments give the same episodes: fewer different transitions than rows, "
-        "gradients averaged over copies, and in the extreme a policy fitted to one start."
-    )
     for call in range(judge.world.call + 1):
-        first: dict[int, int] = {}
+        first: dict[int | None, int] = {}
         for diary in judge.world.diaries:
-            seeds = [r for r in diary.resets if r.call == call and r.seed is not None]
-            told: dict[int, Reset] = {}
-            for reset in seeds:
-                assert reset.seed is not None
-                if reset.seed in told:
-                    before = told[reset.seed]
-                    judge.verdict.say(
-                        name,
-                        f"An environment is reset with the same seed at every episode "
-                        f"(seed={reset.seed}).",
-                        effect,
+            seeded = [r for r in diary.resets if r.call == call and r.seed is not None]
+            told: dict[int | None, Reset] = {}
+            for reset in seeded:
+                before = told.setdefault(reset.seed, reset)
+                if before is not reset:
+                    example = (
                         f"environment {diary.index}: episodes {before.episode} and "
                         f"{reset.episode} are both reset with seed={reset.seed}\n"
                         f"random number of their starts: expected two different ones, actual "
-                        f"{before.draw:.4f} and {reset.draw:.4f}",
-                        "Give the seed to the first reset only; later ones call reset().",
+                        f"{before.draw:.4f} and {reset.draw:.4f}"
                     )
+                    judge.verdict.fail(faults.SEEDED_AGAIN, example, seed=reset.seed)
                     return
-                told[reset.seed] = reset
-            if not seeds:
-                continue
-            seed = seeds[0].seed
-            assert seed is not None
-            if seed in first:
-                judge.verdict.say(
-                    name,
-                    f"Several environments are given the same seed ({seed}).",
-                    effect,
-                    f"environments {first[seed]} and {diary.index}: the first reset of both "
-                    f"has seed={seed}\nrandom number of their starts: expected two different "
-                    f"ones, actual {seeds[0].draw:.4f} in both",
-                    "Seed environment k with seed + k; a VectorEnv does so with one number, "
-                    "envs.reset(seed=seed).",
-                )
-                return
-            first[seed] = diary.index
-    judge.verdict.hold(name)
+            for reset in seeded[:1]:
+                other = first.setdefault(reset.seed, diary.index)
+                if other != diary.index:
+                    example = (
+                        f"environments {other} and {diary.index}: the first reset of both "
+                        f"has seed={reset.seed}\nrandom number of their starts: expected two "
+                        f"different ones, actual {reset.draw:.4f} in both"
+                    )
+                    judge.verdict.fail(faults.SEEDED_ALIKE, example, seed=reset.seed)
+                    return
+    judge.verdict.hold(faults.SEEDED_ALIKE.check)
 
 
 def check_resets(judge: Facts) -> None:
-    name = "only-ended-episodes-reset"
+    def flagged(key: Key) -> bool:
+        """Whether its row says that the episode is cut there; or there is no such row."""
+        for rows in judge.batches:
+            for role in ("truncated", "dones"):
+                if role in rows.fields and key in rows.keys:
+                    return bool(rows.fields[role][rows.keys.index(key)])
+        return key not in judge.keys
+
     for diary in judge.world.diaries:
-        last: Key | None = None
-        for event in diary.events:
-            if isinstance(event, Stepped):
-                last = event.key
-            elif last is not None and not judge.is_end(last):
-                cut = last
-                last = None
-                same_call = judge.call_of[cut] == event.call
-                if same_call and not judge.flagged_as_cut(cut):
-                    judge.verdict.say(
-                        name,
-                        "An environment whose episode goes on is reset, and no flag says so.",
-                        "Its rows run from the middle of one episode into another: returns "
-                        "and advantages are summed over two episodes.",
-                        f"{placed(cut)}: the episode has {length(cut[0], cut[1])} steps; "
-                        f"expected step {cut[2] + 1}, actual: a reset",
-                        "Reset only the environments that are done: "
-                        'envs.reset(options={"reset_mask": terminated | truncated}).',
-                    )
-                    return
-    judge.verdict.hold(name)
+        for (call, cut, _), (later, after, _) in itertools.pairwise(diary.steps):
+            if after == successor(cut) or ends(cut) or later != call or flagged(cut):
+                continue
+            judge.verdict.fail(
+                faults.RESET_EARLY,
+                f"{placed(cut)}: the episode has {length(cut)} steps; "
+                f"expected step {cut[2] + 1}, actual: a reset",
+            )
+            return
+    judge.verdict.hold(faults.RESET_EARLY.check)
 
 
 def check_observations(judge: Facts) -> bool:
-    name, verdict = "observations-copied", judge.verdict
-    keys = [key for rows in judge.batches for key in rows.keys if key != (0, 0, 0)]
-    made = sum(map(len, judge.steps.values()))
-    known = [k for k in keys if (k[0], k[1]) in judge.draw and 0 <= k[2] <= length(k[0], k[1])]
-    total = sum(len(rows.keys) for rows in judge.batches)
-    if len(known) < total / 2 and not any(
-        role in rows.fields for rows in judge.batches for role in ("valid", "masks")
-    ):
-        row = judge.batches[0].fields["observations"][0]
+    """Whether the observations are those of the environments, and each row has its own."""
+    known = [k for k in judge.keys if k[:2] in judge.draw and 0 <= k[2] <= length(k)]
+    masked = any(role in rows.fields for rows in judge.batches for role in ("valid", "masks"))
+    if len(known) < len(judge.keys) / 2 and not masked:
         raise CannotCall(
             "The observations in the batch are not those of the environment: the first row is "
-            f"{shown(row)}, the first observation was "
+            f"{shown(judge.batches[0].fields['observations'][0])}, the first observation was "
             f"{shown(judge.observation(judge.world.diaries[0].steps[0].key))}. Leave "
             "normalisation and the like out of what is audited."
         )
-    groups = [(rows, index) for rows in judge.batches for index in sorted(judge.steps)]
-    for rows, index in groups:
+    for rows, index in ((rows, index) for rows in judge.batches for index in sorted(judge.steps)):
         mine = [key for key in rows.keys if key[0] == index]
-        seen = sorted(set(mine), key=lambda k: k[1:])
-        if len(mine) >= 5 and made >= 5 and len(seen) <= max(2, len(mine) // 5):
-            steps = [k for k in judge.steps[index] if judge.call_of[k] == rows.call]
-            expected = " ".join(shown(judge.observation(k)[:3]) for k in steps[:4])
-            actual = " ".join(shown(np.array(k)) for k in mine[:4])
-            example = (
-                f"environment {index}, the first four rows as (environment, episode, time):\n"
-                f"expected {expected}\nactual   {actual}"
-            )
-            if seen[-1] == steps[0]:
-                verdict.say(
-                    "observation-in-its-row",
-                    "Every row holds the first observation: it is never replaced.",
-                    "The policy acts on, and learns from, an observation that is long past.",
-                    example,
-                    "Set obs = next_obs at the end of each step.",
-                )
-            else:
-                verdict.say(
-                    name,
-                    "Rows share one array: all of them show the last observation written.",
-                    "Actions, rewards and returns are attributed to the last observation: "
-                    "nothing can be learned, and nothing is raised.",
-                    example,
-                    "Store a copy: observations.append(np.array(obs)), or write into an array "
-                    "of your own, observations[t] = obs.",
-                )
-            return False
-    verdict.hold(name)
-    mixed = [rows for rows in judge.batches if rows.layout == "mixed"]
-    if mixed:
-        order = [k[0] for k in mixed[0].keys]
-        table = np.array(order).reshape(mixed[0].lead)
-        verdict.say(
-            "axes-agree",
-            "Neither axis of the observations is that of one environment: the array was "
-            "reshaped where its axes had to be exchanged.",
-            "Neighbouring rows belong to different environments: every return, advantage and "
-            "bootstrap mixes them.",
-            f"observations of shape {mixed[0].lead}, the environment of each row\n"
-            f"actual, first line: {' '.join(map(str, table[0, :8]))}\n"
-            "expected: the same environment along one of the axes",
-            "Exchange axes with swapaxes(0, 1), not with reshape.",
+        if len(mine) < 5 or len(judge.place) < 5 or len(set(mine)) > max(2, len(mine) // 5):
+            continue
+        steps = judge.steps[index]
+        never_replaced = max(mine) == steps[0]
+        judge.verdict.fail(
+            faults.NEVER_REPLACED if never_replaced else faults.ONE_ARRAY,
+            f"environment {index}, the first four rows as (environment, episode, time):\n"
+            f"expected {' '.join(shown(k) for k in steps[:4])}\n"
+            f"actual   {' '.join(shown(k) for k in mine[:4])}",
         )
-    return not mixed
+        return False
+    judge.verdict.hold(faults.ONE_ARRAY.check)
+    for rows in judge.batches:
+        if rows.layout == "mixed":
+            line = [key[0] for key in rows.keys][: min(8, rows.lead[1])]
+            judge.verdict.fail(
+                faults.RESHAPED,
+                f"observations of shape {rows.lead}, the environment of each row\n"
+                f"actual, first line: {' '.join(map(str, line))}\n"
+                "expected: the same environment along one of the axes",
+            )
+            return False
+    return True
 
 
 def check_drop(judge: Facts) -> None:
     """Leave out padding and rows declared not to be experience; find kept reset rows."""
-    name = "reset-rows-dropped"
-    keep: list[bool] = []
-    ignored = 0
-    resets: list[tuple[Key, int]] = []
+    never: list[tuple[Key, str]] = []  # rows of no step, with their rewards
     for rows in judge.batches:
+        fields, choices = rows.fields, judge.verdict.choices
         beyond = np.array([key not in judge.place for key in rows.keys])
-        masks = rows.fields.pop("masks", None)
-        if masks is not None:
-            is_valid = bool(beyond[masks == 0].all()) and not (beyond & (masks != 0)).any()
-            rows.fields.setdefault("valid" if is_valid else "not_dones", masks)
-        valid = rows.fields.pop("valid", None)
-        declared = np.ones(len(beyond), bool) if valid is None else np.asarray(valid) != 0
-        for k, key in enumerate(rows.keys):
-            padding = key == (0, 0, 0) and rows.draws[k] == 0
-            ok = bool(declared[k]) and not padding
-            if not ok:
-                ignored += 1
-                if declared[k] is np.False_ and not beyond[k] and not padding:
-                    judge.verdict.choices.append("leaves out rows that are experience")
-            elif beyond[k]:
-                ok = False
-                resets.append((key, k))
-            keep.append(ok)
-    if ignored and "rows that are no experience are marked" not in judge.verdict.choices:
-        judge.verdict.choices.append("rows that are no experience are marked or zero")
-    finals = [(key, k) for key, k in resets if key[2] == length(key[0], key[1])]
+        padding = np.array([key == (0, 0, 0) for key in rows.keys]) & (rows.draws == 0)
+        if "masks" in fields:
+            masks = fields.pop("masks")
+            is_valid = ((masks == 0) == beyond).all()
+            fields.setdefault("valid" if is_valid else "not_dones", masks)
+        declared = fields.pop("valid", np.ones(len(beyond))) != 0
+        if (~declared & ~beyond & ~padding).any():
+            choices.append("leaves out rows that are experience")
+        if (~declared | padding).any():
+            choices.append("rows that are no experience are marked or zero")
+        rows.kept = declared & ~padding & ~beyond
+        for k in np.flatnonzero(declared & ~padding & beyond).tolist():
+            reward = f", reward {shown(fields['rewards'][k])}" if "rewards" in fields else ""
+            never.append((rows.keys[k], reward))
+    finals = [(key, reward) for key, reward in never if key[2] == length(key)]
+    others = [key for key, _ in never if key[2] != length(key)]
     if finals:
-        key, at = min(finals, key=lambda x: by_time(x[0]))
-        rewards = judge.batches[0].fields.get("rewards")
-        got = f", reward {shown(rewards[at])}" if rewards is not None else ""
-        judge.verdict.say(
-            name,
-            "Rows in which the environment only resets are kept as transitions.",
-            "After every episode the policy learns from a transition that never was: from the "
-            "end of one episode to the start of the next, with an action that was ignored.",
+        key, reward = min(finals, key=lambda final: by_time(final[0]))
+        judge.verdict.fail(
+            faults.RESET_ROWS,
             f"environment {key[0]}: episode {key[1]} ended with its step at time "
             f"{key[2] - 1}\nexpected next row: episode {key[1] + 1}, time 0\n"
-            f"actual next row: episode {key[1]}, time {key[2]}, its last observation{got}",
-            "In NEXT_STEP mode, leave out the rows that follow a done (mark them as not "
-            "valid), or make the environments with AutoresetMode.SAME_STEP and declare "
-            'autoreset="same_step".',
+            f"actual next row: episode {key[1]}, time {key[2]}, its last observation{reward}",
         )
     else:
-        judge.verdict.hold(name)
-    other = [key for key, _ in resets if key[2] != length(key[0], key[1])]
-    if other:
-        judge.verdict.say(
-            "observation-in-its-row",
-            "Some rows hold an observation that the environment never gave.",
-            "The policy learns from rows that never were.",
-            f"{len(other)} rows, the first of which reads "
-            f"{placed(other[0])}; expected only steps that were made",
-            "Return only the rows that were written.",
+        judge.verdict.hold(faults.RESET_ROWS.check)
+    if others:
+        judge.verdict.fail(
+            faults.NEVER_GIVEN,
+            f"{len(others)} rows, the first of which reads {placed(others[0])}; "
+            "expected only steps that were made",
         )
-    judge.keys = [key for key, ok in zip(judge.keys, keep, strict=True) if ok]
-    start = 0
-    for rows in judge.batches:
-        mine = np.array(keep[start : start + len(rows.keys)])
-        start += len(rows.keys)
-        rows.fields["_kept"] = mine
+    judge.keys = [key for rows in judge.batches for key in rows.experience]
 
 
-def check_axes_of_fields(judge: Facts) -> None:
-    """A field laid out along other axes than the observations."""
-    name = "axes-agree"
+def check_axes(judge: Facts) -> None:
+    """Are the other fields laid out along the axes of the observations?"""
+    roles = ("rewards", "actions", "dones", "terminated", "log_probs", "values")
     for rows in judge.batches:
-        wrong = rows.swapped[0] if rows.swapped else None
-        kept = rows.fields["_kept"]
-        number = len({key[0] for key in rows.keys})
-        count = len(rows.keys)
-        shapes = [rows.lead, rows.lead[::-1]] if len(rows.lead) == 2 else []
-        if not shapes and number > 1 and count % number == 0:
-            shapes = [(number, count // number), (count // number, number)]
-        experienced = [key for key, ok in zip(rows.keys, kept, strict=True) if ok]
-        for role in ("rewards", "actions", "dones", "terminated", "log_probs", "values"):
-            got = rows.fields.get(role)
-            true = judge.expected(role, experienced)
-            if wrong or got is None or true is None or not experienced:
-                continue
-            if got[kept].size != true.size:
-                continue
-            if judge.same(got[kept].reshape(true.shape), true).mean() > 0.9:
-                continue
-            for shape in shapes:
-                turned = got.reshape(*shape, *got.shape[1:]).swapaxes(0, 1)
-                turned = turned.reshape(got.shape)[kept].reshape(true.shape)
-                if judge.same(turned, true).mean() > 0.9:
-                    wrong = role
-                    rows.fields[role] = got.reshape(*shape, *got.shape[1:]).swapaxes(0, 1)
-                    rows.fields[role] = rows.fields[role].reshape(got.shape)
-                    break
-        if wrong:
-            shown = rows.lead if len(rows.lead) == 2 else (len(rows.keys),)
-            second = experienced[1]
-            judge.verdict.say(
-                name,
-                f"Time and environment are exchanged between the observations and {wrong}.",
-                "Each row has another row's numbers: credit goes to steps of other "
-                "environments, and training fails without an error.",
-                f"observations {shown}: the second row is {placed(second)}\n"
-                f"expected {wrong} of that step in the second row, "
-                f"actual: {wrong} in the order of the other axis",
-                "Bring every array to [time, environment] before it is flattened.",
+        turned = rows.swapped + [role for role in roles if _is_turned(judge, rows, role)]
+        if turned:
+            lead = rows.lead if len(rows.lead) == 2 else (len(rows.keys),)
+            judge.verdict.fail(
+                faults.EXCHANGED,
+                f"observations {lead}: the second row is {placed(rows.experience[1])}\n"
+                f"expected {turned[0]} of that step in the second row, "
+                f"actual: {turned[0]} in the order of the other axis",
+                role=turned[0],
             )
-    judge.verdict.hold(name)
+    judge.verdict.hold(faults.EXCHANGED.check)
+
+
+def _is_turned(judge: Facts, rows: Rows, role: str) -> bool:
+    """Whether a field is right with its axes exchanged, as which it is read from here on."""
+    got, true = rows.fields.get(role), judge.expected(role, rows.experience)
+    if got is None or not len(true) or got[rows.kept].size != true.size:
+        return False
+
+    def right(x: np.ndarray) -> bool:
+        return bool(same(x[rows.kept].reshape(true.shape), true).mean() > 0.9)
+
+    count, number = len(rows.keys), len({key[0] for key in rows.keys})
+    shape = rows.lead if len(rows.lead) == 2 else (number, count // number)
+    if right(got) or np.prod(shape) != count or 1 in shape:
+        return False
+    for lead in (shape, shape[::-1]):
+        turned = got.reshape(*lead, *got.shape[1:]).swapaxes(0, 1).reshape(got.shape)
+        if right(turned):
+            rows.fields[role] = turned
+            return True
+    return False
 
 
 def check_lost(judge: Facts) -> None:
-    name = "no-step-lost"
     have = set(judge.keys)
     lost: list[Key] = []
     for index, steps in judge.steps.items():
@@ -269,55 +192,42 @@ def check_lost(judge: Facts) -> None:
         lost += [key for key in steps[present[0] : present[-1]] if key not in have]
         # One extra step at the very end may be no more than a look ahead.
         tail = steps[present[-1] + 1 :]
-        if tail and judge.is_end(tail[0]) and tail[0][1] == steps[present[-1]][1]:
+        if tail and ends(tail[0]) and tail[0][1] == steps[present[-1]][1]:
             others = [s[-1] in have for i, s in judge.steps.items() if i != index and s]
-            if all(others):
-                lost.append(tail[0])
+            lost += tail[:1] if all(others) else []
     if not lost:
-        judge.verdict.hold(name)
+        judge.verdict.hold(faults.LOST.check)
         return
     key = min(lost, key=by_time)
-    ends = [k for k in lost if judge.is_end(k)]
-    last = len(ends) > len(lost) / 2
-    if len(ends) == len(lost):  # one cause, where it keeps the rows after the ends instead
-        judge.verdict.found.pop("reset-rows-dropped", None)
-    judge.verdict.say(
-        name,
-        f"{len(lost)} steps that were made are in no row"
-        + (", the last ones of their episodes." if last else "."),
-        "The reward of these steps, often the only one that counts, is never learned from, "
-        "and no row says that the episode ended."
-        if last
-        else "Returns are summed over rows that are not neighbours.",
-        f"environment {key[0]}, episode {key[1]} of {length(key[0], key[1])} steps\n"
-        f"expected rows at times 0 to {length(key[0], key[1]) - 1}, "
+    count = sum(map(ends, lost))
+    if count == len(lost):  # one cause, where it keeps the rows after the ends instead
+        judge.verdict.found.pop(faults.RESET_ROWS.check, None)
+    judge.verdict.fail(
+        faults.ENDS_LOST if count > len(lost) / 2 else faults.LOST,
+        f"environment {key[0]}, episode {key[1]} of {length(key)} steps\n"
+        f"expected rows at times 0 to {length(key) - 1}, "
         f"actual: none at time {key[2]} (reward {shown(code(key))})",
-        "Store the row before anything is done about the end of the episode.",
+        count=len(lost),
     )
 
 
 def check_same_rows(judge: Facts) -> bool:
     """Where action and reward both belong to the step before, the observation is too late."""
-    name = "observation-in-its-row"
-    offsets = judge.offset("rewards"), judge.offset("actions")
-    if not (offsets[0] == offsets[1] != 0):
-        judge.verdict.hold(name)
+    shift = judge.shift("rewards")
+    if not shift or judge.shift("actions") != shift:
+        judge.verdict.hold(faults.OBSERVATION.check)
         return True
-    key = min((k for k in judge.keys if judge.beside(k, offsets[0])), key=by_time)
-    true = judge.beside(key, offsets[0])
-    assert true is not None
-    when = "before" if offsets[0] < 0 else "after"
+    key, true = min(
+        ((key, true) for key in judge.keys if (true := judge.beside(key, shift))),
+        key=lambda pair: by_time(pair[0]),
+    )
     # The rest follows from this.
-    for consequence in ("reset-rows-dropped", "no-step-lost", name):
-        judge.verdict.found.pop(consequence, None)
-    judge.verdict.say(
-        name,
-        f"The observation of a row is not the one acted on: action and reward are those of "
-        f"the step {when}.",
-        "The policy is trained to give each observation the action of another one.",
+    for consequence in (faults.RESET_ROWS, faults.LOST, faults.OBSERVATION):
+        judge.verdict.found.pop(consequence.check, None)
+    judge.verdict.fail(
+        faults.OBSERVATION,
         f"the row with the reward {shown(code(true))}\nexpected observation "
-        f"{shown(judge.observation(true)[:3])}, actual {shown(np.array(key))} "
-        "(environment, episode, time)",
-        "Store the observation that the policy was given, before it is replaced.",
+        f"{shown(true)}, actual {shown(key)} (environment, episode, time)",
+        when="before" if shift < 0 else "after",
     )
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,14 +27,31 @@ MODES = {mode.name.lower(): mode for mode in AutoresetMode}  # Gymnasium's defau
 Key = tuple[int, int, int]  # environment, episode, time
 
 
-def length(index: int, episode: int) -> int:
-    """Steps of an episode: 1 to 5, in another order in each environment."""
-    return 1 + (2 * (index - 1) + 3 * (episode - 1)) % 5
+def length(key: Key) -> int:
+    """Steps of its episode: 1 to 5, in another order in each environment."""
+    return 1 + (2 * (key[0] - 1) + 3 * (key[1] - 1)) % 5
 
 
-def terminates(index: int, episode: int) -> bool:
-    """Whether an episode ends by termination, the others being truncated."""
-    return (index + episode) % 2 == 0
+def ends(key: Key) -> bool:
+    return key[2] + 1 == length(key)
+
+
+def terminates(key: Key) -> bool:
+    """Whether it ends its episode by termination; of other episodes, the last step is cut."""
+    return ends(key) and (key[0] + key[1]) % 2 == 0
+
+
+def truncates(key: Key) -> bool:
+    return ends(key) and not terminates(key)
+
+
+def successor(key: Key) -> Key:
+    return key[0], key[1], key[2] + 1
+
+
+def after_reset(key: Key) -> Key:
+    """The start of the next episode."""
+    return key[0], key[1] + 1, 0
 
 
 def code(key: Key) -> float:
@@ -86,15 +104,8 @@ class Diary:
     """What was done to one environment."""
 
     index: int
-    events: list[Reset | Stepped] = field(default_factory=list)
-
-    @property
-    def steps(self) -> list[Stepped]:
-        return [event for event in self.events if isinstance(event, Stepped)]
-
-    @property
-    def resets(self) -> list[Reset]:
-        return [event for event in self.events if isinstance(event, Reset)]
+    resets: list[Reset] = field(default_factory=list)
+    steps: list[Stepped] = field(default_factory=list)
 
 
 class World:
@@ -117,6 +128,18 @@ class World:
         return Marked(self, self.diaries[-1])
 
 
+def hand_out(reusing: bool, *shape: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Hands out an array: itself; or, reusing, one of two in turn that holds its numbers."""
+    buffers = itertools.cycle([np.zeros(shape, np.float32) for _ in range(2)])
+
+    def written(numbers: np.ndarray) -> np.ndarray:
+        buffer = next(buffers)
+        buffer[:] = numbers
+        return buffer
+
+    return written if reusing else np.asarray
+
+
 class Marked(gymnasium.Env):
     """Whatever is done, the observation says where it belongs."""
 
@@ -128,22 +151,18 @@ class Marked(gymnasium.Env):
             spaces.Box(-1.0, 1.0, (2,), np.float32) if world.continuous else spaces.Discrete(11)
         )
         self._world, self._diary = world, diary
-        self._episode, self._time, self._draw, self._ended = 0, 0, 0.0, True
-        self._buffers = itertools.cycle([np.zeros(FIELDS, np.float32) for _ in range(2)])
+        self._key: Key = (diary.index, 0, 0)
+        self._draw, self._ended = 0.0, True
+        self._hand_out = hand_out(world.reusing, FIELDS)
 
     def _observe(self) -> np.ndarray:
-        now = np.array([self._diary.index, self._episode, self._time, self._draw], np.float32)
-        if not self._world.reusing:
-            return now
-        buffer = next(self._buffers)
-        buffer[:] = now
-        return buffer
+        return self._hand_out(np.array([*self._key, self._draw], np.float32))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self._episode, self._time, self._ended = self._episode + 1, 0, False
+        self._key, self._ended = after_reset(self._key), False
         self._draw = float(np.float32(self.np_random.random()))
-        self._diary.events.append(Reset(self._world.call, self._episode, seed, self._draw))
+        self._diary.resets.append(Reset(self._world.call, self._key[1], seed, self._draw))
         return self._observe(), {}
 
     def step(self, action: Any) -> Any:
@@ -154,15 +173,12 @@ class Marked(gymnasium.Env):
             raise TypeError(f"an action of shape {action.shape}, not {self.action_space.shape}")
         if not self._world.continuous and action.dtype.kind not in "iu":
             raise TypeError(f"an action of type {action.dtype}, not a whole number")
-        key = (self._diary.index, self._episode, self._time)
-        self._diary.events.append(Stepped(self._world.call, key, action))
-        if len(self._diary.events) > MAX_STEPS:
+        key = self._key
+        self._diary.steps.append(Stepped(self._world.call, key, action))
+        if len(self._diary.steps) > MAX_STEPS:
             raise RuntimeError(f"an environment was stepped {MAX_STEPS} times")
-        self._time += 1
-        index, episode, _ = key
-        self._ended = self._time == length(index, episode)
-        ends = terminates(index, episode)
-        return self._observe(), code(key), self._ended and ends, self._ended and not ends, {}
+        self._key, self._ended = successor(key), ends(key)
+        return self._observe(), code(key), terminates(key), truncates(key), {}
 
 
 class _Infos(dict):
@@ -192,17 +208,8 @@ class Side(SyncVectorEnv):
     def __init__(self, world: World, mode: AutoresetMode) -> None:
         self._world = world
         # Single environments must not reuse theirs: Gymnasium itself keeps final observations.
-        self._reusing, world.reusing = world.reusing, False
+        self._hand_out, world.reusing = hand_out(world.reusing, NUM_ENVS, FIELDS), False
         super().__init__([world.make] * NUM_ENVS, autoreset_mode=mode)
-        room = [np.zeros((NUM_ENVS, FIELDS), np.float32) for _ in range(2)]
-        self._buffers = itertools.cycle(room)
-
-    def _hand_out(self, observation: Any) -> Any:
-        if not self._reusing:
-            return observation
-        buffer = next(self._buffers)
-        buffer[:] = observation
-        return buffer
 
     def reset(self, **arguments: Any) -> Any:
         observation, infos = super().reset(**arguments)
@@ -223,40 +230,41 @@ class Policy:
     def __init__(self, world: World, returns: str) -> None:
         self._world, self._returns = world, returns
 
-    def _keys(self, arguments: tuple[Any, ...]) -> tuple[Any, list[Key], tuple[int, ...]]:
+    def _parts(self, arguments: Iterable[Any]) -> dict[str, Any]:
+        """All that is said of the observation among the arguments."""
         self._world.policy_called = True
-        for given in arguments:
-            shape = getattr(given, "shape", np.shape(given) if isinstance(given, list) else ())
-            if shape and shape[-1] == FIELDS:
-                rows = np.reshape(np.nan_to_num(calling.to_numpy(given)), (-1, FIELDS))
-                whole = np.round(rows[:, :3]).astype(int).tolist()
-                keys: list[Key] = [(i, e, t) for i, e, t in whole]
-                return given, keys, tuple(shape[:-1])
-        raise TypeError("the policy was not given an observation")
+        shapes = [(given, np.shape(given)) for given in arguments if hasattr(given, "__len__")]
+        found = [(given, shape) for given, shape in shapes if shape[-1:] == (FIELDS,)]
+        if not found:
+            raise TypeError("the policy was not given an observation")
+        given, shape = found[0]
+        rows = np.reshape(np.nan_to_num(calling.to_numpy(given)), (-1, FIELDS))
+        keys: list[Key] = [(i, e, t) for i, e, t, *_ in np.round(rows).astype(int).tolist()]
+        continuous = self._world.continuous
+        root = type(given).__module__.partition(".")[0]
+        name = {"torch": "torch", "jax": "jax", "jaxlib": "jax"}.get(root, "numpy")
 
-    def _like(self, given: Any, rows: list[Any], lead: tuple[int, ...], dtype: Any) -> Any:
-        array = np.array(rows, dtype)
-        array = array.reshape((*lead, *array.shape[1:]))
-        kind = type(given).__module__.partition(".")[0]
-        if kind in ("torch", "jax", "jaxlib"):
-            name = "torch" if kind == "torch" else "jax"
-            return calling.Framework(name, "float32").array(array)
-        return array if array.ndim else array[()]
+        def like(told: list[Any], dtype: Any = np.float32) -> Any:
+            array = np.array(told, dtype)
+            array = array.reshape((*shape[:-1], *array.shape[1:]))
+            return calling.Framework(name, "float32").array(array)[()]
+
+        kind = np.float32 if continuous else np.int64
+        logs = like([log_prob(key, continuous) for key in keys])
+        return {
+            "action": like([drawn(key, continuous) for key in keys], kind),
+            "log_prob": logs,
+            "value": like([value(key) for key in keys]),
+            "entropy": 0 * logs,
+        }
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        given, keys, lead = self._keys((*arguments, *named.values()))
-        continuous = self._world.continuous
-        kind = np.float32 if continuous else np.int64
-        action = self._like(given, [drawn(key, continuous) for key in keys], lead, kind)
-        logs = self._like(given, [log_prob(key, continuous) for key in keys], lead, np.float32)
-        values = self._like(given, [value(key) for key in keys], lead, np.float32)
-        parts = {"action": action, "log_prob": logs, "value": values, "entropy": 0 * logs}
-        names = self._returns.split(", ")
-        return parts[names[0]] if len(names) == 1 else tuple(parts[name] for name in names)
+        parts = self._parts((*arguments, *named.values()))
+        said = tuple(parts[name] for name in self._returns.split(", "))
+        return said if len(said) > 1 else said[0]
 
     def value(self, *arguments: Any, **named: Any) -> Any:
-        given, keys, lead = self._keys((*arguments, *named.values()))
-        return self._like(given, [value(key) for key in keys], lead, np.float32)
+        return self._parts((*arguments, *named.values()))["value"]
 
     act = get_action = select_action = sample = predict = forward = get_action_and_value = __call__
     get_value = predict_values = critic = value
