@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from scipy import stats
 
 from actorcritic.audit import calling
 from actorcritic.audit.agents.judge import Judge
-from actorcritic.audit.agents.tape import Policy, Tape
+from actorcritic.audit.agents.tape import Policy
 from actorcritic.audit.findings import Fault, as_numbers
 from actorcritic.audit.losses.cases import normal
 from actorcritic.audit.truths import integrates
 
 MANY, SECONDS = 2000, 2.0  # actions at one state; fewer, where they take long
-LEVEL = 1e-9
+FAR = 6.0  # standard deviations from what was expected
 ANOTHER = Fault(
     "action-and-log-prob-agree",
     "the log-probability is that of another draw, not of the action that is returned",
@@ -59,14 +59,15 @@ def _whole(numbers: np.ndarray) -> int | None:
 
 
 def judge(
-    found: Judge, tape: Tape, act: Callable[[Any], Any], draw: Callable[[], Any], continuous: bool
+    found: Judge, act: Callable[[Any], Any], draw: Callable[[], Any], continuous: bool
 ) -> None:
     """Many actions at one state, with their log-probabilities if there are any."""
-    observation = draw()
+    tape, observation = found.tape, draw()
     state = tape.state(observation)
     rows = []
     before = len(tape.policies)
-    with tape.running(), calling.quiet():
+    checks = mock.patch.object(tape.torch.distributions.Distribution, "_validate_args", False)
+    with tape.running(), calling.quiet(), checks:  # as checked as they were before
         started = time.process_time()
         for count in range(MANY if continuous else MANY // 4):
             if count >= MANY // 8 and time.process_time() - started > SECONDS:
@@ -107,7 +108,8 @@ def _discrete(found: Judge, actions: np.ndarray, logs: np.ndarray, p: np.ndarray
         found.judged += 1
     p = p / p.sum()
     counts = np.bincount(actions, minlength=len(p))[: len(p)]
-    if len(set(actions.tolist())) > 1 and stats.chisquare(counts, len(actions) * p).pvalue > LEVEL:
+    off = np.abs(counts - len(actions) * p) - FAR * np.sqrt(len(actions) * p * (1 - p))
+    if len(set(actions.tolist())) > 1 and (off <= 1).all():
         found.hold("samples")
         found.judged += 1
 
@@ -115,7 +117,7 @@ def _discrete(found: Judge, actions: np.ndarray, logs: np.ndarray, p: np.ndarray
 def _continuous(
     found: Judge, actions: np.ndarray, logs: np.ndarray, policies: list[Policy]
 ) -> None:
-    if not np.isfinite(logs).all() or len(np.unique(actions[:, 0])) < 10 or np.ptp(logs) < 1e-9:
+    if not np.isfinite(logs).all() or len(set(actions[:, 0].tolist())) < 10 or np.ptp(logs) < 1e-9:
         return
     drawn = _draws(policies, actions)
     if drawn is not None:
