@@ -6,7 +6,6 @@ and what gradient reaches them is held against the definitions (judge.py, soft.p
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import importlib
@@ -64,6 +63,7 @@ LEARNING = re.compile(
     r"train_model|update_model|learn_step|update_policy|end_episode|train_net)$"
 )
 FIRST = re.compile("^(update|learn|train|act)$|_?action$")
+FLOAT = re.compile(r"(?<![\w.])\d*\.\d+(?:e-?\d+)?|(?<==)\s*1\b(?!\.)")
 SINGLE = {"state", "reward", "next_state", "obs", "done"}  # what a single step is called
 
 
@@ -95,55 +95,23 @@ def is_agent(found: Any) -> bool:
 
 
 def numbers_in(module: Any, instance: Any = None) -> Numbers:
-    """γ, λ and ε: what is named so in the file, else whatever fits."""
-    try:
-        tree: ast.AST = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError):
-        tree = ast.Module([], [])
-    nodes = list(ast.walk(tree))
-    named = [(name, _float(value)) for node in nodes for name, value in _named(node)]
-    for space in (vars(module), getattr(instance, "__dict__", {})):
-        named += [(name, value) for name, value in space.items() if isinstance(value, float)]
-    written = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, float)]
+    """γ, λ and ε: what stands on lines that name them, else whatever fits."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError, TypeError):
+        lines = [line.partition(" #")[0] for line in inspect.getsource(module).splitlines()]
+    spaces = {**vars(module), **getattr(instance, "__dict__", {})}
+    lines += [f"{name} = {value!r}" for name, value in spaces.items() if isinstance(value, float)]
 
     def of(pattern: str, low: float, *usual: float) -> tuple[float, ...]:
-        told = [v for name, v in named if re.search(pattern, name, re.I) and low <= v <= 1]
-        rest = [v for v in written if low <= v <= 1]
-        return tuple(dict.fromkeys(told or (*rest, *usual)))[:6]
+        def fitting(where: Iterable[str]) -> list[float]:
+            found = (float(word) for line in where for word in FLOAT.findall(line))
+            return [number for number in found if low <= number <= 1]
+
+        told = fitting(line for line in lines if re.search(pattern, line, re.I))
+        return tuple(dict.fromkeys(told or (*fitting(lines), *usual)))[:6]
 
     clips = dict.fromkeys((*of(r"clip|eps", 0.01), 0.2, 0.1, 0.3))
     return Numbers(of("gamma|discount", 0.4, 0.99), of("lam|lmbda", 0.3)[:3], tuple(clips)[:4])
-
-
-def _named(node: ast.AST) -> Iterable[tuple[str, Any]]:
-    """The names that are given to values in a node of the syntax."""
-    match node:
-        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
-            return zip(map(_name, names), values, strict=False)
-        case ast.Assign(targets=targets, value=value):
-            return [(_name(target), value) for target in targets]
-        case ast.AnnAssign(target=target, value=value):
-            return [(_name(target), value)]
-        case ast.arguments():
-            plain = [*node.posonlyargs, *node.args][::-1]
-            pairs = [*zip(plain, node.defaults[::-1], strict=False)]
-            named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
-            return [(a.arg, value) for a, value in (*pairs, *named)]
-        case ast.keyword(arg=name, value=value):
-            return [(name or "", value)]
-        case ast.Call(args=[*words], keywords=keywords):  # add_argument("--gamma", default=0.99)
-            said = [str(w.value) for w in words if isinstance(w, ast.Constant)]
-            return [(word, k.value) for word in said for k in keywords]
-    return []
-
-
-def _name(node: ast.AST) -> str:
-    return node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
-
-
-def _float(node: ast.AST | None) -> float:
-    value = node.value if isinstance(node, ast.Constant) else None
-    return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
 # ------------------------------------------------------------------------------- making them

@@ -95,28 +95,27 @@ class Judge(Ledger):
     windows: dict[tuple[int, ...], Case] = field(default_factory=dict)
     judged: int = 0  # backwards that are explained
 
+    def verdict(self, fault: Fault, is_so: bool, example: str = "", seen: bool = True) -> None:
+        """It is wrong, or it holds where there was something to see of it."""
+        if is_so:
+            self.fail(fault, example)
+        elif seen:
+            self.hold(fault.check)
+
     # -- what needs no definition
 
     def general(self) -> None:
         tape = self.tape
-        if tape.stale:
-            self.fail(STALE, "the second update: its gradient is the sum of the first two")
-        elif tape.steps > 1:
-            self.hold(STALE.check)
+        example = "the second update: its gradient is the sum of the first two"
+        self.verdict(STALE, tape.stale, example, tape.steps > 1)
         discrete = [p for p in tape.policies if p.probs is not None]
-        twice = [p.probs for p in discrete if p.softmax_twice and p.probs is not None]
-        if twice:
-            actions, worst = twice[0].shape[1], twice[0].max()
-            self.fail(SOFTMAX, f"{actions} actions; the largest probability seen is {worst:.3f}")
-        elif discrete:
-            self.hold(SOFTMAX.check)
+        p = next((p.probs for p in discrete if p.softmax_twice), np.zeros((1, 1)))
+        example = f"{p.shape[1]} actions; the largest probability seen is {p.max():.3f}"
+        self.verdict(SOFTMAX, bool(p.any()), example, bool(discrete))
         left = set(self.left_alone()) if tape.stepped else set()
-        if left:
-            example = "its gradient is not 0, and its parameters are the same after every step"
-            wrong = f"{UNOPTIMISED.wrong}: {min(left)}"
-            self.fail(UNOPTIMISED._replace(wrong=wrong), example)
-        elif tape.steps:
-            self.hold(UNOPTIMISED.check)
+        fault = UNOPTIMISED._replace(wrong=f"{UNOPTIMISED.wrong}: {min(left, default='')}")
+        example = "its gradient is not 0, and its parameters are the same after every step"
+        self.verdict(fault, bool(left), example, tape.steps > 0)
 
     def left_alone(self) -> Iterator[str]:
         """Networks that gradients reach, and that no optimiser has."""
@@ -161,38 +160,30 @@ class Judge(Ledger):
                 yield Part(x, "values", taken, flow[taken], one, 0 * one)
 
     @functools.cached_property
-    def draws(self) -> dict[int, Any]:
-        """The action that was first drawn at a state."""
-        found: dict[int, Any] = {}
+    def asked(self) -> dict[int, list[tuple[Policy, int]]]:
+        """The policies that were made at a state, and in which of their rows."""
+        found = defaultdict(list)
         for policy in self.tape.policies:
-            if policy.draws and policy.means is not None:
-                for state, row in zip(policy.states, policy.drawn, strict=True):
-                    found.setdefault(state, row)
+            for row, state in enumerate(policy.states):
+                found[state].append((policy, row))
         return found
 
     def action(self, step: Transition, policy: Policy) -> Any:
-        """As it was drawn, where the environment was given a clipped one."""
+        """As it was first drawn, where the environment was given a clipped one."""
         if not self.drawn or policy.means is None:
             return step.action
-        return self.draws.get(step.state, step.action)
-
-    @functools.cached_property
-    def of_policies(self) -> dict[tuple[int, ...], list[np.ndarray]]:
-        """The means and deviations of one dimension, by the states that they were made at."""
-        found: dict[tuple[int, ...], list[np.ndarray]] = defaultdict(list)
-        for policy in self.tape.policies:
-            if policy.means is not None and policy.means.shape[1] == 1:
-                found[tuple(policy.states)] += [policy.means[:, 0], np.ravel(policy.stds)]
-        return found
+        asked = self.asked.get(step.state, ())
+        drawn = (p.drawn[row] for p, row in asked if p.draws and p.means is not None)
+        return next(drawn, step.action)
 
     def is_value(self, output: Output) -> bool:
         """Whether it is a number for each state, and no policy has it for mean or deviation."""
-        same = self.of_policies.get(tuple(output.states), ())
-        return (
-            output.numbers.ndim == 1
-            and output.actions is None
-            and not any(np.allclose(own, output.numbers) for own in same)
-        )
+        if output.numbers.ndim > 1 or output.actions is not None:
+            return False
+        column = output.numbers[:, None]
+        asked = (p for p, _ in self.asked.get(output.states[0], ()) if p.states == output.states)
+        normal = [p for p in asked if p.means is not None and p.means.shape[1] == 1]
+        return not any(np.allclose(own, column) for p in normal for own in (p.means, p.stds))
 
     def steps_of(self, states: Sequence[int], event: Event) -> list[int] | None:
         """The steps that began in these states, the latest of each."""
@@ -255,15 +246,6 @@ class Judge(Ledger):
             return next((number for order, number in said if order > event.since), np.nan)
 
         return np.array([first(state) for state in states])
-
-    @functools.cached_property
-    def asked(self) -> dict[int, list[tuple[Policy, int]]]:
-        """The policies that were made at a state, and in which of their rows."""
-        found = defaultdict(list)
-        for policy in self.tape.policies:
-            for row, state in enumerate(policy.states):
-                found[state].append((policy, row))
-        return found
 
     def old_log_probs(self, chain: list[Transition], event: Event) -> np.ndarray | None:
         """log π of the actions when they were first asked for in this phase."""
@@ -329,18 +311,16 @@ class Judge(Ledger):
             return
         self.judged += len(parts)
         self.choices += fit.reading.said
-        if fit.reading.fault is None:
-            self.hold(f"{name}-loss")
-        else:
+        if fit.reading.fault is not None:
             self.fail(fit.reading.fault, example)
-        if fit.scale < 0 and not self.tape.upwards:
-            self.fail(SIGNS[name], example)
-        self.hold(SIGNS[name].check, DEAD[name].check)
+        else:
+            self.hold(f"{name}-loss")
+        self.verdict(SIGNS[name], fit.scale < 0 and not self.tape.upwards, example)
+        self.hold(DEAD[name].check)
         if abs(fit.bonus) > 1e-3 * abs(fit.scale):
-            if (fit.bonus < 0) is not (fit.scale < 0 and self.tape.upwards):
-                self.fail(SIGNS["entropy"], example)
-            else:
-                self.hold(SIGNS["entropy"].check)
+            upwards = fit.scale < 0 and self.tape.upwards
+            self.verdict(SIGNS["entropy"], (fit.bonus < 0) is not upwards, example)
+            if (fit.bonus < 0) is upwards:
                 self.choices.append(f"entropy: with the weight {fit.bonus:.3g} inside")
 
     def roles(self, parts: list[Part]) -> frozenset[str]:

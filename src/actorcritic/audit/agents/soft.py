@@ -86,7 +86,7 @@ def judge(found: Judge) -> None:
     critics, actors = [], []
     for event in tape.events:
         outputs = [(o, g) for o, g in event.outputs if o.actions is not None]
-        if event.policies:
+        if event.policies or any(o.actions.requires_grad for o, _ in outputs):
             actors.append((event, outputs))
         elif outputs:
             critics.append((event, outputs))
@@ -144,12 +144,13 @@ def _say_of_critic(
 ) -> None:
     found.judged += 1
     gamma, bonus = -factors[2], factors[3]
+    words = words if len(x["next"]) > 1 else "one target"
     found.choices.append(f"the critics' target has γ = {gamma:.3g} and {words}")
     if mask == "terminated or truncated" and (x["cut"] != x["ended"]).any():
         found.choices.append(TIME_LIMITS)
     for fault, is_so in (
         (PAST_END, not mask and x["cut"].any()),
-        (LARGER, len(x["next"]) > 1 and "larger" in words),
+        (LARGER, "larger" in words),
         (TARGET_ENTROPY, bonus < -1e-3),
     ):
         if is_so:
@@ -205,10 +206,9 @@ def _scale(tape: Tape, states: list[int], u: np.ndarray) -> float | None:
 
 def _actor(found: Judge, parts: list[tuple[Event, Any]]) -> None:
     for event, outputs in parts:
-        policy = next((p for p, _ in event.policies if _normal(p)), None)
-        if policy is None:
+        if event.policies and not any(_normal(p) for p, _ in event.policies):
             continue
-        count, weight = len(policy.states), event.weight
+        weight = event.weight if event.policies else 0.0  # a deterministic actor has no entropy
         if not outputs and weight is None:
             found.not_checked.append(
                 "the actor: Q(s, a) has no part in its gradient, which is not that of an entropy"
@@ -216,26 +216,22 @@ def _actor(found: Judge, parts: list[tuple[Event, Any]]) -> None:
             return
         if not outputs:
             found.judged += 1
+            count = len(event.policies[0][0].states)
             found.fail(NO_Q, f"{count} states: ∂ loss / ∂ Q(s, a) is 0 for every one of them")
             return
-        climbed = np.sum([g.ravel() for _, g in outputs], 0) * count
-        slopes = as_numbers(np.round(climbed[:6], 4))
+        climbed = np.sum([g.ravel() for _, g in outputs], 0) * len(outputs[0][0].states)
+        example = f"∂ loss / ∂ Q(s, a), times N  {as_numbers(np.round(climbed[:6], 4))}"
         if weight is None:
-            found.fail(OTHER_ACTOR, f"∂ loss / ∂ Q, times N: {slopes}")
+            found.fail(OTHER_ACTOR, example)
             return
         found.judged += 1
-        example = (
-            f"∂ loss / ∂ Q(s, a), times N  {slopes}\n"
-            f"weight of log π, expected    positive\nweight of log π, actual      {weight:.4g}"
-        )
-        if climbed.mean() > 0:
-            found.fail(DOWNHILL, example)
-        if weight < -1e-4:
-            found.fail(ENTROPY, example)
-        elif weight > 1e-4 and event is parts[0][0]:
+        expected = "weight of log π, expected    positive\nweight of log π, actual     "
+        example += f"\n{expected} {weight:.4g}" if event.policies else ""
+        found.verdict(DOWNHILL, bool(climbed.mean() > 0), example)
+        found.verdict(ENTROPY, weight < -1e-4, example, bool(event.policies))
+        found.hold(NO_Q.check)
+        if weight > 1e-4 and event is parts[0][0]:
             found.choices.append(f"the actor's entropy has the weight {weight:.3g}")
-    if parts:
-        found.hold(DOWNHILL.check, ENTROPY.check, NO_Q.check)
 
 
 def weigh(tape: Tape, event: Event) -> None:
