@@ -130,34 +130,29 @@ class Judge(Ledger):
     def parts(self, event: Event) -> Iterator[Part]:
         """The gradients by policies and by values, each with the case that they belong to."""
         for policy, flow, several in _merged(event.policies):
-            steps = self.steps_of(policy.states, event)
-            if steps is None:
-                continue
-            actions = _table([self.action(self.tape.transitions[k], policy) for k in steps])
-            x = self.case(steps, event)
-            x["log_probs"], x["entropy"] = _said(policy, actions)
-            taken = np.array(_spread(list(range(len(steps))), ROWS))
-            slopes, entropy = _slopes_of(policy, actions, taken)
-            bonus, free = -entropy / len(steps), slopes.size
-            free -= 0 if policy.probs is None else len(taken)
-            yield Part(x, "log_probs", taken, flow[taken], slopes, bonus, free, several)
-        heads: dict[tuple[int, int], list[tuple[Output, np.ndarray]]] = {}
+            if (steps := self.steps_of(policy.states, event)) is not None:
+                actions = [self.action(self.tape.transitions[k], policy) for k in steps]
+                logs, entropy, slopes, by_entropy = _said(policy, actions)
+                x, rows = self.case(steps, event), _spread(len(steps), ROWS)
+                x["log_probs"], x["entropy"] = logs, entropy
+                bonus, free = -by_entropy[rows] / len(steps), slopes[rows].size
+                free -= 0 if policy.probs is None else len(rows)
+                yield Part(x, "log_probs", rows, flow[rows], slopes[rows], bonus, free, several)
+        heads: dict[tuple[int, int], list[tuple[Output, np.ndarray]]] = defaultdict(list)
         for output, gradient in event.outputs:
             if self.is_value(output):
-                heads.setdefault(output.head, []).append((output, gradient))
+                heads[output.head].append((output, gradient))
         for same in heads.values():
             states = [s for output, _ in same for s in output.states]
             whole = len(set(states)) == len(states)
             for group in [same] if whole else [[one] for one in same]:
                 steps = self.steps_of([s for output, _ in group for s in output.states], event)
-                if steps is None:
-                    continue
-                x = self.case(steps, event)
-                x["values"] = np.concatenate([output.numbers for output, _ in group])
-                flow = np.concatenate([gradient for _, gradient in group])
-                taken = np.array(_spread(list(range(len(steps))), ROWS))
-                one = np.ones((len(taken), 1))
-                yield Part(x, "values", taken, flow[taken], one, 0 * one)
+                if steps is not None:
+                    x, rows = self.case(steps, event), _spread(len(steps), ROWS)
+                    x["values"] = np.concatenate([output.numbers for output, _ in group])
+                    flow = np.concatenate([gradient for _, gradient in group])
+                    one = np.ones((len(rows), 1))
+                    yield Part(x, "values", rows, flow[rows], one, 0 * one)
 
     @functools.cached_property
     def asked(self) -> dict[int, list[tuple[Policy, int]]]:
@@ -258,7 +253,7 @@ class Judge(Ledger):
             if first is None:
                 return None
             policy, row = first
-            found.append(_said(policy, _table([self.action(t, policy)]), [row])[0][0])
+            found.append(_said(policy, [self.action(t, policy)], [row])[0][0])
         return np.array(found)
 
     # -- the terms
@@ -436,19 +431,16 @@ def _example(part: Part) -> str:
 
 def _telling(parts: list[Part]) -> list[Part]:
     """Some backwards from first to last, and some whose rows have ends of both kinds."""
-    chosen = {id(part): part for part in _spread(parts, EVENTS)}
-    for role in ("dones", "truncated"):
-        ended = [part for part in parts if part.x[role].any()]
-        chosen |= {id(part): part for part in _spread(ended, 2)}
+    chosen: dict[int, Part] = {}
+    for role, most in (("rewards", EVENTS), ("dones", 2), ("truncated", 2)):
+        some = [part for part in parts if part.x[role].any()]
+        chosen |= {id(some[k]): some[k] for k in _spread(len(some), most)}
     return list(chosen.values())
 
 
-def _spread(items: list[Any], most: int) -> list[Any]:
-    """Some of them, from first to last."""
-    if len(items) <= most:
-        return items
-    places = np.linspace(0, len(items) - 1, most).round().astype(int)
-    return [items[k] for k in dict.fromkeys(places.tolist())]
+def _spread(count: int, most: int) -> np.ndarray:
+    """Some places, from first to last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 # ------------------------------------------------------------------------------- policies
@@ -465,6 +457,9 @@ def _merged(
     found = []
     for same in grouped.values():
         made = [one for one in same if not one[0].raw] or same
+        # One with the gradient of a later one has it because the later is made of it.
+        made = [one for k, one in enumerate(made)
+                if not any(np.allclose(one[1], later) for _, later in made[k + 1 :])]  # fmt: skip
         found.append((made[0][0], np.sum([flow for _, flow in made], 0), len(made) > 1))
     states = [s for policy, _, _ in found for s in policy.states]
     alike = len({(p.probs is None, *p.roots) for p, _, _ in found}) == 1
@@ -479,22 +474,22 @@ def _merged(
     return [(whole, np.concatenate([f for _, f, _ in found]), any(s for _, _, s in found))]
 
 
-def _table(actions: Sequence[Any]) -> np.ndarray:
-    """[N, D] of actions, [N, 1] of their numbers."""
-    return np.stack([np.asarray(a, float).ravel() for a in actions])
-
-
 def _said(
-    policy: Policy, actions: np.ndarray, rows: Any = slice(None)
-) -> tuple[np.ndarray, np.ndarray]:
-    """log π of actions, and the entropies, at some rows of a distribution."""
+    policy: Policy, actions: Sequence[Any], rows: Any = slice(None)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """log π of actions, the entropies, and both by what `_by_parameters` gives the gradient of."""
+    taken = np.stack([np.asarray(a, float).ravel() for a in actions])
     if policy.probs is not None:
-        p = np.maximum(policy.probs[rows], 1e-45)
-        logs = np.log(np.take_along_axis(p, actions[:, :1].astype(int), -1)[:, 0])
-        return logs, -(p * np.log(p)).sum(-1)
+        p = policy.probs[rows]
+        log_p, chosen = np.log(np.maximum(p, 1e-45)), np.eye(p.shape[1])[taken[:, 0].astype(int)]
+        entropy = -(p * log_p).sum(-1, keepdims=True)
+        return (chosen * log_p).sum(-1), entropy[:, 0], chosen - p, -p * (log_p + entropy)
     mean, std = policy.means[rows], policy.stds[rows]
-    logs = normal(actions, mean, std).sum(-1)
-    return logs, (np.log(std) + 0.5 + 0.5 * LOG_2PI).sum(-1)
+    z, own = (taken - mean) / std, len(policy.roots)  # without deviations that nobody gave
+    slopes = np.concatenate([z / std, (z**2 - 1) / std][:own], -1)
+    by_entropy = np.concatenate([0 * z, 1 / std][:own], -1)
+    entropies = (np.log(std) + 0.5 + 0.5 * LOG_2PI).sum(-1)
+    return normal(taken, mean, std).sum(-1), entropies, slopes, by_entropy
 
 
 def _by_parameters(policy: Policy, gradients: dict[str, np.ndarray]) -> np.ndarray:
@@ -507,21 +502,3 @@ def _by_parameters(policy: Policy, gradients: dict[str, np.ndarray]) -> np.ndarr
         return np.asarray(g - p * g.sum(-1, keepdims=True))
     parts = [gradients.get(name, np.zeros(np.shape(policy.means))) for name in policy.roots]
     return np.concatenate(parts, -1)
-
-
-def _slopes_of(
-    policy: Policy, actions: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """∂ log π(a|s) and ∂ H by what `_by_parameters` gives the gradient of."""
-    if policy.probs is not None:
-        p = policy.probs[rows]
-        chosen = np.eye(p.shape[1])[actions[rows, 0].astype(int)]
-        log_p = np.log(np.maximum(p, 1e-45))
-        h = -(p * log_p).sum(-1, keepdims=True)
-        return chosen - p, -p * (log_p + h)
-    mean, std = policy.means[rows], policy.stds[rows]
-    z = (actions[rows] - mean) / std
-    if "stds" not in policy.roots:
-        return z / std, np.zeros_like(mean)
-    logs = np.concatenate([z / std, (z**2 - 1) / std], -1)
-    return logs, np.concatenate([np.zeros_like(mean), 1 / std], -1)

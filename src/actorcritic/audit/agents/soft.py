@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from actorcritic.audit.agents.judge import Judge, least_squares
-from actorcritic.audit.agents.tape import Event, Output, Policy, Tape, array
+from actorcritic.audit.agents.tape import Event, Output, Policy, Tape, Transition, array
 from actorcritic.audit.findings import TIME_LIMITS, UNJUDGED, Fault, as_numbers
 from actorcritic.audit.losses.cases import normal
 
 CLOSE = 1e-2
+ENOUGH = 64  # rows of the critics' batches
 TARGET = "y = r + gamma * (1 - terminated) * (min(Q1', Q2') - alpha * log_prob')"
 ACTOR = "loss = (alpha * log_prob - min(Q1, Q2)).mean()"
 ENTROPY = Fault(
@@ -107,8 +108,7 @@ def _critic(found: Judge, parts: list[tuple[Event, Any]]) -> None:
         if steps is None:
             return
         chain = [found.tape.transitions[k] for k in steps]
-        after = [t.following for t in chain]
-        q_next = _next_values(found.tape, after, event, output)
+        q_next = _next_values(found.tape, chain, output)
         if q_next is not None:
             batch = {
                 "g": gradient.ravel() * len(steps),
@@ -116,10 +116,12 @@ def _critic(found: Judge, parts: list[tuple[Event, Any]]) -> None:
                 "r": [t.reward for t in chain],
                 "ended": [float(t.terminated) for t in chain],
                 "cut": [float(t.terminated or t.truncated) for t in chain],
-                "log": _next_logs(found.tape, after, event),
+                "log": _next_logs(found.tape, chain, output),
                 "next": q_next,
             }
             batches.append({name: np.asarray(column) for name, column in batch.items()})
+        if sum(len(b["q"]) for b in batches) >= ENOUGH:
+            break
     if not batches:
         return
     x = {name: np.concatenate([b[name] for b in batches], -1) for name in batches[0]}
@@ -163,27 +165,34 @@ def _say_of_critic(
     found.hold("value-loss", PAST_END.check, LARGER.check)
 
 
-def _next_values(tape: Tape, after: list[int], event: Event, own: Output) -> np.ndarray | None:
+def _follow(states: list[int], chain: list[Transition]) -> bool:
+    """Whether these are the next states; of one after the end, any."""
+    if len(states) != len(chain):
+        return False
+    return all(t.terminated or t.following == s for s, t in zip(states, chain, strict=True))
+
+
+def _next_values(tape: Tape, chain: list[Transition], own: Output) -> np.ndarray | None:
     """[heads, N], of the outputs at the next states that came last before the backward."""
     last = {
         output.head: output.numbers
         for output in tape.outputs
-        if output.states == after and output.actions is not None
-        and output.order < own.order
+        if output.actions is not None and output.order < own.order
+        and _follow(output.states, chain)
     }  # fmt: skip
     return np.stack(list(last.values())) if last else None
 
 
-def _next_logs(tape: Tape, after: list[int], event: Event) -> np.ndarray:
+def _next_logs(tape: Tape, chain: list[Transition], own: Output) -> np.ndarray:
     """log π of the actions that were drawn at the next states; 0 where none were."""
     for policy in reversed(tape.policies):
-        if policy.order < event.order and policy.states == after and _normal(policy):
+        if policy.order < own.order and _normal(policy) and _follow(policy.states, chain):
             u = policy.drawn
-            each, scale = normal(u, policy.means, policy.stds), _scale(tape, after, u)
+            each, scale = normal(u, policy.means, policy.stds), _scale(tape, policy.states, u)
             if scale is not None:
                 each = each - np.log(abs(scale) * (1 - np.tanh(u) ** 2) + 1e-6)
             return np.asarray(each.sum(-1))
-    return np.zeros(len(after))
+    return np.zeros(len(chain))
 
 
 def _normal(policy: Policy) -> bool:

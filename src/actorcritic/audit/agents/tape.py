@@ -127,7 +127,8 @@ class Tape:
         return self.known.setdefault(row.tobytes(), len(self.known))
 
     def step(self, transition: Transition) -> None:
-        if self.steps >= FEW and len(self.transitions) >= ENOUGH:
+        long = len(self.transitions) - self.begin > 1  # there are many steps to an update
+        if long and self.steps >= FEW and len(self.transitions) >= ENOUGH:
             raise Enough
         if self.updated:
             self.begin, self.updated = len(self.transitions), False
