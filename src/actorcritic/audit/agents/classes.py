@@ -22,6 +22,7 @@ from actorcritic.audit.agents import samplers, soft
 from actorcritic.audit.agents.judge import Judge, Numbers
 from actorcritic.audit.agents.tape import Enough, Tape, Transition, lightly
 from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.audit.losses.calls import ROLES as LOSSES
 
 STATE, CHOICES, ACTION, STEPS, ROUNDS = 5, 3, 2, 6, 4
 
@@ -47,16 +48,11 @@ ROLES = _usual(
     states="state obs observations observation s batch_states b_obs o ob",
     next_states="next_state next_obs next_observations new_states s_next s2 o2 state_ new_state "
     "states_ next_observation",
-    actions="action acts act a",
-    rewards="reward rew rews r",
-    dones="done terminated terminal terminals terminations d ends",
-    continues="mask masks not_done not_dones",
-    old_log_probs="log_probs log_prob logprobs logps logp old_log_prob old_logp old_logprobs",
-    returns="return ret rets targets target G Gs discounted_rewards R",
-    advantages="advantage adv advs",
     network="model policy net policy_net network actor_critic agent actor critic pi value_net "
     "policy_network value value_network ac q",
-)
+    dones=" ".join(("ends", *LOSSES["dones"])),
+    old_log_probs=" ".join(("log_probs", *LOSSES["log_probs"], *LOSSES["old_log_probs"])),
+) | {role: LOSSES[role] for role in ("actions", "rewards", "continues", "returns", "advantages")}
 ACTING = re.compile(r"^((select|choose|get|take|sample)_?(action|act)s?|act|sample|predict)$")
 LEARNING = re.compile(
     r"^(update|learn|train|train_step|optimi[sz]e|optimi[sz]e_model|finish_episode|improve|"
@@ -259,8 +255,7 @@ def agent(cls: Any, *, mapping: Mapping[str, str] | None = None) -> Report:
 
 
 def _agent(cls: Any, way: Way, mapping: Mapping[str, str] | None) -> Report:
-    tape = Tape(STATE, None if way.continuous else CHOICES, most=40)
-    tape.looks.append(soft.weigh)
+    tape = Tape(STATE, None if way.continuous else CHOICES, 40, soft.weigh)
     with lightly(tape.torch), calling.quiet():
         instance = made(cls, way.continuous)
     act = next(iter(_methods(instance, ACTING)), None)
@@ -322,7 +317,7 @@ def function(found: Callable[..., Any], *, mapping: Mapping[str, str] | None = N
 def _function(
     found: Callable[..., Any], cls: Any, module: Any, way: Way, mapping: Mapping[str, str] | None
 ) -> Report:
-    tape = Tape(STATE, None if way.continuous else CHOICES)
+    tape = Tape(STATE, None if way.continuous else CHOICES, 40, soft.weigh)
     with calling.quiet():
         network = made(cls, way.continuous)
     feed = Feed(tape, way, calling.recognise(found, ROLES, mapping), network)

@@ -119,7 +119,7 @@ class Judge(Ledger):
 
     def left_alone(self) -> Iterator[str]:
         """Networks that gradients reach, and that no optimiser has."""
-        for module in {o.module for e in self.tape.events for o, _ in e.outputs} - {None}:
+        for module in {o.module for e in self.tape.events for o, _ in e.outputs}:
             own = [p for p in module.parameters() if p.requires_grad]
             still = all((p == self.tape.initial[p]).all() for p in own)
             if own and still and self.tape.stepped.isdisjoint(own):
@@ -278,7 +278,7 @@ class Judge(Ledger):
         for window in self.windows.values():
             window.memo.clear()  # by the ids of other readings, which may be given again
         if name == "policy":
-            if entropy_only(parts):
+            if all(map(_entropy_only, parts)):
                 fault = OLD_LIVE if any(p.several for p in parts) else DEAD["policy"]
                 self.fail(fault, _example(parts[0]))
                 return
@@ -405,15 +405,11 @@ def _is_sum(part: Part) -> bool:
     return bool(np.linalg.norm(rest) <= CLOSE * np.sqrt(len(target)) * np.abs(target).max() + 1e-8)
 
 
-def entropy_only(parts: list[Part]) -> bool:
+def _entropy_only(part: Part) -> bool:
     """Whether all that reaches the policy is an entropy bonus."""
-    for part in parts:
-        bonus = part.bonus.ravel()
-        if not bonus.any() or part.free < 4:
-            return False
-        if least_squares(bonus[:, None], part.gradient.ravel())[1] > CLOSE:
-            return False
-    return True
+    if part.free < 4 or not part.bonus.any():
+        return False
+    return least_squares(part.bonus.reshape(-1, 1), part.gradient.ravel())[1] <= CLOSE
 
 
 def _moved(x: Case) -> bool:

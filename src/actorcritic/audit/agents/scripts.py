@@ -59,8 +59,7 @@ class Recorded:
         observed, acted = real.observation_space, real.action_space
         if self.tape is None:
             choices = int(acted.n) if isinstance(acted, gymnasium.spaces.Discrete) else None
-            self.tape = Tape(observed.shape[-1], choices, MOST)
-            self.tape.looks.append(soft.weigh)
+            self.tape = Tape(observed.shape[-1], choices, MOST, soft.weigh)
             self.stack.enter_context(self.tape.running())
         made = _environment(self, self.tape, observed, acted)
         made.spec = real.spec

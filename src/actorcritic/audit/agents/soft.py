@@ -248,8 +248,9 @@ def weigh(tape: Tape, event: Event) -> None:
     outputs = [(o, g) for o, g in event.outputs if o.actions is not None]
     for policy, gradients in event.policies:
         if _normal(policy) and policy.draws[-1].requires_grad:
-            with tape.aside():
-                event.weight = _entropy_weight(tape, policy, gradients, outputs)
+            elsewhere = tape.elsewhere
+            event.weight = _entropy_weight(tape, policy, gradients, outputs)
+            tape.elsewhere = elsewhere  # which is no gradient of theirs
 
 
 def _entropy_weight(

@@ -97,10 +97,12 @@ def are_probabilities(rows: np.ndarray) -> bool:
 class Tape:
     """Recorder; `with tape.running():` around the code."""
 
-    def __init__(self, width: int, choices: int | None, most: int = 12) -> None:
+    def __init__(
+        self, width: int, choices: int | None, most: int, look: Callable[[Tape, Event], None]
+    ) -> None:
         self.torch: Any = importlib.import_module("torch")
         self.width, self.choices, self.most = width, choices, most
-        self.looks: list[Callable[[Tape, Event], None]] = []  # after every backward
+        self.look = look  # after every backward
         self.known: dict[bytes, int] = {}  # observations
         self.transitions: list[Transition] = []
         self.outputs: list[Output] = []
@@ -117,7 +119,6 @@ class Tape:
         self._last: list[int] = []  # the states that the network at work was given
         self._lead: tuple[int, ...] = ()
         self._before = self._depth = self._order = self._changed = self.since = 0
-        self._busy = False
 
     # -- observations and steps
 
@@ -152,7 +153,7 @@ class Tape:
 
     def _enter(self, module: Any, inputs: Sequence[Any]) -> None:
         self._depth += 1
-        if self._depth > 1 or self._busy:
+        if self._depth > 1:
             return
         self._before = len(self.policies)
         for tensor in inputs:
@@ -162,9 +163,8 @@ class Tape:
 
     def _leave(self, module: Any, inputs: Sequence[Any], output: Any) -> None:
         self._depth -= 1
-        if self._depth > 0 or self._busy or not self._last:
+        if self._depth > 0 or not self._last:
             return
-        direct = any(self._rows(t) is not None for t in inputs)
         beside = self._beside(inputs)
         if beside is not None and any(not p.raw for p in self.policies[self._before :]):
             return  # log-probabilities of actions that a policy was given: no Q(s, a)
@@ -176,7 +176,7 @@ class Tape:
             numbers = array(tensor).reshape(count, -1)
             numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
             head = (id(module), index)
-            made = Output(self._last, numbers, head, beside, tensor, module if direct else None)
+            made = Output(self._last, numbers, head, beside, tensor, module)
             self._follow(made, {"": tensor})
             self.outputs.append(made)
             if self.choices and numbers.ndim == 2 and numbers.shape[1] == self.choices:
@@ -225,7 +225,7 @@ class Tape:
         *args: Any, **named: Any,
     ) -> None:  # fmt: skip
         original(dist, *args, **named)
-        if self._busy or not self._last:
+        if not self._last:
             return
         given = dict(zip(names, args, strict=False)) | named
         count, policy = len(self._last), Policy(self._last)
@@ -276,16 +276,15 @@ class Tape:
             len(self.transitions), self.begin, self.since, self._tick(), policies, outputs
         )
         self.events.append(event)
-        for module in {o.module for o, _ in outputs if o.module is not None}:
+        for module in {o.module for o, _ in outputs}:
             for p in module.parameters():
                 if p not in self.initial:
                     self.initial[p] = p.detach().clone()
-        for look in self.looks:
-            look(self, event)
+        self.look(self, event)
         return result
 
     def _taken(self, original: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        self.elsewhere |= not self._busy
+        self.elsewhere = True
         return original(*args, **named)
 
     def _optimised(self, optimizer: Any, *_: Any) -> None:
@@ -300,15 +299,6 @@ class Tape:
         self.updated, self._changed = True, self._tick()
         if self.steps >= self.most:
             raise Enough
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Nothing is recorded."""
-        busy, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = busy
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Tape]:
