@@ -65,11 +65,9 @@ UNOPTIMISED = Fault(
     "They are never changed: what they compute stays as it was drawn at the beginning.",
     "Give each network's parameters to an optimiser: Adam(critic.parameters(), …).",
 )
-NO_POLICY = Fault(
-    "policy-gradient",
-    "no gradient reaches the policy: nothing that is minimised depends on it",
-    "The actor does not learn.",
-    "Do not detach the log-probabilities, and do not compute them under no_grad.",
+NO_POLICY = DEAD["policy"]._replace(
+    wrong="no gradient reaches the policy: nothing that is minimised depends on it",
+    mend="Do not detach the log-probabilities, and do not compute them under no_grad.",
 )
 OLD_LIVE = leak("policy", "old_log_probs")._replace(
     wrong="the old log-probability is computed anew with its gradient: the ratio is always one, "
@@ -77,6 +75,12 @@ OLD_LIVE = leak("policy", "old_log_probs")._replace(
     effect="The actor learns from the entropy bonus alone.",
     mend="old_log_probs = … under torch.no_grad(), before the first epoch",
 )
+
+
+def unexplained(check: str, wrong: str, tried: str) -> Fault:
+    return Fault(check, wrong, f"Nothing is said of it. {tried}", "", UNJUDGED)
+
+
 NO_SUM = "It is no sum of ∇ log π of the actions and ∇ H, whatever the weights."
 SHOWN = (
     *("rewards", "dones", "truncated", "values", "next_values", "returns", "advantages"),
@@ -294,15 +298,11 @@ class Judge(Ledger):
         example = _example(parts[0])
         if fit is None:
             tried = f"Tried: {len(made)} readings." if made or name == "value" else NO_SUM
-            fault = Fault(
-                f"{name}-loss",
+            wrong = (
                 f"the gradient that reaches the {name}'s network agrees with no definition that is "
-                "known here, and with no known mistake",
-                f"Nothing is said of it. {tried}",
-                "",
-                UNJUDGED,
+                "known here, and with no known mistake"
             )
-            self.fail(fault, example)
+            self.fail(unexplained(f"{name}-loss", wrong, tried), example)
             return
         self.judged += len(parts)
         self.choices += fit.reading.said

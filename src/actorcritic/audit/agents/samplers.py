@@ -71,7 +71,7 @@ def judge(
         started = time.process_time()
         while len(rows) < (MANY if continuous else MANY // 4):
             rows.append(parts_of(act(observation), continuous))
-            if rows[-1][0] is None:
+            if rows[-1][0] is None or (continuous and rows[-1][1] is None):
                 return
             if len(rows) >= MANY // 8 and time.process_time() - started > SECONDS:
                 break

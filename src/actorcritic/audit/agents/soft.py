@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from actorcritic.audit.agents.judge import Judge, least_squares
+from actorcritic.audit.agents.judge import Judge, least_squares, unexplained
 from actorcritic.audit.agents.tape import Event, Output, Policy, Tape, Transition, array
-from actorcritic.audit.findings import TIME_LIMITS, UNJUDGED, Fault, as_numbers
+from actorcritic.audit.findings import TIME_LIMITS, Fault, as_numbers
 from actorcritic.audit.losses.cases import normal
+from actorcritic.audit.losses.rows import SIGNS
 
 CLOSE = 1e-2
 ENOUGH = 64  # rows of the critics' batches
 TARGET = "y = r + gamma * (1 - terminated) * (min(Q1', Q2') - alpha * log_prob')"
 ACTOR = "loss = (alpha * log_prob - min(Q1, Q2)).mean()"
-ENTROPY = Fault(
-    "entropy-sign",
-    "the entropy term of the actor's loss has the wrong sign: minimising it makes the entropy "
-    "smaller",
-    "The policy becomes deterministic early and stops to explore.",
-    ACTOR,
+ENTROPY = SIGNS["entropy"]._replace(
+    wrong="the entropy term of the actor's loss has the wrong sign: minimising it makes the "
+    "entropy smaller",
+    mend=ACTOR,
 )
 TARGET_ENTROPY = ENTROPY._replace(
     wrong="the entropy has the wrong sign in the critics' target", mend=TARGET
@@ -52,19 +51,15 @@ LARGER = Fault(
 PAST_END = LARGER._replace(
     check="termination-drops-bootstrap", wrong="the target bootstraps past a terminal state"
 )
-OTHER_TARGET = Fault(
+OTHER_TARGET = unexplained(
     "value-loss",
     "the gradient that reaches Q agrees with no target that is known here",
-    "Nothing is said of it. Tried: r + γ (1 − d) (Q' − α log π'), of five mixtures of Q'.",
-    "",
-    UNJUDGED,
+    "Tried: r + γ (1 − d) (Q' − α log π'), of five mixtures of Q'.",
 )
-OTHER_ACTOR = Fault(
+OTHER_ACTOR = unexplained(
     "policy-loss",
     "the gradient that reaches the policy is no sum of Q's and the entropy's",
-    "Nothing is said of it. Tried: α log π − Q, of a normal and a squashed draw.",
-    "",
-    UNJUDGED,
+    "Tried: α log π − Q, of a normal and a squashed draw.",
 )
 MIXES: dict[str, Callable[..., Any]] = {
     "the smaller of the targets": np.min,
