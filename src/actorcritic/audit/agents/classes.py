@@ -59,7 +59,9 @@ LEARNING = re.compile(
     r"train_model|update_model|learn_step|update_policy|end_episode|train_net)$"
 )
 FIRST = re.compile("^(update|learn|train|act)$|_?action$")
-FLOAT = re.compile(r"(?<![\w.])\d*\.\d+(?:e-?\d+)?|(?<==)\s*1\b(?!\.)")
+FLOAT = re.compile(  # but not in 1.0 - done
+    r"(?<![\w.])(?:\d*\.\d+(?:e-?\d+)?|\d+e-\d+|(?<==)\s*1\b(?!\.))(?!\d|\s*-\s)"
+)
 SINGLE = {"state", "reward", "next_state", "obs", "done"}  # what a single step is called
 
 
