@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -30,32 +29,39 @@ from actorcritic.audit import calling
 from actorcritic.audit.agents import classes as agents
 from actorcritic.audit.agents import soft
 from actorcritic.audit.agents.judge import Judge
-from actorcritic.audit.agents.tape import Enough, Tape, Transition
+from actorcritic.audit.agents.tape import Enough, Tape, Transition, lightly
 from actorcritic.audit.findings import CannotCall, Report, Reports
 
 SECONDS, MOST = 30.0, 48  # of processor time of a run, and steps of its optimisers
 LENGTHS = (7, 4, 9, 5, 3)  # of episodes, over and over
+CHANGING = (  # wrappers that are left out: observations must be those that the environment gave
+    *("NormalizeObservation", "NormalizeReward", "TransformObservation", "TransformReward"),
+    *("RecordVideo", "ClipAction", "RecordEpisodeStatistics"),
+)
 
 
 class Recorded:
     """What makes environments, and the tape that they write to."""
 
-    def __init__(self, most: int = MOST, old: bool = False) -> None:
+    def __init__(self, old: bool) -> None:
+        import gymnasium
+
         self.old = old  # written for Gym before 0.26: step gives four things, reset one
+        self.original = gymnasium.make
         self.tape: Tape | None = None
-        self.most, self.count, self.started = most, 0, 0.0
+        self.stack = contextlib.ExitStack()
+        self.count, self.started = 0, time.process_time()
 
     def make(self, name: Any, *_: Any, **__: Any) -> Any:
         import gymnasium
 
         real = self._real(name) if isinstance(name, str) else name
-        observed: Any = real.observation_space
-        acted: Any = real.action_space
+        observed, acted = real.observation_space, real.action_space
         if self.tape is None:
             choices = int(acted.n) if isinstance(acted, gymnasium.spaces.Discrete) else None
-            self.tape = Tape(observed.shape[-1], choices, self.most)
-            self.tape.looks.append(soft.weigh)
-        made = _environment(self, observed, acted)
+            self.tape = Tape(observed.shape[-1], choices, MOST, soft.weigh)
+            self.stack.enter_context(self.tape.running())
+        made = _environment(self, self.tape, observed, acted)
         made.spec = real.spec
         real.close()
         return made
@@ -77,8 +83,6 @@ class Recorded:
         import gymnasium
         from gymnasium import vector, wrappers
 
-        stack = contextlib.ExitStack()
-        self.original = gymnasium.make
         side = vector.SyncVectorEnv
 
         class Side(side):  # type: ignore[valid-type, misc]
@@ -90,37 +94,32 @@ class Recorded:
                     infos = infos | {"final_observation": infos["final_obs"]}
                 return *parts, infos
 
-        def make(*args: Any, **named: Any) -> Any:
-            first = self.tape is None
-            found = self.make(*args, **named)
-            if first and self.tape is not None:
-                stack.enter_context(self.tape.running())
-            return found
-
         def same_step(env_fns: Any, *args: Any, **named: Any) -> Any:
             mode = vector.AutoresetMode.SAME_STEP  # as it was when most scripts were written
             return Side(env_fns, *args, **({"autoreset_mode": mode} | named))
 
-        with stack:
+        with self.stack:
             for owner, name, stand_in in (
-                (gymnasium, "make", make),
+                (gymnasium, "make", self.make),
                 (vector, "SyncVectorEnv", same_step),
-                *((wrappers, name, _itself) for name in CHANGING),
+                *((wrappers, name, lambda env, *_, **__: env) for name in CHANGING),
             ):
-                stack.enter_context(mock.patch.object(owner, name, stand_in))
-            stack.enter_context(mock.patch.dict(sys.modules, _stand_ins()))
+                self.stack.enter_context(mock.patch.object(owner, name, stand_in))
+            self.stack.enter_context(_modules(_stand_ins()))
             yield
 
 
-CHANGING = (
-    *("NormalizeObservation", "NormalizeReward", "TransformObservation", "TransformReward"),
-    *("RecordVideo", "ClipAction", "RecordEpisodeStatistics"),
-)
-
-
-def _itself(env: Any, *_: Any, **__: Any) -> Any:
-    """A wrapper that is left out: observations must be those that the environment gave."""
-    return env
+@contextlib.contextmanager
+def _modules(stand_ins: dict[str, Any]) -> Iterator[None]:
+    """Under their names; what is imported meanwhile stays imported."""
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            sys.modules.update({} if module is None else {name: module})
 
 
 def _stand_ins() -> dict[str, Any]:
@@ -137,7 +136,7 @@ def _stand_ins() -> dict[str, Any]:
     return found
 
 
-def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
+def _environment(recorded: Recorded, tape: Tape, observed: Any, acted: Any) -> Any:
     import gymnasium
 
     class Environment(gymnasium.Env):
@@ -147,15 +146,14 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
         metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
         def __init__(self) -> None:
-            self.number = recorded.count
+            self.number = self.episode = recorded.count
             recorded.count += 1
             self.rng = np.random.default_rng(self.number)
-            self.episode, self.time, self.state = self.number, 0, 0
+            self.time = self.state = 0
 
         def _observe(self) -> np.ndarray:
             row = self.rng.normal(size=observed.shape).astype(observed.dtype)
-            assert recorded.tape is not None
-            self.state = recorded.tape.state(row)
+            self.state = tape.state(row)
             return np.asarray(row)
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -168,9 +166,6 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
             self.rng = np.random.default_rng(seed)
 
         def step(self, action: Any) -> Any:
-            tape = recorded.tape
-            assert tape is not None
-            recorded.started = recorded.started or time.process_time()
             if time.process_time() - recorded.started > SECONDS:
                 raise Enough
             before, reward = self.state, float(self.rng.normal(0.5, 2.0))
@@ -178,14 +173,15 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
             row = self._observe()
             ended = self.time >= LENGTHS[self.episode % len(LENGTHS)]
             by_limit = ended and self.episode % 2 == 1
-            step = Transition(
-                before, np.array(action), reward, self.state, ended and not by_limit, by_limit,
-                self.number,
-            )  # fmt: skip
-            tape.step(step)
+            terminated = ended and not by_limit
+            tape.step(
+                Transition(
+                    before, np.array(action), reward, self.state, terminated, by_limit, self.number
+                )
+            )
             if recorded.old:
                 return row, reward, ended, {"TimeLimit.truncated": by_limit}
-            return row, reward, step.terminated, step.truncated, {}
+            return row, reward, terminated, by_limit, {}
 
         def render(self) -> None:
             return None
@@ -193,48 +189,35 @@ def _environment(recorded: Recorded, observed: Any, acted: Any) -> Any:
     return Environment()
 
 
-class Run(NamedTuple):
-    """A script that was run: what it defined, and what was recorded of it."""
-
-    module: Any
-    tape: Tape | None
-    error: str
-
-
-def run(path: Path) -> Run:
-    """Run a file as a program."""
+def _run(path: Path) -> tuple[Any, Tape | None, str]:
+    """A file, run as a program: what it defined, what was recorded, and how it failed."""
     name = f"_audited_{path.stem}"
-    module = types.ModuleType(name)
+    module = sys.modules[name] = types.ModuleType("__main__")
     module.__file__ = str(path)
-    module.__dict__["__name__"] = "__main__"
     text = path.read_text(encoding="utf-8")
-    code = compile(text, str(path), "exec")
-    recorded, error = Recorded(old=_of_old_gym(ast.parse(text))), ""
-    argv, folder = sys.argv, Path.cwd()
-    main = sys.modules["__main__"]
-    sys.path.insert(0, str(path.parent))
-    with tempfile.TemporaryDirectory(prefix="actorcritic-audit-") as scratch:
+    recorded, error = Recorded(_of_old_gym(ast.parse(text))), ""
+    with (
+        tempfile.TemporaryDirectory(prefix="actorcritic-audit-") as scratch,
+        mock.patch.object(sys, "argv", [str(path)]),
+        mock.patch.object(sys, "path", [str(path.parent), *sys.path]),
+        _modules({"__main__": module}),
+        contextlib.chdir(scratch),
+        lightly(importlib.import_module("torch")),
+        calling.quiet(),
+        recorded.patched(),
+    ):
         try:
-            sys.argv = [str(path)]
-            os.chdir(scratch)
-            sys.modules["__main__"] = sys.modules[name] = module
-            with calling.quiet(), recorded.patched():
-                exec(code, module.__dict__)
+            exec(compile(text, str(path), "exec"), vars(module))
         except Enough:
             pass
         except (Exception, SystemExit) as raised:
             error = calling.one_line(raised)
-        finally:
-            sys.argv = argv
-            os.chdir(folder)
-            sys.modules["__main__"] = main
-            sys.path.remove(str(path.parent))
-    module.__dict__["__name__"] = name
+    module.__name__ = name
     for value in vars(module).values():
         if getattr(value, "__module__", "") == "__main__":
             with contextlib.suppress(AttributeError):
                 value.__module__ = name
-    return Run(module, recorded.tape, error)
+    return module, recorded.tape, error
 
 
 def _of_old_gym(tree: ast.AST) -> bool:
@@ -249,40 +232,28 @@ def _of_old_gym(tree: ast.AST) -> bool:
     )
 
 
-def is_script(path: Path) -> bool:
+def _is_script(path: Path) -> bool:
     """Whether running the file trains something: it makes an environment and an optimiser."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {
-        n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in ast.walk(tree)
-    }
-    top = any(isinstance(n, (ast.For, ast.While, ast.If)) for n in getattr(tree, "body", []))
-    return top and "make" in names and "backward" in names
+    names = {getattr(n, "attr", getattr(n, "id", "")) for n in ast.walk(tree)}
+    top = any(isinstance(n, (ast.For, ast.While, ast.If)) for n in tree.body)
+    return top and {"make", "backward"} <= names
 
 
-def script(path: Path, name: str) -> tuple[Report | None, Run]:
-    """The report of a training script, and what it defined."""
-    importlib.import_module("torch")
-    done = run(path)
-    tape = done.tape
-    if tape is None or not tape.events:
-        return None, done
-    numbers = agents.numbers_in(done.module)
-    reports = []
-    for drawn in (True, False):
-        judge = Judge(tape=tape, numbers=numbers, drawn=drawn)
-        judge.run()
-        reports.append(judge)
-        if not judge.found:
+def _report(name: str, module: Any, tape: Tape) -> Report:
+    """Of what was recorded. Actions are those that were drawn, or else those that were taken."""
+    numbers, judges = agents.numbers_in(module), []
+    normal = any(policy.means is not None for policy in tape.policies)
+    for drawn in (True, False) if normal else (False,):
+        judges.append(Judge(tape=tape, numbers=numbers, drawn=drawn))
+        soft.judge(judges[-1])
+        if not judges[-1].found:
             break
-    judge = min(reports, key=lambda j: len(j.found))
     called = (
         f"PyTorch, run as a program: {len(tape.transitions)} steps of an environment, "
         f"{len(tape.events)} backwards"
     )
-    try:
-        return agents.concluded(judge, name, "script", called), done
-    except CannotCall:
-        return None, done
+    return agents.concluded(min(judges, key=lambda j: len(j.found)), name, "script", called)
 
 
 def reports(place: Path) -> Reports:
@@ -310,13 +281,13 @@ def _of_file(path: Path) -> tuple[list[Report], list[str]]:
         raise CannotCall(f"There is no file {path}.")
     found: list[Report] = []
     left: list[str] = []
-    if is_script(path):
-        report, done = script(path, path.name)
-        module = done.module
-        if report is not None:
-            found.append(report)
-        elif done.error:
-            left.append(f"{path.name} as a program: {done.error}")
+    if _is_script(path):
+        module, tape, error = _run(path)
+        if tape is not None and tape.events:
+            with contextlib.suppress(CannotCall):
+                found.append(_report(path.name, module, tape))
+        if error and not found:
+            left.append(f"{path.name} as a program: {error}")
     else:
         module = calling.load_module(str(path))
     for name, value in list(vars(module).items()):

@@ -8,13 +8,19 @@ the network said: the same thing that the audit of a loss looks at, in a class o
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+
+ENOUGH, FEW = 2048, 12  # steps of an environment, where so many of an optimiser were seen
 
 
 class Transition(NamedTuple):
@@ -27,9 +33,7 @@ class Transition(NamedTuple):
     terminated: bool
     truncated: bool
     env: int = 0
-    given: Mapping[str, float] = MappingProxyType(
-        {}
-    )  # what the learner was handed beside it: returns, advantages, …
+    given: Mapping[str, float] = MappingProxyType({})  # handed to the learner: returns, …
 
 
 @dataclass(eq=False)
@@ -39,11 +43,9 @@ class Output:
     states: list[int]
     numbers: np.ndarray  # [N], or [N, D]
     head: tuple[int, int]  # which network, and which of its outputs
-    clock: int  # how many steps had been taken
-    actions: Any = None  # that it was given beside the observations, [N, D]
-    tensor: Any = None
-    module: Any = None
-    gradient: np.ndarray | None = None  # of the backward that is going on
+    actions: Any  # that it was given beside the observations, [N, D]
+    tensor: Any
+    module: Any
     order: int = 0
 
 
@@ -52,31 +54,31 @@ class Policy:
     """A distribution that was made at some observations."""
 
     states: list[int]
-    kind: str  # "categorical" or "normal"
-    probs: np.ndarray | None  # [N, A]
-    means: np.ndarray | None  # [N, D]
-    stds: np.ndarray | None
-    clock: int
+    probs: Any = None  # [N, A]; or, where it is a normal one:
+    means: Any = None  # [N, D]
+    stds: Any = None
     roots: dict[str, Any] = field(default_factory=dict)  # the tensors that its gradient arrives at
-    gradients: dict[str, np.ndarray] = field(default_factory=dict)
     draws: list[Any] = field(default_factory=list)  # tensors of its samples
     softmax_twice: bool = False
-    order: int = 0  # when it was made, among policies and backwards
     raw: bool = False  # a network's output, of which no distribution need have been made
+    order: int = 0  # when it was made, among policies and backwards
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """The last sample, in the shape of the means."""
+        return np.asarray(array(self.draws[-1]).reshape(self.means.shape))
 
 
 @dataclass(eq=False)
 class Event:
     """One call of backward()."""
 
-    loss: float
-    clock: int
+    clock: int  # how many steps had been taken
     begin: int  # the first step since the parameters changed before it
+    since: int  # when the parameters changed before those steps
+    order: int
     policies: list[tuple[Policy, dict[str, np.ndarray]]]
     outputs: list[tuple[Output, np.ndarray]]
-    number: int  # optimiser steps before it
-    order: int
-    since: int  # when the parameters changed before those steps
     weight: float | None = None  # of log π, where an actor climbs Q
 
 
@@ -84,126 +86,111 @@ class Enough(BaseException):
     """There is nothing more to be learnt from running on."""
 
 
+def array(tensor: Any) -> np.ndarray:
+    return np.array(tensor.detach().cpu().double().numpy())
+
+
+def are_probabilities(rows: np.ndarray) -> bool:
+    return bool(np.all(rows >= 0) and np.allclose(rows.sum(-1), 1, atol=1e-5))
+
+
 class Tape:
     """Recorder; `with tape.running():` around the code."""
 
-    def __init__(self, width: int, choices: int | None, most: int = 12) -> None:
+    def __init__(
+        self, width: int, choices: int | None, most: int, look: Callable[[Tape, Event], None]
+    ) -> None:
         self.torch: Any = importlib.import_module("torch")
         self.width, self.choices, self.most = width, choices, most
-        self.looks: list[Callable[[Tape, Event], None]] = []  # after every backward
-        self.known: dict[bytes, int] = {}
-        self.observations: list[np.ndarray] = []
+        self.look = look  # after every backward
+        self.known: dict[bytes, int] = {}  # observations
         self.transitions: list[Transition] = []
         self.outputs: list[Output] = []
         self.policies: list[Policy] = []
         self.events: list[Event] = []
         self.begin, self.updated, self.steps = 0, True, 0
-        self.stepped: set[int] = set()  # parameters that an optimiser has
-        self.reached: dict[int, Any] = {}  # parameters that some gradient reached
-        self.marks: dict[int, str] = {}  # whether a gradient was used by a step: fresh, used, dirty
-        self.initial: dict[int, tuple[Any, Any]] = {}  # parameters as they were when first reached
+        self.marks: dict[Any, str] = {}  # of parameters, by what a step did with their gradient
+        self.stepped: set[Any] = set()  # parameters that an optimiser has
+        self.initial: dict[Any, Any] = {}  # parameters as they were when first reached
         self.upwards = False  # an optimiser that maximises
         self.elsewhere = False  # gradients that are taken by torch.autograd.grad
         self.stale = False  # a step with a gradient that was used before
-        self.first = self.before = 0  # outputs and policies that earlier backwards have seen
-        self._last: list[int] = []
+        self._flows: dict[Any, dict[str, np.ndarray]] = {}  # of the backward that is going on
+        self._last: list[int] = []  # the states that the network at work was given
         self._lead: tuple[int, ...] = ()
         self._before = self._depth = self._order = self._changed = self.since = 0
-        self._busy = False
 
     # -- observations and steps
 
     def state(self, observation: Any) -> int:
         """The number of an observation; a new one for new numbers."""
         row = np.asarray(observation, np.float32).ravel()
-        key = row.tobytes()
-        if key not in self.known:
-            self.known[key] = len(self.observations)
-            self.observations.append(row)
-        return self.known[key]
+        return self.known.setdefault(row.tobytes(), len(self.known))
 
     def step(self, transition: Transition) -> None:
+        long = len(self.transitions) - self.begin > 1  # there are many steps to an update
+        if long and self.steps >= FEW and len(self.transitions) >= ENOUGH:
+            raise Enough
         if self.updated:
             self.begin, self.updated = len(self.transitions), False
             self.since = self._changed
         self.transitions.append(transition)
 
+    def _floats(self, tensor: Any) -> bool:
+        return bool(self.torch.is_tensor(tensor) and tensor.dtype.is_floating_point)
+
     def _rows(self, tensor: Any) -> list[int] | None:
         """The states in the rows of a tensor, if all of them are known."""
-        if not self.torch.is_tensor(tensor) or not tensor.dtype.is_floating_point:
+        if not self._floats(tensor) or tensor.ndim == 0 or tensor.numel() == 0:
             return None
-        if tensor.ndim == 0 or tensor.shape[-1] < self.width or tensor.numel() == 0:
+        if tensor.shape[-1] < self.width:
             return None
-        rows = tensor.detach().reshape(-1, tensor.shape[-1])[:, : self.width]
-        array = rows.float().cpu().numpy()
-        found = [self.known.get(np.ascontiguousarray(row).tobytes()) for row in array]
+        rows = tensor.detach().reshape(-1, tensor.shape[-1])[:, : self.width].float().cpu().numpy()
+        found = [self.known.get(row.tobytes()) for row in rows]
         return None if None in found else [k for k in found if k is not None]
 
     # -- networks
 
     def _enter(self, module: Any, inputs: Sequence[Any]) -> None:
         self._depth += 1
-        if self._depth > 1 or self._busy:
+        if self._depth > 1:
             return
         self._before = len(self.policies)
         for tensor in inputs:
-            states = self._rows(tensor)
-            if states is not None:
+            if (states := self._rows(tensor)) is not None:
                 self._last, self._lead = states, tuple(tensor.shape[:-1])
                 return
 
     def _leave(self, module: Any, inputs: Sequence[Any], output: Any) -> None:
         self._depth -= 1
-        if self._depth > 0 or self._busy or not self._last:
+        if self._depth > 0 or not self._last:
             return
-        direct = any(self._rows(t) is not None for t in inputs)
         beside = self._beside(inputs)
         if beside is not None and any(not p.raw for p in self.policies[self._before :]):
             return  # log-probabilities of actions that a policy was given: no Q(s, a)
-        parts = output if isinstance(output, (tuple, list)) else [output]
-        if isinstance(output, dict):
-            parts = list(output.values())
-        for index, tensor in enumerate(parts):
-            if not self.torch.is_tensor(tensor) or not tensor.dtype.is_floating_point:
+        parts = list(output.values()) if isinstance(output, dict) else output
+        count, lead = len(self._last), self._lead
+        for index, tensor in enumerate(parts if isinstance(parts, (tuple, list)) else [parts]):
+            if not self._floats(tensor) or lead not in (tensor.shape, tensor.shape[:-1]):
                 continue
-            lead, shape = self._lead, tuple(tensor.shape)
-            if shape not in (lead, (*lead, 1)) and shape[:-1] != lead:
-                continue
-            count = len(self._last)
-            numbers = tensor.detach().cpu().double().numpy().reshape(count, -1).copy()
+            numbers = array(tensor).reshape(count, -1)
             numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
-            made = Output(
-                list(self._last), numbers, (id(module), index), len(self.transitions),
-                beside, tensor, module if direct else None,
-            )  # fmt: skip
-            made.order = self._tick()
+            head = (id(module), index)
+            made = Output(self._last, numbers, head, beside, tensor, module)
+            self._follow(made, {"": tensor})
             self.outputs.append(made)
-            if tensor.requires_grad:
-                tensor.register_hook(lambda g, o=made: self._add(o, g))
             if self.choices and numbers.ndim == 2 and numbers.shape[1] == self.choices:
                 self._raw(tensor, numbers)
 
     def _raw(self, tensor: Any, numbers: np.ndarray) -> None:
         """Logits or probabilities, as a policy."""
-        is_probs = bool(np.all(numbers >= 0) and np.allclose(numbers.sum(-1), 1, atol=1e-5))
-        shifted = np.exp(numbers - numbers.max(-1, keepdims=True))
-        probs = numbers if is_probs else shifted / shifted.sum(-1, keepdims=True)
-        self._follow(
-            Policy(
-                list(self._last), "categorical", probs, None, None, len(self.transitions),
-                {"probs" if is_probs else "logits": tensor}, raw=True,
-            )
-        )  # fmt: skip
-
-    def _tick(self) -> int:
-        self._order += 1
-        return self._order
-
-    def _follow(self, policy: Policy) -> None:
-        policy.order = self._tick()
-        for name, tensor in policy.roots.items():
-            if tensor.requires_grad:
-                tensor.register_hook(lambda g, n=name, p=policy: self._flow(p, n, g))
+        if are_probabilities(numbers):
+            root, probs = "probs", numbers
+        else:
+            root, probs = "logits", np.exp(numbers - numbers.max(-1, keepdims=True))
+        policy = Policy(self._last, probs / probs.sum(-1, keepdims=True), raw=True)
+        policy.roots = {root: tensor}
+        self._follow(policy, policy.roots)
         self.policies.append(policy)
 
     def _beside(self, inputs: Sequence[Any]) -> Any:
@@ -215,160 +202,175 @@ class Tape:
             return tensors[1]
         return tensors[0][..., self.width :] if tensors[0].shape[-1] > self.width else None
 
-    def _add(self, output: Output, gradient: Any) -> None:
-        found = gradient.detach().cpu().double().numpy().reshape(output.numbers.shape)
-        output.gradient = found if output.gradient is None else output.gradient + found
+    def _tick(self) -> int:
+        self._order += 1
+        return self._order
+
+    def _follow(self, made: Output | Policy, tensors: dict[str, Any]) -> None:
+        """Note when it was made, and what gradients reach it."""
+        made.order = self._tick()
+        for name, tensor in tensors.items():
+            if tensor.requires_grad:
+                tensor.register_hook(lambda g, n=name: self._flow(made, n, g))
+
+    def _flow(self, made: Output | Policy, name: str, gradient: Any) -> None:
+        flows = self._flows.setdefault(made, {})
+        found = array(gradient).reshape(len(made.states), -1)
+        flows[name] = flows[name] + found if name in flows else found
 
     # -- distributions
 
-    def _made(self, dist: Any, given: dict[str, Any]) -> None:
-        if self._busy or not self._last:
+    def _made(
+        self, names: tuple[str, ...], original: Callable[..., Any], dist: Any,
+        *args: Any, **named: Any,
+    ) -> None:  # fmt: skip
+        original(dist, *args, **named)
+        if not self._last:
             return
-        count, torch = len(self._last), self.torch
-        policy = Policy(list(self._last), "normal", None, None, None, len(self.transitions))
-        if isinstance(dist, torch.distributions.Categorical):
+        given = dict(zip(names, args, strict=False)) | named
+        count, policy = len(self._last), Policy(self._last)
+        if isinstance(dist, self.torch.distributions.Categorical):
             if int(np.prod(dist.batch_shape)) != count:
                 return
             root = "probs" if given.get("probs") is not None else "logits"
-            policy.kind, policy.roots = "categorical", {root: getattr(dist, root)}
-            policy.probs = self._array(dist.probs, count)
-            raw = given.get("logits")
-            if raw is not None:
-                raw = self._array(raw, count)
-                policy.softmax_twice = bool(
-                    np.all(raw >= 0) and np.allclose(raw.sum(-1), 1, atol=1e-5)
-                )
+            policy.roots = {root: getattr(dist, root)}
+            policy.probs = array(dist.probs).reshape(count, -1)
+            if given.get("logits") is not None:
+                policy.softmax_twice = are_probabilities(array(given["logits"]).reshape(count, -1))
         else:
-            loc = dist.loc
-            scale = dist.scale if hasattr(dist, "scale") else dist.variance.sqrt()
-            if loc.numel() % count or loc.numel() == 0:
+            if dist.loc.numel() % count or dist.loc.numel() == 0:
                 return
-            policy.roots = {"means": loc}
+            policy.roots = {"means": dist.loc}
             if hasattr(dist, "scale"):
-                policy.roots["stds"] = scale
-            policy.means, policy.stds = self._array(loc, count), self._array(scale, count)
+                policy.roots["stds"] = dist.scale
+            scale = policy.roots.get("stds")
+            scale = dist.variance.sqrt() if scale is None else scale
+            policy.means, policy.stds = (array(x).reshape(count, -1) for x in (dist.loc, scale))
         dist._recorded = policy
-        self._follow(policy)
+        self._follow(policy, policy.roots)
+        self.policies.append(policy)
 
-    def _flow(self, policy: Policy, name: str, gradient: Any) -> None:
-        found = self._array(gradient, len(policy.states))
-        policy.gradients[name] = policy.gradients.get(name, 0) + found
-
-    def _array(self, tensor: Any, count: int) -> np.ndarray:
-        return np.asarray(tensor.detach().cpu().double().numpy().reshape(count, -1)).copy()
+    def _drawn(self, original: Callable[..., Any], dist: Any, *args: Any, **named: Any) -> Any:
+        found = original(dist, *args, **named)
+        if hasattr(dist, "_recorded"):
+            dist._recorded.draws.append(found)
+        return found
 
     # -- gradients and steps
 
     def _backward(self, original: Callable[..., Any], loss: Any, *args: Any, **named: Any) -> Any:
-        for number, p in self.reached.items():
+        for p, mark in self.marks.items():
             if p.grad is None or not p.grad.any():
-                self.marks[number] = "fresh"
-            elif self.marks.get(number) == "used":
-                self.marks[number] = "dirty"
-        for output in self.outputs[self.first :]:
-            output.gradient = None
-        for policy in self.policies[self.before :]:
-            policy.gradients = {}
+                self.marks[p] = "fresh"
+            elif mark == "used":
+                self.marks[p] = "used twice"
+        self._flows = {}
         result = original(loss, *args, **{**named, "retain_graph": True})
-        self.events.append(
-            Event(
-                float(loss.detach().sum()), len(self.transitions), self.begin,
-                [(p, dict(p.gradients)) for p in self.policies[self.before :] if p.gradients],
-                [(o, o.gradient) for o in self.outputs[self.first :] if o.gradient is not None],
-                self.steps, self._tick(), self.since,
-            )
-        )  # fmt: skip
-        for output in self.outputs[self.first :]:
-            if output.gradient is not None and output.module is not None:
-                for p in output.module.parameters():
-                    if id(p) not in self.initial:
-                        self.initial[id(p)] = (p, p.detach().clone())
-        for look in self.looks:
-            look(self, self.events[-1])
+        flows = sorted(self._flows.items(), key=lambda item: item[0].order)
+        self._flows = {}
+        outputs = [
+            (o, flow[""].reshape(o.numbers.shape)) for o, flow in flows if isinstance(o, Output)
+        ]
+        policies = [(p, flow) for p, flow in flows if isinstance(p, Policy)]
+        event = Event(
+            len(self.transitions), self.begin, self.since, self._tick(), policies, outputs
+        )
+        self.events.append(event)
+        for module in {o.module for o, _ in outputs}:
+            for p in module.parameters():
+                if p not in self.initial:
+                    self.initial[p] = p.detach().clone()
+        self.look(self, event)
         return result
 
     def _taken(self, original: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        self.elsewhere |= not self._busy
+        self.elsewhere = True
         return original(*args, **named)
 
-    def _optimised(self, optimizer: Any) -> None:
+    def _optimised(self, optimizer: Any, *_: Any) -> None:
         for group in optimizer.param_groups:
             self.upwards |= bool(group.get("maximize"))
+            self.stepped.update(group["params"])
             for p in group["params"]:
-                self.stepped.add(id(p))
                 if p.grad is not None:
-                    self.reached[id(p)] = p
-                    self.stale |= self.marks.get(id(p)) == "dirty"
-                    self.marks[id(p)] = "used"
+                    self.stale |= self.marks.get(p) == "used twice"
+                    self.marks[p] = "used"
         self.steps += 1
         self.updated, self._changed = True, self._tick()
         if self.steps >= self.most:
             raise Enough
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Nothing is recorded."""
-        busy, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = busy
-
-    @contextlib.contextmanager
     def running(self) -> Iterator[Tape]:
         """With everything patched that has to be seen; as it was afterwards."""
-        torch = self.torch
+        torch, stack = self.torch, contextlib.ExitStack()
         hooks = torch.nn.modules.module
         optimizers = importlib.import_module("torch.optim.optimizer")
-        handles = [
-            hooks.register_module_forward_pre_hook(self._enter),
-            hooks.register_module_forward_hook(self._leave, always_call=True),
-            optimizers.register_optimizer_step_pre_hook(
-                lambda optimizer, *_: self._optimised(optimizer)
-            ),
-        ]
-        patched = [
-            (torch.Tensor, "backward", torch.Tensor.backward),
-            (torch.autograd, "grad", torch.autograd.grad),
-        ]
-        grad = torch.autograd.grad
-        torch.autograd.grad = lambda *a, **k: self._taken(grad, *a, **k)
-        backward = torch.Tensor.backward
-        torch.Tensor.backward = lambda loss, *a, **k: self._backward(backward, loss, *a, **k)
-        for name, parameters in (
-            ("Categorical", ("probs", "logits")),
-            ("Normal", ("loc", "scale")),
-            ("MultivariateNormal", ("loc", "covariance_matrix")),
-        ):
-            cls = getattr(torch.distributions, name)
-            patched.append((cls, "__init__", cls.__init__))
-            cls.__init__ = self._noting(cls.__init__, parameters)
-            for method in {"sample", "rsample"} & set(vars(cls)):
-                patched.append((cls, method, getattr(cls, method)))
-                setattr(cls, method, self._drawing(getattr(cls, method)))
-        try:
+
+        def patch(owner: Any, name: str, stand_in: Callable[..., Any]) -> None:
+            """`stand_in` is given what it stands for, and then what that is given."""
+            original = getattr(owner, name)
+            stack.enter_context(
+                mock.patch.object(owner, name, lambda *a, **k: stand_in(original, *a, **k))
+            )
+
+        with lightly(torch), stack:
+            for handle in (
+                hooks.register_module_forward_pre_hook(self._enter),
+                hooks.register_module_forward_hook(self._leave, always_call=True),
+                optimizers.register_optimizer_step_pre_hook(self._optimised),
+            ):
+                stack.callback(handle.remove)
+            patch(torch.autograd, "grad", self._taken)
+            patch(torch.Tensor, "backward", self._backward)
+            for name, parameters in (
+                ("Categorical", ("probs", "logits")),
+                ("Normal", ("loc", "scale")),
+                ("MultivariateNormal", ("loc", "covariance_matrix")),
+            ):
+                cls = getattr(torch.distributions, name)
+                patch(cls, "__init__", functools.partial(self._made, parameters))
+                for method in {"sample", "rsample"} & set(vars(cls)):
+                    patch(cls, method, self._drawn)
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
-            for owner, name, original in patched:
-                setattr(owner, name, original)
-            self._depth = 0
+        self._depth = 0
 
-    def _noting(self, original: Callable[..., Any], parameters: Sequence[str]) -> Any:
-        def made(dist: Any, *args: Any, **named: Any) -> None:
-            original(dist, *args, **named)
-            given = dict(zip(parameters, args, strict=False)) | named
-            self._made(dist, given)
 
-        return made
+# ------------------------------------------------------------------------------- PyTorch, quicker
 
-    def _drawing(self, original: Callable[..., Any]) -> Any:
-        def drawn(dist: Any, *args: Any, **named: Any) -> Any:
-            found = original(dist, *args, **named)
-            policy = getattr(dist, "_recorded", None)
-            if policy is not None:
-                policy.draws.append(found)
-            return found
 
-        return drawn
+class _Compiler(types.ModuleType):
+    """For torch._dynamo, which optimisers import to be left alone by it; it takes a second.
+
+    Where more is wanted of it, the real one is imported.
+    """
+
+    @staticmethod
+    def graph_break(*_: Any, **__: Any) -> None:
+        return None
+
+    @staticmethod
+    def disable(function: Any, *_: Any, **__: Any) -> Any:
+        return function
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def lightly(torch: Any) -> Iterator[None]:
+    """On one thread, since what is audited is small, and without the compiler."""
+    threads, name = torch.get_num_threads(), "torch._dynamo"
+    stand_in = _Compiler(name)
+    if sys.modules.setdefault(name, stand_in) is stand_in:
+        torch._dynamo = stand_in
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+            del torch._dynamo
