@@ -7,6 +7,7 @@ that reproduces the numbers names what the code does.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import re
@@ -18,24 +19,30 @@ import numpy as np
 from scipy import stats
 
 from actorcritic.audit import calling
-from actorcritic.audit.densities.categorical import discrete, logits_of
+from actorcritic.audit.densities import categorical
 from actorcritic.audit.densities.rows import (
-    DIMENSIONS,
+    AVERAGED,
+    CLIPPED,
+    INTEGRAL,
     LEVEL,
     MANY,
+    NOT_SUMMED,
+    PLAIN,
+    SAMPLE_DENSITY,
+    SAMPLES,
+    SATURATION,
     Case,
     Each,
+    Match,
     Point,
-    Reading,
-    normal_of,
+    at_u,
+    change,
     readings,
     reduced,
-    slope,
     squashed_of,
     truncated,
 )
 from actorcritic.audit.findings import (
-    RISKY,
     UNJUDGED,
     WRONG,
     CannotCall,
@@ -75,6 +82,9 @@ PER_DIMENSION = re.compile(
 )
 SQUASHED = re.compile(r"tanh|squash|\bsac\b", re.I)
 
+_BOUNDS = ("low", "high", "action_scale", "max_action")
+_OF_ROWS = ("unsquashed", "action", "mean", "std", "log_std", "noise", "logits", "probs")
+
 
 # ------------------------------------------------------------------------------ the user's function
 
@@ -88,8 +98,8 @@ class Audit(Ledger):
     batched: bool = True
     inside: float | None = None  # a scale of the action that is written in its code
 
-    def takes(self, role: str) -> bool:
-        return role in self.roles
+    def takes(self, *roles: str) -> bool:
+        return not self.roles.isdisjoint(roles)
 
     @property
     def name(self) -> str:
@@ -101,29 +111,28 @@ class Audit(Ledger):
 
     @property
     def claimed(self) -> bool:
-        """Whether the function says that it squashes."""
-        roles = ("unsquashed", "low", "high", "action_scale", "max_action")
-        # A name on its own counts; `tanh` among the names that its code uses counts as well.
+        """Whether the function says that it squashes: by its roles, words, or what it calls."""
         code = getattr(calling.underlying(self.function), "__code__", None)
-        used = " ".join(code.co_names) if code is not None else ""
-        return any(self.takes(r) for r in roles) or bool(
-            SQUASHED.search(self.words) or SQUASHED.search(used)
-        )
+        said = f"{self.words} {' '.join(code.co_names) if code is not None else ''}"
+        return self.takes("unsquashed", *_BOUNDS) or bool(SQUASHED.search(said))
 
     @property
     def boxed(self) -> bool:
-        return any(self.takes(r) for r in ("low", "high", "action_scale", "max_action"))
+        return self.takes(*_BOUNDS)
+
+    @property
+    def right(self) -> Each:
+        """What it should compute, by what it says."""
+        return squashed_of if self.claimed else at_u
 
     def box(self, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
         """Scale and bias of the box that the function can be told of."""
         scale, bias = np.ones(dimensions), np.zeros(dimensions)
-        if self.inside is not None:
-            return self.inside * scale, bias
-        if self.takes("max_action"):
-            return 2.0 * scale, bias
+        if self.inside is not None or self.takes("max_action"):
+            return scale * (self.inside or 2.0), bias
         if self.boxed:
             scale = np.array([2.0, 0.5, 3.0])[:dimensions]
-        if self.takes("low") or self.takes("action_bias"):
+        if self.takes("low", "action_bias"):
             bias = np.array([0.5, -0.2, 1.0])[:dimensions]
         return scale, bias
 
@@ -140,11 +149,20 @@ class Audit(Ledger):
         scale, bias = self.box(u.shape[-1])
         return Point(u, bias + scale * np.tanh(u), mean, std, scale, bias)
 
+    def of(self, action: np.ndarray, asked: Point, squashed: bool) -> Point:
+        """Where the density of a returned action is."""
+        p = self.at(action, asked.mean, asked.std)
+        if not squashed:
+            return p
+        with np.errstate(all="ignore"):
+            u = np.arctanh((action - p.bias) / p.scale)
+        return Point(u, action, p.mean, p.std, p.scale, p.bias)
+
     def values(self, p: Point, squashed: bool) -> Case:
         """What is handed over; `squashed`: the action itself and not the draw."""
-        given = {
+        return {
             "unsquashed": p.u,
-            "action": p.given(squashed),
+            "action": p.action if squashed else p.u,
             "mean": p.mean,
             "std": p.std,
             "log_std": np.log(p.std),
@@ -153,11 +171,8 @@ class Audit(Ledger):
             "action_scale": p.scale,
             "action_bias": p.bias,
             "max_action": float(p.scale.flat[0]),
-            "key": self.key(),
+            "noise": (p.u - p.mean) / p.std,
         }
-        if self.takes("noise"):
-            given["noise"] = (p.u - p.mean) / p.std
-        return given
 
     def key(self) -> Any:
         if self.framework.name == "jax":
@@ -168,54 +183,80 @@ class Audit(Ledger):
             return importlib.import_module("torch").Generator().manual_seed(7)
         return np.random.default_rng(7)
 
-    def looked_at(self) -> frozenset[str]:
-        """The roles that a function of one case reads."""
-        rng = np.random.default_rng(0)
-        values = self.values(self.point(rng, 3, 2), False) | logits_of(self, rng, (3, 4))
-        values["noise"] = rng.normal(size=(3, 2))
-        return calling.call(self.function, self.matched, values, self.framework).read
+    def returned(self, values: Case, convert: bool = True) -> calling.Returned:
+        given = values | {"key": self.key()}
+        return calling.call(self.function, self.matched, given, self.framework, convert)
 
     def call(self, values: Case, rows: int) -> list[np.ndarray]:
         """The arrays that came back."""
-        result = calling.call(self.function, self.matched, values, self.framework)
-        return [array for _, array in result.outputs(rows)]
+        return [array for _, array in self.returned(values).outputs(rows)]
 
-    def log_probs(self, p: Point, squashed: bool) -> np.ndarray:
-        """[rows], or [rows, dimensions], or whatever it is."""
-        values = self.values(p, squashed)
-        rows = len(p.u)
+    def log_probs(self, values: Case, rows: int) -> np.ndarray:
+        """[rows], or [rows, dimensions], or whatever it is; of all rows at once, or one by one."""
+
+        def row(i: int) -> Case:
+            one = {r: v[i] if r in _OF_ROWS else v for r, v in values.items()}
+            return {r: int(v) if isinstance(v, np.integer) else v for r, v in one.items()}
+
+        def only(found: list[np.ndarray]) -> np.ndarray:
+            if not found:
+                raise CannotCall(f"{self.name} returned no numbers.")
+            second = len(found) == 2 and found[0].ndim > found[1].ndim
+            return np.asarray(found[second], float)
+
         if self.batched:
-            return self.only(self.call(values, rows))
-        per_row = ("unsquashed", "action", "mean", "std", "log_std", "noise")
-        return np.stack(
-            [
-                self.only(self.call({r: v[i] if r in per_row else v for r, v in values.items()}, 0))
-                for i in range(rows)
-            ]
-        )
-
-    def only(self, found: list[np.ndarray]) -> np.ndarray:
-        if not found:
-            raise CannotCall(f"{self.name} returned no numbers.")
-        return np.asarray(
-            found[-1] if len(found) == 2 and found[0].ndim > found[1].ndim else found[0], float
-        )
+            return only(self.call(values, rows))
+        return np.stack([only(self.call(row(i), 0)) for i in range(rows)])
 
     # -- what is said
 
-    def table(self, values: Case, rows: list[tuple[str, Any, Any]]) -> str:
+    def table(
+        self, values: Case, rows: list[tuple[str, Any, Any]], action: np.ndarray | None = None
+    ) -> str:
+        """What it was given, and the action if it drew one; what is expected, and what came."""
         names = self.matched.names
-        given = [
-            (names.get(r, r), v)
-            for r, v in values.items()
-            if self.takes(r) and isinstance(v, (np.ndarray, float))
-        ]
-        return listing(given, rows)
+        given = [(names.get(r, r), v) for r, v in values.items() if self.takes(r)]
+        drawn = [] if action is None else [("returned action", action)]
+        return listing([*drawn, *given], rows)
 
-    @property
-    def called(self) -> str:
-        layout = "[N, D]" if self.batched else "one action [D] at a time"
-        return f"{self.framework}, {layout}: {self.matched.describe()}"
+    def verdict(
+        self, holds: bool, fault: Fault, values: Case, rows: list[tuple[str, Any, Any]]
+    ) -> None:
+        if holds:
+            self.hold(fault.check)
+        else:
+            self.fail(fault, self.table(values, rows))
+
+    def reduction(self, how: str) -> Fault | None:
+        """What is wrong with how dimensions became one number."""
+        if how == "per dimension" and PER_DIMENSION.search(self.words):
+            self.choices.append("one log-probability for each dimension, as its name says")
+            return None
+        if how == "sum":
+            self.hold(NOT_SUMMED.check)
+        return {"per dimension": NOT_SUMMED, "mean": AVERAGED}.get(how)
+
+    def explained(self, match: Match) -> None:
+        """What a right reading holds."""
+        self.choices.append(match.reading.said)
+        self.hold(NORMAL.check)
+        if match.reading.each is squashed_of:
+            self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
+
+    def best(
+        self, points: Mapping[bool, list[Point]], found: Mapping[bool, list[np.ndarray]]
+    ) -> Match | None:
+        """The reading that gives what was found, a right one if there is; by squashed or not."""
+        matches = []
+        for reading in readings(self.claimed, self.boxed):
+            for squashed, got in found.items():
+                if reading.from_action in (None, squashed) and squashed in points:
+                    how = reduced(reading, points[squashed], got)
+                    matches += [Match(reading, squashed, how)] if how else []
+        # Of equal ones the first.
+        return min(
+            matches, key=lambda m: (m.reading.fault is not None, m.how != "sum"), default=None
+        )
 
     # -- log-probabilities of given actions
 
@@ -227,144 +268,93 @@ class Audit(Ledger):
         if match is None:
             self.unknown(points[0])
             return
-        reading, squashed, how = match
-        if how == "per dimension" and not PER_DIMENSION.search(self.words):
-            self.explain(
-                reading,
-                squashed,
-                DIMENSIONS._replace(wrong="a number for each dimension comes back, not their sum"),
-            )
-        elif how == "per dimension":
-            self.choices.append("one log-probability for each dimension, as its name says")
-        elif how == "mean":
-            text = "the log-probability is averaged over the action's dimensions, not summed"
-            self.explain(reading, squashed, DIMENSIONS._replace(wrong=text))
-        else:
-            self.hold(DIMENSIONS.check)
-        if reading.fault is not None:
-            self.explain(reading, squashed, reading.fault)
+        for fault in (self.reduction(match.how), match.reading.fault):
+            if fault is not None:
+                self.explain(match, fault)
+        if match.reading.fault is not None:
             return
-        self.choices.append(reading.said)
+        self.explained(match)
         if not self.batched:
             self.choices.append("one action at a time: a batch is summed up or refused")
-        self.hold("normal-density")
-        if reading.each is squashed_of:
-            self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
-        self.integral(reading, squashed)
-        self.extremes(reading, squashed)
+        self.integral(match)
+        self.extremes(match)
 
-    def identify(self, points: list[Point]) -> tuple[Reading, bool, str] | None:
-        """The reading, whether it is one of the squashed action, and how dimensions are reduced."""
-        self.batched = True
+    def identify(self, points: list[Point]) -> Match | None:
         for batched in (True, False):
             self.batched = batched
             found: dict[bool, list[np.ndarray]] = {}
             for squashed in (False, True):
-                try:
-                    found[squashed] = [self.log_probs(p, squashed) for p in points]
-                except CannotCall:
-                    raise
-                except (Exception, SystemExit):
-                    continue
-            if not found:
-                continue
-            matches = []
-            for order, reading in enumerate(readings(self.claimed, self.boxed)):
-                for squashed, got in found.items():
-                    if reading.from_action not in (None, squashed):
-                        continue
-                    how = reduced(reading, points, got)
-                    if how:
-                        rank = (reading.fault is not None, how != "sum", order)
-                        matches.append((rank, (reading, squashed, how)))
-            if matches:
-                return min(matches, key=lambda m: m[0])[1]
+                with contextlib.suppress(SystemExit, Exception):
+                    found[squashed] = [
+                        self.log_probs(self.values(p, squashed), len(p.u)) for p in points
+                    ]
+            match = self.best({False: points, True: points}, found)
+            if match is not None:
+                return match
         self.batched = True
         return None
 
-    def explain(self, reading: Reading, squashed: bool, fault: Fault) -> None:
+    def explain(self, match: Match, fault: Fault) -> None:
         """The smallest example: one action, of as few dimensions as show it."""
+        right = match.reading.each if match.reading.fault is None else self.right
         for d in (1, 2):
             u, mean = np.array([[0.5, -1.0]])[:, :d], np.zeros((1, d))
             p = self.at(u, mean, np.full((1, d), 0.5))
-            right = self.right(reading)
-            expected = right(p).sum(-1)
-            got = self.log_probs(p, squashed)
+            values = self.values(p, match.squashed)
+            expected, got = right(p).sum(-1), self.log_probs(values, 1)
             if got.shape != expected.shape or not np.allclose(got, expected, 1e-3, 1e-3):
                 break
-        values = self.values(p, squashed)
         self.fail(fault, self.table(values, [("log-probability", expected, got)]))
-
-    def right(self, reading: Reading) -> Each:
-        if reading.fault is None:
-            return reading.each
-        return squashed_of if self.claimed else (lambda p: normal_of(p.u, p))
 
     def unknown(self, p: Point) -> None:
         squashed = self.claimed and not self.takes("unsquashed")
         try:
-            got = self.log_probs(p, squashed)
+            got = self.log_probs(self.values(p, squashed), len(p.u))
         except (Exception, SystemExit) as error:
             raise CannotCall(
                 f"{self.name} failed when called with {self.matched.describe()} "
                 f"({self.framework}): {calling.one_line(error)}"
             ) from error
-        each = squashed_of if self.claimed else (lambda p: normal_of(p.u, p))
         text = "the log-probability agrees with no density of a normal or squashed normal action"
-        if got.size and not np.all(np.isfinite(got)):
+        severity = UNJUDGED
+        if not got.size or not np.all(np.isfinite(got)):
             text = "the log-probability of an ordinary action is not finite"
-        one = Point(*(x[:1] if x.ndim == 2 else x for x in vars(p).values()))
-        rows = [("log-probability", each(one).sum(-1), got.ravel()[:1])]
-        severity = UNJUDGED if got.size and np.all(np.isfinite(got)) else WRONG
+            severity = WRONG
+        one = self.at(p.u[:1], p.mean[:1], p.std[:1])
+        rows = [("log-probability", self.right(one).sum(-1), got.ravel()[:1])]
         fault = NORMAL._replace(wrong=text, severity=severity)
         self.fail(fault, self.table(self.values(one, squashed), rows))
 
-    def integral(self, reading: Reading, squashed: bool) -> None:
+    def integral(self, match: Match) -> None:
         """∫ exp(log-probability) over all actions, for one dimension: the trapezoidal rule in u."""
         mean, std = np.full((241, 1), 0.3), np.full((241, 1), 0.6)
         # A truncated normal needs the whole box, whose ends are at infinite u.
-        u = mean + np.linspace(-8, 8, 241)[:, None] * (1.0 if reading.each is truncated else std)
-        p = self.at(u, mean, std)
-        log_p = self.log_probs(p, squashed).reshape(len(u))
-        if reading.said != "normal, not squashed":
-            log_p = log_p + (slope(p) + np.log(p.scale))[:, 0]
+        width = 1.0 if match.reading.each is truncated else std
+        p = self.at(mean + np.linspace(-8, 8, 241)[:, None] * width, mean, std)
+        log_p = self.log_probs(self.values(p, match.squashed), 241).reshape(241, 1)
+        if match.reading is not PLAIN:
+            log_p = log_p + change(p)
         with np.errstate(over="ignore", invalid="ignore"):
-            total = float(np.trapezoid(np.nan_to_num(np.exp(log_p)), u[:, 0]))
-        if abs(total - 1) < 2e-3:
-            self.hold("integrates-to-one")
-            return
-        fault = NORMAL._replace(
-            check="integrates-to-one",
-            wrong="the density does not integrate to one over all actions",
-        )
-        values = self.values(self.at(u[:1], mean[:1], std[:1]), squashed)
-        values = {r: v for r, v in values.items() if r not in ("action", "unsquashed")}
-        self.fail(fault, self.table(values, [("integral", 1.0, total)]))
+            total = float(np.trapezoid(np.nan_to_num(np.exp(log_p))[:, 0], p.u[:, 0]))
+        values = {"mean": mean[:1], "std": std[:1], "log_std": np.log(std[:1])}
+        box = {r: v for r, v in self.values(p, False).items() if r not in _OF_ROWS}
+        self.verdict(abs(total - 1) < 2e-3, INTEGRAL, values | box, [("integral", 1.0, total)])
 
-    def extremes(self, reading: Reading, squashed: bool) -> None:
+    def extremes(self, match: Match) -> None:
         """Saturated draws, and deviations that are tiny or large."""
         u = np.array([[20.0], [-20.0], [12.0], [3.0], [0.0]])
         mean = np.array([[19.0], [-19.0], [9.0], [3.0], [0.0]])
         std = np.array([[1.0], [1.0], [2.0], [7.0], [0.007]])
-        if squashed:  # the action cannot tell draws apart where tanh is saturated
+        if match.squashed:  # the action cannot tell draws apart where tanh is saturated
             u, mean = np.clip(u, -4, 4), np.clip(mean, -4, 4)
         p = self.at(u, mean, std)
-        got, expected = self.log_probs(p, squashed).reshape(len(u)), reading.each(p)[:, 0]
-        if not np.all(np.isfinite(got)):
-            worst = int(np.argmin(np.isfinite(got)))
-            one = self.at(u[worst : worst + 1], mean[worst : worst + 1], std[worst : worst + 1])
-            fault = Fault(
-                "saturation",
-                "the log-probability is not finite where tanh is saturated",
-                "One such action turns the loss and every parameter into NaN.",
-                "log(1 - tanh(u)**2) = 2 * (log(2) - u - softplus(-2 * u))",
-                RISKY,
-            )
-            rows = [("log-probability", expected[worst : worst + 1], got[worst : worst + 1])]
-            self.fail(fault, self.table(self.values(one, squashed), rows))
-            return
-        self.hold("saturation")
-        if not np.allclose(got, expected, 1e-3, 1e-2):
+        got = self.log_probs(self.values(p, match.squashed), len(u)).reshape(len(u))
+        expected, finite = match.reading.each(p)[:, 0], np.isfinite(got)
+        one = slice(int(np.argmin(finite)), int(np.argmin(finite)) + 1)
+        values = self.values(self.at(u[one], mean[one], std[one]), match.squashed)
+        rows = [("log-probability", expected[one], got[one])]
+        self.verdict(bool(finite.all()), SATURATION, values, rows)
+        if finite.all() and not np.allclose(got, expected, 1e-3, 1e-2):
             self.choices.append(
                 "where tanh is saturated the log-probability is cut off (an ε in the logarithm, "
                 "or a clip)"
@@ -388,10 +378,9 @@ class Audit(Ledger):
             r: self.framework.array(v, requires_grad=r == "mean") if np.ndim(v) else v
             for r, v in values.items()
         }
-        result = calling.call(self.function, self.matched, handed, self.framework, False).result
+        result = self.returned(handed, False).result
         parts = result if isinstance(result, tuple) else (result,)
-        named = dict(zip(("action", "log-probability"), parts, strict=False))
-        for name, part in named.items():
+        for name, part in zip(("action", "log-probability"), parts, strict=False):
             if hasattr(part, "requires_grad") and not part.requires_grad:
                 self.choices.append(
                     f"no gradient flows through the {name}: right where it is data, and wrong "
@@ -399,180 +388,99 @@ class Audit(Ledger):
                 )
 
     def drawn(self, dimensions: int) -> None:
-        rng = np.random.default_rng(11)
-        asked = self.point(rng, MANY, dimensions, same=True)
+        asked = self.point(np.random.default_rng(11), MANY, dimensions, same=True)
         values = self.values(asked, False)
-        found = self.call(values, MANY)
+        found = [np.asarray(f, float) for f in self.call(values, MANY)]
         actions = [f for f in found if f.shape == (MANY, dimensions)]
-        log_probs = [f for f in found if f.shape in ((MANY,), (MANY, 1)) and f is not actions[0]]
-        per_dimension = [f for f in actions[1:] if not log_probs]
-        if not actions or not (log_probs or per_dimension):
+        logs = [f for f in found if f.shape in ((MANY,), (MANY, 1)) and f is not actions[0]]
+        if not actions or not (logs or actions[1:]):
             shapes = ", ".join(str(list(f.shape)) for f in found)
             raise CannotCall(
                 f"{self.name} should return actions [N, D] and log-probabilities [N]; for "
                 f"N = {MANY} and D = {dimensions} it returned shapes {shapes or 'none'}."
             )
-        action = np.asarray(actions[0], float)
-        got = np.asarray((log_probs or per_dimension)[0], float)
-        if log_probs:
-            got = got.reshape(MANY)
-        if self.clipped(asked, action, got):
+        action, got = actions[0], logs[0].reshape(MANY) if logs else actions[1]
+
+        def fail(fault: Fault, expected: np.ndarray, row: int = 0) -> None:
+            one = slice(row, row + 1)
+            rows = [("log-probability", expected, got[one])]
+            self.fail(fault, self.table(_first(values), rows, action[one]))
+
+        bound = self.clipped(asked, action, got)
+        if bound is not None:
+            fail(*bound)
             return
-        match = self.explained_inside(asked, action, got)
-        asked = self.at(asked.u, asked.mean, asked.std)
-        one = slice(0, 1)
+        match = self.inside_or_told(asked, action, got)
         if match is None and got.ndim == 1 and integrates(action, got):
             self.choices.append("a density of a form of its own, which its samples do follow")
-            self.hold("sample-density", "samples")
+            self.hold(SAMPLE_DENSITY.check, SAMPLES.check)
             return
-        if match is None:
-            p = self.point_of(asked, action, self.claimed)
-            fault = Fault(
-                "sample-density",
-                "the log-probability that comes with a sample is not that of the sample",
-                "Gradients and ratios belong to another action than the one that is executed.",
-                "Compute the log-probability from the draw that becomes the action.",
-            )
-            expected = (squashed_of if self.claimed else lambda p: normal_of(p.u, p))(p).sum(-1)
-            self.fail(fault, self.sample_table(values, action[one], expected[one], got[one]))
-            return
-        reading, squashed, how = match
-        p = self.point_of(asked, action, squashed)
-        trouble = reading.fault
-        if trouble is None and how == "mean":
-            trouble = DIMENSIONS._replace(
-                wrong="the log-probability is averaged over the action's dimensions, not summed"
-            )
-        if trouble is None and how == "per dimension" and not PER_DIMENSION.search(self.words):
-            trouble = DIMENSIONS._replace(
-                wrong="a number for each dimension comes back, not their sum"
-            )
-        if trouble is not None:
-            expected = self.right(reading)(p).sum(-1)
-            self.fail(trouble, self.sample_table(values, action[one], expected[one], got[one]))
-            return
-        if reading.said:
-            self.choices.append(reading.said)
-        self.hold("sample-density", "clipped-action", "normal-density", DIMENSIONS.check)
-        if reading.each is squashed_of:
-            self.hold("tanh-jacobian", "scaled-action", *(["action-scale"] if self.boxed else []))
-        self.spread(p, reading, values, action)
+        fault: Fault | None = SAMPLE_DENSITY
+        if match is not None:
+            fault = match.reading.fault or self.reduction(match.how)
+        right = match.reading.each if match and match.reading.fault is None else self.right
+        p = self.of(action, asked, match.squashed if match else self.claimed)
+        if fault is not None:
+            fail(fault, right(p).sum(-1)[:1])
+        elif match is not None:
+            self.explained(match)
+            self.hold(SAMPLE_DENSITY.check, CLIPPED.check)
+            if match.reading.each is not truncated:
+                self.spread(p, values)
 
-    def point_of(self, asked: Point, action: np.ndarray, squashed: bool) -> Point:
-        if not squashed:
-            return self.at(action, asked.mean, asked.std)
-        with np.errstate(all="ignore"):
-            u = np.arctanh((action - asked.bias) / asked.scale)
-        return Point(u, action, asked.mean, asked.std, asked.scale, asked.bias)
-
-    def explained_inside(
-        self, asked: Point, action: np.ndarray, got: np.ndarray
-    ) -> tuple[Reading, bool, str] | None:
+    def inside_or_told(self, asked: Point, action: np.ndarray, got: np.ndarray) -> Match | None:
         """With the box that it is told of, else with one that its code or its module has."""
         constants = (self.matched.constants.get(r) for r in ("max_action", "action_scale"))
         written = [c for c in constants if c] + [*calling.numbers(self.function)]
-        options = [None] if self.boxed else [None, *dict.fromkeys(written)]
-        found = []
-        for inside in options:
+        found = {}
+        for inside in [None, *([] if self.boxed else dict.fromkeys(written))]:
             self.inside = inside
-            asked = self.at(asked.u, asked.mean, asked.std)
-            match = self.explained(asked, action, got)
+            points = {squashed: [self.of(action, asked, squashed)] for squashed in (True, False)}
+            if not np.all(np.isfinite(points[True][0].u)):
+                del points[True]
+            match = self.best(points, {True: [got], False: [got]})
             if match is not None:
-                found.append((match[0].fault is not None, inside, match))
-        if not found:
-            self.inside = None
-            return None
-        _, self.inside, match = min(found, key=lambda each: each[0])
+                found[inside] = match
+        self.inside = min(found, key=lambda i: found[i].reading.fault is not None, default=None)
         if self.inside is not None:
             self.choices.append(f"the limit of the action, {self.inside:g}, is written inside")
-        return match
+        return found.get(self.inside)
 
-    def explained(
+    def clipped(
         self, asked: Point, action: np.ndarray, got: np.ndarray
-    ) -> tuple[Reading, bool, str] | None:
-        matches = []
-        for order, reading in enumerate(readings(self.claimed, self.boxed)):
-            for squashed in (True, False):
-                if reading.from_action not in (None, squashed):
-                    continue
-                p = self.point_of(asked, action, squashed)
-                if squashed and not np.all(np.isfinite(p.u)):
-                    continue
-                how = reduced(reading, [p], [got])
-                if how:
-                    rank = (reading.fault is not None, how != "sum", order)
-                    matches.append((rank, (reading, squashed, how)))
-        return min(matches, key=lambda m: m[0])[1] if matches else None
-
-    def clipped(self, asked: Point, action: np.ndarray, got: np.ndarray) -> bool:
+    ) -> tuple[Fault, np.ndarray, int] | None:
         """Whether many samples are one and the same number: a bound, at which there is no density.
 
         That is right only if the log-probability is that of all draws beyond the bound.
         """
         column = action[:, 0]
         values, counts = np.unique(column, return_counts=True)
-        bounds = values[counts > 0.005 * MANY]
-        if len(bounds) == 0 or len(values) < 10 or got.ndim > 1 or action.shape[1] > 1:
-            return False
-        mean, std = asked.mean[0, 0], asked.std[0, 0]
-        for bound in bounds:
+        if len(values) < 10 or got.ndim > 1 or action.shape[1] > 1:
+            return None
+        for bound in values[counts > 0.005 * MANY]:
             at = column == bound
-            below = stats.norm.cdf((bound - mean) / std)
+            below = stats.norm.cdf((bound - asked.mean[0, 0]) / asked.std[0, 0])
             mass = math.log(below if bound < np.median(column) else 1 - below)
-            if np.allclose(got[at], mass, 1e-2, 1e-2):
-                continue
-            fault = Fault(
-                "clipped-action",
-                f"{at.mean():.0%} of the actions are clipped to {as_numbers(bound)}, with the "
-                "log-probabilities of the draws before the clip",
-                "The stored action and its log-probability belong to different actions: the next "
-                "update's ratios are wrong for every action at a bound.",
-                "Store the draw itself, and clip only what the environment is given.",
-            )
-            first = int(np.argmax(at))
-            one = slice(first, first + 1)
-            self.fail(fault, self.sample_table(
-                self.values(asked, False), action[one], np.array([mass]), got[one]))  # fmt: skip
-            return True
-        return False
+            if not np.allclose(got[at], mass, 1e-2, 1e-2):
+                wrong = (
+                    f"{at.mean():.0%} of the actions are clipped to {as_numbers(bound)}, with the "
+                    "log-probabilities of the draws before the clip"
+                )
+                return CLIPPED._replace(wrong=wrong), np.array([mass]), int(np.argmax(at))
+        return None
 
-    def spread(self, p: Point, reading: Reading, values: Case, action: np.ndarray) -> None:
+    def spread(self, p: Point, values: Case) -> None:
         """Whether the samples follow the density that came with them (Kolmogorov–Smirnov)."""
-        if self.takes("noise"):
-            expected = p.mean + p.std * values["noise"]
-            ok = np.allclose(p.u, expected, 1e-3, 1e-3)
-            distance = float(np.max(np.abs(p.u - expected)))
-        elif reading.each is truncated:
-            return
-        else:
-            scores = (p.u - p.mean) / p.std
-            distance = max(
-                stats.kstest(scores[:, k], "norm").statistic for k in range(p.u.shape[1])
-            )
-            ok = distance < math.sqrt(math.log(2 * p.u.shape[1] / LEVEL) / (2 * MANY))
-        if ok:
-            self.hold("samples")
-            return
-        fault = Fault(
-            "samples",
-            "the samples do not follow the density that comes with them",
-            "The policy that acts is not the one whose log-probabilities are learnt from.",
-            "action = mean + std * noise, with the same mean and std as in the log-probability",
-        )
-        small = {
-            r: v[:1] if isinstance(v, np.ndarray) and v.ndim == 2 else v for r, v in values.items()
-        }
+        scores, dimensions = (p.u - p.mean) / p.std, p.u.shape[1]
+        distance = max(stats.kstest(scores[:, k], "norm").statistic for k in range(dimensions))
+        alike = distance < math.sqrt(math.log(2 * dimensions / LEVEL) / (2 * MANY))
         rows = [("mean of u", p.mean[0], p.u.mean(0)), ("deviation of u", p.std[0], p.u.std(0))]
-        self.fail(fault, self.table(small, rows))
+        self.verdict(alike, SAMPLES, _first(values), rows)
 
-    def sample_table(
-        self, values: Case, action: np.ndarray, expected: np.ndarray, got: np.ndarray
-    ) -> str:
-        small = {
-            r: v[:1] if isinstance(v, np.ndarray) and v.ndim == 2 else v for r, v in values.items()
-        }
-        head = self.table(small, [("log-probability", expected, got)])
-        return f"returned action  {as_numbers(action)}\n{head}"
+
+def _first(values: Case) -> Case:
+    """One row of each."""
+    return {r: v[:1] if r in _OF_ROWS else v for r, v in values.items()}
 
 
 # ------------------------------------------------------------------------------ the audit
@@ -595,13 +503,16 @@ def distribution(
         audit = Audit(function=function, matched=matched, framework=framework, roles=taken)
         try:
             if matched.takes_case:
-                audit.roles = audit.looked_at()
-            if audit.takes("mean") and (audit.takes("action") or audit.takes("unsquashed")):
+                rng = np.random.default_rng(0)
+                case = audit.values(audit.point(rng, 3, 2), False)
+                case |= categorical.of(rng.normal(size=(3, 4)))
+                audit.roles = audit.returned(case).read
+            if audit.takes("mean") and audit.takes("action", "unsquashed"):
                 audit.densities()
             elif audit.takes("mean"):
                 audit.samples()
-            elif audit.takes("logits") or audit.takes("probs"):
-                discrete(audit)
+            elif audit.takes("logits", "probs"):
+                categorical.discrete(audit)
             else:
                 raise CannotCall(
                     f"{name}: a distribution is a function of mean and std (or log_std), or of "
@@ -610,7 +521,8 @@ def distribution(
         except Exception as error:
             failed = failed or error
             continue
-        return audit.report(name, "distribution", audit.called)
+        layout = "[N, D]" if audit.batched else "one action [D] at a time"
+        return audit.report(name, "distribution", f"{framework}, {layout}: {matched.describe()}")
     if isinstance(failed, CannotCall):
         raise failed
     why = calling.one_line(failed) if failed else "no framework fits"

@@ -44,8 +44,7 @@ from actorcritic.audit.losses.calls import (
     subjects,
 )
 from actorcritic.audit.losses.cases import Case, Reading, Rows, Term, rows_of
-from actorcritic.audit.losses.rows import DEAD, SIGNS, leak
-from actorcritic.audit.losses.surrogates import AXIS, BROADCAST
+from actorcritic.audit.losses.rows import AXIS, BROADCAST, DEAD, SIGNS, leak
 
 CLOSE = 2e-4  # relative: float32, and an ε of 1e-5 in a normalisation, are both within it
 
@@ -598,7 +597,7 @@ class Audit(Ledger):
             f"{len(term.readings) - len(right)} wrong ones"
             + (f" (among the right: {tried})." if tried else "."),
             "If a parameter was taken for the wrong thing, say what it is with --map THEIRS=OURS. "
-            f"The plain form is {PLAIN[term.name]}",
+            f"The plain form: {SIGNS[term.name].mend}",
             UNJUDGED,
         )
         self.fail(fault, self.example(term, self.totals))
@@ -690,12 +689,6 @@ def _apart(expected: Any, actual: Any) -> bool:
     return bool(np.any(~(np.abs(actual - expected) <= 2e-3 * size)))
 
 
-PLAIN = {
-    "policy": "-(log_prob * advantage).mean(), or PPO's clipped surrogate",
-    "value": "((values - targets) ** 2).mean()",
-    "entropy": "- entropy_coefficient * entropy.mean()",
-    "kl": "+ kl_coefficient * (exp(d) - 1 - d).mean(), d = ref_log_probs - log_probs",
-}
 TRIED = 8  # ways of calling it that are audited, at most
 
 

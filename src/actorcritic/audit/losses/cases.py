@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -60,6 +60,23 @@ class Term:
 
     def weight(self, x: Case) -> float:
         return float(x[self.strength]) if self.strength else 1.0
+
+
+def way_of(
+    ways: Mapping[str, Callable[[np.ndarray], Any]],
+    expected: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    close: Callable[[np.ndarray, np.ndarray], bool],
+) -> str | None:
+    """How what a reading expects became what was found in every case; None if it did not."""
+    for how, way in ways.items():
+        made = [np.asarray(way(e)) for e in expected]
+        same = [
+            g[..., 0] if g.shape == (*e.shape, 1) else g for e, g in zip(made, found, strict=True)
+        ]
+        if all(e.shape == g.shape and close(e, g) for e, g in zip(made, same, strict=True)):
+            return how
+    return None
 
 
 # ------------------------------------------------------------------------------ the policy
