@@ -170,6 +170,11 @@ def ref_log_probs(x: Case) -> np.ndarray:
     return joint(x["ref_log_probs"], x)
 
 
+def k3(d: np.ndarray) -> np.ndarray:
+    """Of d = log p − log q for samples of p: an estimate of KL(p ‖ q) that is never negative."""
+    return np.asarray(np.expm1(-d) + d)
+
+
 def entropy_of(x: Case) -> np.ndarray:
     """Of the distribution that the network puts out."""
     if "entropy" in x:

@@ -22,6 +22,7 @@ from actorcritic.audit.losses.cases import (
     all_log_probs,
     deviations,
     entropy_of,
+    k3,
     log_softmax,
     new_log_probs,
     normal,
@@ -366,30 +367,26 @@ def entropy(roles: frozenset[str]) -> list[Reading]:
     return found
 
 
-def _k3(d: np.ndarray) -> np.ndarray:
-    return np.expm1(-d) + d
-
-
 # Of d = log π − log π_old: the samples are the old policy's, and −d is unbiased, its gradient too.
 SINCE_OLD: dict[str, Norm] = {
     "KL(π_old ‖ π) by −log ratio": lambda d: -d,
-    "KL(π_old ‖ π) by k3": lambda d: _k3(-d),
+    "KL(π_old ‖ π) by k3": lambda d: k3(-d),
     "KL(π_old ‖ π) by k2": lambda d: 0.5 * d**2,
     "KL(π_old ‖ π) by the squared log ratio": lambda d: d**2,
     "KL(π ‖ π_old), weighted by the ratio": lambda d: np.exp(d) * d,
-    "KL(π ‖ π_old) by k3": _k3,
+    "KL(π ‖ π_old) by k3": k3,
 }
 # Of d = log π − log π_ref.
 TO_REFERENCE: dict[str, Norm] = {
-    "KL to the reference by the k3 estimator": _k3,
+    "KL to the reference by the k3 estimator": k3,
     "KL to the reference by the k2 estimator": lambda d: 0.5 * d**2,
     "KL to the reference by the squared log ratio": lambda d: d**2,
     "KL to the reference by |log ratio|": np.abs,
-    "KL of the reference from π, by k3": lambda d: _k3(-d),
+    "KL of the reference from π, by k3": lambda d: k3(-d),
 }
 WEIGHTED: dict[str, Norm] = {
     "k1, weighted by the ratio": lambda d: d,
-    "k3, weighted by the ratio": _k3,
+    "k3, weighted by the ratio": k3,
 }
 BY_K1 = Fault(
     "kl-estimator",
@@ -419,8 +416,8 @@ def kl(roles: frozenset[str]) -> list[Reading]:
         found += [
             Reading(of(form, ref_log_probs, True), (said,)) for said, form in WEIGHTED.items()
         ]
-    k1, k3 = (of(form, ref_log_probs) for form in (as_it_is, _k3))
-    return [*found, Reading(k1, (), BY_K1, k3)]
+    k1 = of(as_it_is, ref_log_probs)
+    return [*found, Reading(k1, (), BY_K1, found[0].rows)]
 
 
 # ------------------------------------------------------------------------------ of every term
