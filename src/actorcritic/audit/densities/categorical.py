@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
-from actorcritic.audit.densities.rows import LEVEL, MANY, SAMPLES, SATURATION, Case
+from actorcritic.audit.densities.calls import Audit, Case
+from actorcritic.audit.densities.rows import LEVEL, MANY, SAMPLES, SATURATION
 from actorcritic.audit.findings import CannotCall, Fault
 from actorcritic.audit.losses.cases import log_softmax
-
-if TYPE_CHECKING:
-    from actorcritic.audit.densities.audit import Audit
 
 UNLIKE = Fault(
     "log-softmax",

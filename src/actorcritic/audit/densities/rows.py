@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,11 +14,9 @@ from actorcritic.audit.losses.cases import NORMAL, WRONG_NORMALS, normal, way_of
 
 LEVEL = 1e-9  # the chance of a false alarm of each statistical check
 MANY = 8192  # draws
-Case = dict[str, Any]  # role → what is handed over
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """Where a density is asked for, in float64; the last axis is the action's own dimensions.
 
     `u` is a draw of the normal distribution and `action` what it becomes: bias + scale * tanh u.
@@ -177,16 +174,6 @@ def readings(claimed: bool, boxed: bool) -> list[Reading]:
     ]
 
 
-NOT_SUMMED = Fault(
-    "dimensions-summed",
-    "a number for each dimension comes back, not their sum",
-    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
-    "those of something else, the more so the more dimensions.",
-    "log_prob = log_prob.sum(-1)",
-)
-AVERAGED = NOT_SUMMED._replace(
-    wrong="the log-probability is averaged over the action's dimensions, not summed"
-)
 INTEGRAL = NORMAL._replace(
     check="integrates-to-one", wrong="the density does not integrate to one over all actions"
 )

@@ -107,6 +107,16 @@ NORMAL = Fault(
     "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
     "-0.5 * ((x - mean) / std)**2 - log(std) - 0.5 * log(2 * pi)",
 )
+NOT_SUMMED = Fault(
+    "dimensions-summed",
+    "a number for each dimension comes back, not their sum",
+    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
+    "those of something else, the more so the more dimensions.",
+    "log_prob = log_prob.sum(-1)",
+)
+AVERAGED = NOT_SUMMED._replace(
+    wrong="the log-probability is averaged over the action's dimensions, not summed"
+)
 Normal = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 WRONG_NORMALS: list[tuple[str, Normal]] = [
     ("the normal density lacks −½ log 2π", lambda x, m, s: normal(x, m, s) + 0.5 * LOG_2PI),

@@ -327,33 +327,22 @@ def _audit(
             f"recognised: {matched.describe()}. Map its parameters by --map."
         )
     cases = [case | matched.constants for case in cases]
-    failed, report = "", None
-    for framework in calling.frameworks(function, matched):
-        try:
-            found = [_numbers(function, matched, case, framework) for case in cases]
-        except (Exception, SystemExit) as error:  # another framework may fit
-            failed = failed or f"({framework}) {calling.one_line(error)}"
-            continue
+
+    def numbers(case: Case, framework: calling.Framework) -> np.ndarray:
+        """The first array that comes back."""
+        result = calling.call(function, matched, case, framework).result
+        if isinstance(result, tuple):
+            result = result[0]
+        if isinstance(result, Mapping):
+            result = result.get("loss", result.get("rewards", next(iter(result.values()))))
+        return np.asarray(calling.to_numpy(result), np.float64)
+
+    def audited(framework: calling.Framework) -> Report:
+        found = [numbers(case, framework) for case in cases]
         ledger = _judged(kind, matched, cases, found)
-        made = ledger.report(name, kind.name, f"{framework}: {matched.describe()}")
-        if made.judged:
-            return made
-        report = report or made
-    if report is None:
-        raise CannotCall(f"{name} failed when called with {matched.describe()}: {failed}")
-    return report
+        return ledger.report(name, kind.name, f"{framework}: {matched.describe()}")
 
-
-def _numbers(
-    function: Callable[..., Any], matched: calling.Matched, case: Case, framework: Any
-) -> np.ndarray:
-    """The first array that comes back."""
-    result = calling.call(function, matched, case, framework).result
-    if isinstance(result, tuple):
-        result = result[0]
-    if isinstance(result, Mapping):
-        result = result.get("loss", result.get("rewards", next(iter(result.values()))))
-    return np.asarray(calling.to_numpy(result), np.float64)
+    return calling.first_that_runs(function, matched, audited)
 
 
 def _judged(

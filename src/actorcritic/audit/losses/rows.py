@@ -14,6 +14,7 @@ import numpy as np
 
 from actorcritic.audit.findings import Fault
 from actorcritic.audit.losses.cases import (
+    AVERAGED,
     NORMAL,
     WRONG_NORMALS,
     Case,
@@ -88,10 +89,6 @@ SOFTMAX = Fault(
 )
 NO_SOFTMAX = SOFTMAX._replace(
     wrong="the logit of the action stands where its log-probability belongs: no softmax"
-)
-AVERAGED = NORMAL._replace(
-    check="dimensions-summed",
-    wrong="the log-probability is averaged over the action's dimensions, not summed",
 )
 
 
