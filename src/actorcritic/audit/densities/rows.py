@@ -159,7 +159,7 @@ _DENSITIES: list[tuple[Fault, Each, Each]] = [
         lambda p, wrong=wrong: wrong(p.u, p.mean, p.std),  # type: ignore[misc]
         changed,
     )
-    for text, wrong in WRONG_NORMALS
+    for text, wrong in WRONG_NORMALS.items()
     for changed in (nothing, change)
 ]
 

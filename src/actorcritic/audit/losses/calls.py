@@ -197,26 +197,13 @@ def everything(
     return x | NUMBERS
 
 
-_FEW = {
-    **dict.fromkeys(_LOGS, (-0.5, -1.0, -1.5, -2.0)),
-    **dict.fromkeys((*_CRITIC, "entropy"), (0.5, 1.0, 2.0)),
-    **dict.fromkeys(("returns", "rewards"), (-1.0, 0.0, 1.0, 3.0)),
-    "advantages": (-1.0, 1.0, 2.0),
-    "logits": (-1.0, 0.0, 1.0),
-    "means": (-1.0, 0.0, 0.5),
-    "stds": (0.5,),
-}
-
-
-def simple(rng: np.random.Generator, x: Case) -> Case:
+def simple(x: Case) -> Case:
     """The same with numbers of few digits."""
-    x = x | {role: rng.choice(few, x[role].shape) for role, few in _FEW.items() if role in x}
-    x |= {role: 1.0 for role in NUMBERS if role.endswith("_coefficient")}
-    x["probs"] = rng.permuted(np.broadcast_to([0.2, 0.3, 0.5], x["probs"].shape), axis=-1)
-    if "means" in x:
-        x["log_stds"] = np.log(x["stds"])
-        x["actions"] = rng.choice([0.0, 0.5, 1.0], x["actions"].shape)
-    return x
+    floats = {r: v for r, v in x.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    x = x | {r: np.round(2 * v) / 2 for r, v in floats.items()}
+    x |= {"probs": np.exp(log_softmax(x["logits"]))}
+    x |= {"log_stds": np.log(x["stds"])} if "stds" in x else {}
+    return x | {role: 1.0 for role in NUMBERS if role.endswith("_coefficient")}
 
 
 # ------------------------------------------------------------------------------ the function
@@ -309,7 +296,8 @@ class Subject:
         return self._taken(everything(rng, shape, self.layout, "means" in self.roles))
 
     def simple(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
-        return self._taken(simple(rng, everything(rng, shape, self.layout, "means" in self.roles)))
+        """With numbers of few digits."""
+        return self._taken(simple(everything(rng, shape, self.layout, "means" in self.roles)))
 
     def _taken(self, x: Case) -> Case:
         return Case({r: v for r, v in x.items() if r in self.roles or r == "actions"})

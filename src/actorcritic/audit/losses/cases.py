@@ -47,6 +47,13 @@ class Reading(NamedTuple):
     right: Rows | None = None  # what should have been computed
 
 
+def told(what: str | Fault, rows: Rows, right: Rows, said: tuple[str, ...] = ()) -> Reading:
+    """A mistake, or a choice in words ("" for what is as usual)."""
+    if isinstance(what, Fault):
+        return Reading(rows, said, what, right)
+    return Reading(rows, (*said, what) if what else said)
+
+
 @dataclass(frozen=True)
 class Term:
     """A part of a loss that is compared as a whole."""
@@ -118,35 +125,26 @@ AVERAGED = NOT_SUMMED._replace(
     wrong="the log-probability is averaged over the action's dimensions, not summed"
 )
 Normal = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-WRONG_NORMALS: list[tuple[str, Normal]] = [
-    ("the normal density lacks −½ log 2π", lambda x, m, s: normal(x, m, s) + 0.5 * LOG_2PI),
-    ("the normal density lacks −log σ", lambda x, m, s: normal(x, m, s) + np.log(s)),
-    (
-        "the normal density has + log σ for − log σ",
-        lambda x, m, s: normal(x, m, s) + 2 * np.log(s),
+WRONG_NORMALS: dict[str, Normal] = {
+    "the normal density lacks −½ log 2π": lambda x, m, s: normal(x, m, s) + 0.5 * LOG_2PI,
+    "the normal density lacks −log σ": lambda x, m, s: normal(x, m, s) + np.log(s),
+    "the normal density has + log σ for − log σ": lambda x, m, s: normal(x, m, s) + 2 * np.log(s),
+    "the normal density lacks both of its constants, −log σ − ½ log 2π": (
+        lambda x, m, s: -0.5 * ((x - m) / s) ** 2
     ),
-    (
-        "the normal density lacks both of its constants, −log σ − ½ log 2π",
-        lambda x, m, s: normal(x, m, s) + np.log(s) + 0.5 * LOG_2PI,
+    "the variance is used as the standard deviation": lambda x, m, s: normal(x, m, s**2),
+    "the standard deviation is used as the variance": lambda x, m, s: normal(x, m, np.sqrt(s)),
+    "the distance is divided by the standard deviation, where the variance belongs": (
+        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * (x - m) ** 2 / s
     ),
-    ("the variance is used as the standard deviation", lambda x, m, s: normal(x, m, s**2)),
-    ("the standard deviation is used as the variance", lambda x, m, s: normal(x, m, np.sqrt(s))),
-    (
-        "the distance is divided by the standard deviation, where the variance belongs",
-        lambda x, m, s: -0.5 * (x - m) ** 2 / s - np.log(s) - 0.5 * LOG_2PI,
+    "log σ is used as σ": lambda x, m, s: normal(x, m, np.abs(np.log(s))),
+    "σ is used as log σ": lambda x, m, s: normal(x, m, np.exp(s)),
+    "the quadratic term lacks its ½": lambda x, m, s: normal(x, m, s) - 0.5 * ((x - m) / s) ** 2,
+    "the square of the distance is missing: |x − μ| / σ": (
+        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * np.abs(x - m) / s
     ),
-    ("log σ is used as σ", lambda x, m, s: normal(x, m, np.abs(np.log(s)))),
-    ("σ is used as log σ", lambda x, m, s: normal(x, m, np.exp(s))),
-    (
-        "the quadratic term lacks its ½",
-        lambda x, m, s: normal(x, m, s) - 0.5 * ((x - m) / s) ** 2,
-    ),
-    (
-        "the square of the distance is missing: |x − μ| / σ",
-        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * np.abs(x - m) / s,
-    ),
-    ("the density is returned, not its logarithm", lambda x, m, s: np.exp(normal(x, m, s))),
-]
+    "the density is returned, not its logarithm": lambda x, m, s: np.exp(normal(x, m, s)),
+}
 
 
 def new_log_probs(x: Case) -> np.ndarray:

@@ -54,7 +54,6 @@ TOKEN_ROLES: dict[str, tuple[str, ...]] = {
         "kl_coefficient": "beta kl_coef kl_coeff kl_beta kl_penalty β kl_ctl",
     }.items()
 }
-Mistake = tuple[str, str, str, Rows]  # check, what is wrong, its effect; what it computes
 
 
 class Kind(NamedTuple):
@@ -66,7 +65,7 @@ class Kind(NamedTuple):
     plain: str  # the right form
     right: Rows
     choices: Mapping[str, Rows]  # right as well, in words
-    mistakes: Sequence[Mistake]
+    mistakes: Mapping[tuple[str, str], tuple[str, Rows]]  # check and words; effect, what it gives
 
     @property
     def readings(self) -> list[Reading]:
@@ -75,7 +74,7 @@ class Kind(NamedTuple):
             *(Reading(rows, (said,)) for said, rows in self.choices.items()),
             *(
                 Reading(rows, (), Fault(check, wrong, effect, self.plain), self.right)
-                for check, wrong, effect, rows in self.mistakes
+                for (check, wrong), (effect, rows) in self.mistakes.items()
             ),
         ]
 
@@ -119,57 +118,44 @@ DPO = Kind(
             lambda x: np.maximum(0.0, 1 - x["beta"] * _margin(x))
         ),
     },
-    [
-        (
-            "reference-used",
-            "the reference's log-probabilities are left out",
+    {
+        ("reference-used", "the reference's log-probabilities are left out"): (
             "Nothing holds the policy to the reference, and answers that were likely before count "
             "as preferred.",
             lambda x: _smoothed(x, x["beta"] * _policy(x)),
         ),
-        (
-            "chosen-over-rejected",
-            "chosen and rejected are the wrong way round",
+        ("chosen-over-rejected", "chosen and rejected are the wrong way round"): (
             "The policy learns to prefer what was rejected.",
             lambda x: _smoothed(x, -x["beta"] * _margin(x)),
         ),
-        (
-            "beta-in-the-margin",
-            "β is not used: the margin goes into the sigmoid as it is",
+        ("beta-in-the-margin", "β is not used: the margin goes into the sigmoid as it is"): (
             "It is DPO with β = 1, whatever β is set to.",
             lambda x: _smoothed(x, _margin(x)),
         ),
-        (
-            "beta-in-the-margin",
-            "β multiplies the loss, not the margin inside of the sigmoid",
+        ("beta-in-the-margin", "β multiplies the loss, not the margin inside of the sigmoid"): (
             "It is DPO with β = 1 and another learning rate: β no longer says what KL costs.",
             lambda x: x["beta"] * _smoothed(x, _margin(x)),
         ),
-        (
-            "beta-in-the-margin",
-            "the margin is divided by β, not multiplied with it",
+        ("beta-in-the-margin", "the margin is divided by β, not multiplied with it"): (
             "A larger β then means more freedom, the other way round.",
             lambda x: _smoothed(x, _margin(x) / x["beta"]),
         ),
-        (
-            "log-of-sigmoid",
-            "the loss is −σ(β h), without the logarithm",
+        ("log-of-sigmoid", "the loss is −σ(β h), without the logarithm"): (
             "Pairs that are ranked wrongly by far have hardly any gradient.",
             lambda x: -1 / (1 + np.exp(-x["beta"] * _margin(x))),
         ),
         (
             "reference-subtracted",
-            "the reference's log-probabilities are added, not subtracted, or swapped",
+            "the reference is added, not subtracted, or swapped",
+        ): (
             "Each answer is measured against how likely the other one was.",
             lambda x: _smoothed(x, x["beta"] * (_policy(x) + _reference(x))),
         ),
-        (
-            "loss-to-minimise",
-            "the sign is that of a quantity to maximise",
+        ("loss-to-minimise", "the sign is that of a quantity to maximise"): (
             "An optimiser that minimises it unlearns the preferences.",
             lambda x: _log_sigmoid(x["beta"] * _margin(x)),
         ),
-    ],
+    },
 )
 
 
@@ -220,69 +206,52 @@ TOKENS = Kind(
             lambda x: _score(x) - _cost(x, k3)
         ),
     },
-    [
-        (
-            "kl-is-a-cost",
-            "the KL is added to the reward, not taken from it",
+    {
+        ("kl-is-a-cost", "the KL is added to the reward, not taken from it"): (
             "The policy is paid for leaving the reference.",
             lambda x: _score(x) + _cost(x),
         ),
-        (
-            "kl-coefficient-used",
-            "β is not used",
+        ("kl-coefficient-used", "β is not used"): (
             "A nat of KL costs 1, whatever β is set to.",
             lambda x: _score(x) - _log_ratio(x) * x["mask"],
         ),
-        (
-            "kl-used",
-            "no token pays for its KL",
+        ("kl-used", "no token pays for its KL"): (
             "Nothing holds the policy to the reference.",
             _score,
         ),
-        (
-            "score-at-the-end",
-            "every token is paid the whole score",
+        ("score-at-the-end", "every token is paid the whole score"): (
             "Longer responses are paid more for the same score.",
             lambda x: x["scores"][:, None] * x["mask"] - _cost(x),
         ),
         (
             "score-at-the-end",
-            "the score is put into the last column, which is padding in shorter responses",
+            "the score is in the last column: padding in shorter responses",
+        ): (
             "Their score is masked out: only the longest responses are paid.",
             lambda x: _score(x, lambda mask: mask.shape[1] - 1) - _cost(x),
         ),
-        (
-            "score-at-the-end",
-            "the score is put at the first token",
+        ("score-at-the-end", "the score is put at the first token"): (
             "No later token is credited with it.",
             lambda x: _score(x, lambda mask: 0) - _cost(x),
         ),
-        (
-            "score-used",
-            "the score is nowhere in the rewards",
+        ("score-used", "the score is nowhere in the rewards"): (
             "The policy learns nothing but to stay at the reference.",
             lambda x: -_cost(x),
         ),
-        (
-            "padding-left-out",
-            "padding has a KL too",
+        ("padding-left-out", "padding has a KL too"): (
             "Whatever the tokens of padding happen to score moves returns and statistics.",
             lambda x: _score(x) - x["kl_coefficient"] * _log_ratio(x),
         ),
-        (
-            "kl-estimate",
-            "the log-ratio of a token is made positive",
+        ("kl-estimate", "the log-ratio of a token is made positive"): (
             "The sum over a response is no estimate of the KL: it is too large, also at the "
             "reference itself.",
             lambda x: _score(x) - _cost(x, np.abs),
         ),
-        (
-            "kl-estimate",
-            "the ratio π/π_ref is taken in the place of its logarithm",
+        ("kl-estimate", "the ratio π/π_ref is taken in the place of its logarithm"): (
             "Each token pays 1 at the reference itself, so that short responses win.",
             lambda x: _score(x) - _cost(x, np.exp),
         ),
-    ],
+    },
 )
 
 

@@ -8,11 +8,12 @@ inside (returns, advantages) is defined in truths.py; the mistakes in it stand i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from actorcritic.audit.findings import Fault
+from actorcritic.audit.losses import surrogates as sur
 from actorcritic.audit.losses.cases import (
     AVERAGED,
     NORMAL,
@@ -29,18 +30,7 @@ from actorcritic.audit.losses.cases import (
     normal,
     old_log_probs,
     ref_log_probs,
-)
-from actorcritic.audit.losses.surrogates import (
-    NOT_CLIPPED,
-    SURROGATES,
-    Surrogate,
-    Two,
-    clipped,
-    dual,
-    plain,
-    probability,
-    second,
-    unclipped,
+    told,
 )
 from actorcritic.audit.losses.targets import (
     Norm,
@@ -101,68 +91,63 @@ def policy(
 ) -> list[Reading]:
     """Readings of the policy term. `bounded`: a ratio that nothing bounds is a mistake."""
     off_policy, hidden = "old_log_probs" in roles, "clip_range" not in roles
-    whole = clipped if off_policy else plain
+    whole = sur.clipped if off_policy else sur.plain
+    forms: list[tuple[str | Fault, sur.Surrogate]] = [
+        ("", whole),
+        (BROADCAST, lambda new, old, a, e: whole(_column(new), _column(old), a.ravel(), e)),
+        (SQUARED, lambda new, old, a, e: whole(new, old, np.square(a), e)),
+        (ABSOLUTE, lambda new, old, a, e: whole(new, old, np.abs(a), e)),
+    ]
+    if off_policy:
+        free = sur.NOT_CLIPPED if bounded else "the ratio is not clipped"
+        forms += [(f"dual clip at {limit:g}", sur.dual(limit)) for limit in (3.0, 2.0)]
+        forms += [(free, sur.unclipped), *sur.SURROGATES]
+    else:
+        forms.append((NOT_LOGARITHM, sur.probability))
+    aims = advantages(roles, gammas, lams)
+    meant = next((t for t in aims if not t.fault), aims[0])
 
     def rows(
-        t: Target,
-        norm: Norm,
-        e: float,
-        form: Surrogate = whole,
-        log_probs: Rows = new_log_probs,
-        table: bool = False,
+        t: Target, norm: Norm, e: float, form: sur.Surrogate = whole, of: Rows = new_log_probs
     ) -> Rows:
         def computed(x: Case) -> np.ndarray:
-            new, advantage = log_probs(x), norm(t.value(x))
+            new, advantage = of(x), norm(t.value(x))
             old = old_log_probs(x) if off_policy else new
             if t.weight:
                 advantage = advantage * t.weight(x)
-            if table:
-                new, old, advantage = new.ravel()[:, None], old.ravel()[:, None], advantage.ravel()
             return form(new, old, advantage, e if hidden else x["clip_range"])
 
         return computed
 
-    aims = advantages(roles, gammas, lams)
-    meant = next((t for t in aims if not t.fault), aims[0])
-    ways = [(t, words, norm) for t in aims for words, norm in normalisations()]
-    if not {"advantages", "returns"} & roles and "values" in roles:
-        # Returns may be normalised before the baseline is taken.
-        plain_ones = normalised(targets(roles, gammas, lams))
-        ways += [(t.less("values"), "", as_it_is) for t in plain_ones]
-    found: list[Reading] = []
-    for (t, words, norm), e in itertools.product(ways, clips if off_policy else (0.0,)):
+    def of_one(t: Target, words: str, norm: Norm, e: float) -> Iterator[Reading]:
         said = (*t.said, *((words,) if words else ()))
         right = rows(t, norm, e)
         if t.fault:
-            found.append(Reading(right, said, t.fault, rows(meant, norm, e)))
-            continue
+            yield Reading(right, said, t.fault, rows(meant, norm, e))
+            return
         at = (*said, *((f"ε = {e:g} is written inside",) if hidden and off_policy else ()))
-        found.append(Reading(right, at))
         if t.weight:
-            continue
+            yield Reading(right, at)
+            return
+        for what, form in forms:
+            yield told(what, rows(t, norm, e, form), right, said if form is sur.unclipped else at)
+        for fault, of in _wrong_log_probs(roles):
+            yield told(fault, rows(t, norm, e, of=of), right, at)
         for axis, degrees in () if words else itertools.product((0, -1), (0, 1)):
-            meant_so = rows(t, along(None, degrees), e)
-            found.append(Reading(rows(t, along(axis, degrees), e), said, AXIS, meant_so))
-        wrong = [
-            (BROADCAST, rows(t, norm, e, table=True)),
-            (SQUARED, rows(t, lambda a, norm=norm: np.square(norm(a)), e)),  # type: ignore[misc]
-            (ABSOLUTE, rows(t, lambda a, norm=norm: np.abs(norm(a)), e)),  # type: ignore[misc]
-            *((fault, rows(t, norm, e, log_probs=of)) for fault, of in _wrong_log_probs(roles)),
-        ]
-        if off_policy:
-            for limit in (3.0, 2.0):
-                both = (*at, f"dual clip at {limit:g}")
-                found.append(Reading(rows(t, norm, e, dual(limit)), both))
-            wrong += [(fault, rows(t, norm, e, form)) for fault, form in SURROGATES]
-            free = rows(t, norm, e, unclipped)
-            free_so = (*said, "the ratio is not clipped")
-            found.append(
-                Reading(free, said, NOT_CLIPPED, right) if bounded else Reading(free, free_so)
-            )
-        else:
-            wrong.append((NOT_LOGARITHM, rows(t, norm, e, probability)))
-        found += [Reading(of, at, fault, right) for fault, of in wrong]
-    return found
+            over_all = rows(t, along(None, degrees), e)
+            yield told(AXIS, rows(t, along(axis, degrees), e), over_all, said)
+
+    ways = [(t, words, norm) for t in aims for words, norm in normalisations()]
+    if not {"advantages", "returns"} & roles and "values" in roles:
+        # Returns may be normalised before the baseline is taken.
+        inside = normalised(targets(roles, gammas, lams))
+        ways += [(t.less("values"), "", as_it_is) for t in inside]
+    each = itertools.product(ways, clips if off_policy else (0.0,))
+    return [reading for way, e in each for reading in of_one(*way, e)]
+
+
+def _column(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1, 1)
 
 
 def _wrong_log_probs(roles: frozenset[str]) -> list[tuple[Fault, Rows]]:
@@ -180,7 +165,7 @@ def _wrong_log_probs(roles: frozenset[str]) -> list[tuple[Fault, Rows]]:
         return [
             *(
                 (NORMAL._replace(wrong=text), lambda x, wrong=wrong: wrong(*three(x)).sum(-1))
-                for text, wrong in WRONG_NORMALS
+                for text, wrong in WRONG_NORMALS.items()
             ),
             (AVERAGED, lambda x: normal(*three(x)).mean(-1)),
         ]
@@ -215,7 +200,7 @@ def huber(v: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 # Of values and targets: the words of a choice, or the mistake.
-ERRORS: list[tuple[str | Fault, Two]] = [
+ERRORS: list[tuple[str | Fault, sur.Two]] = [
     ("", square),
     ("smooth L1 (Huber) instead of the square: less moved by outliers, a little biased", huber),
     (
@@ -237,52 +222,43 @@ def around_zero(v: np.ndarray, old: np.ndarray, e: float) -> np.ndarray:
     return np.clip(v, -e, e)
 
 
-def _clip(wrong: str, effect: str) -> Fault:
-    return Fault(
-        "value-clip", wrong, effect, "max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²)"
-    )
-
-
 _AROUND_ZERO = "values are clipped to [−ε, ε] themselves, not their change since V_old"
-CLIPS: list[tuple[str | Fault, Limit, Two]] = [
-    ("the value is clipped around V_old (the larger of two losses)", around_old, np.maximum),
-    ("the value is clipped around V_old (only the clipped loss)", around_old, second),
+# The words, the effect of a mistake; what is held against the target, and which of the two losses.
+CLIPS: list[tuple[str, str, Limit, sur.Two]] = [
+    ("the value is clipped around V_old (the larger of two losses)", "", around_old, np.maximum),
+    ("the value is clipped around V_old (only the clipped loss)", "", around_old, sur.second),
     (
-        _clip(
-            "the value clip takes the smaller of the two losses: min for max",
-            "Leaving the range is rewarded: a value that is far off has no gradient, and stays "
-            "far off.",
-        ),
+        "the value clip takes the smaller of the two losses: min for max",
+        "Leaving the range is rewarded: a value that is far off has no gradient, and stays there.",
         around_old,
         np.minimum,
     ),
     (
-        _clip(_AROUND_ZERO, "Values outside [−ε, ε] are compared with a constant."),
+        _AROUND_ZERO,
+        "Values outside [−ε, ε] are compared with a constant.",
         around_zero,
         np.maximum,
     ),
     (
-        _clip(_AROUND_ZERO, "Values outside [−ε, ε] have no gradient: they cannot be learnt."),
+        _AROUND_ZERO,
+        "Values outside [−ε, ε] have no gradient: they cannot be learnt.",
         around_zero,
-        second,
+        sur.second,
     ),
     (
-        _clip(
-            "the value is clipped to a multiple of V_old: (1 ± ε) V_old",
-            "The range depends on the sign and size of the value; at 0 nothing may change.",
-        ),
+        "the value is clipped to a multiple of V_old: (1 ± ε) V_old",
+        "The range depends on the sign and size of the value; at 0 nothing may change.",
         lambda v, old, e: np.clip(v, old * (1 - e), old * (1 + e)),
         np.maximum,
     ),
     (
-        _clip(
-            "the clipped change is added to V instead of V_old",
-            "The clipped value moves twice, and its gradient is doubled.",
-        ),
+        "the clipped change is added to V instead of V_old",
+        "The clipped value moves twice, and its gradient is doubled.",
         lambda v, old, e: v + np.clip(v - old, -e, e),
         np.maximum,
     ),
 ]
+_CLIP_MEND = "max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²)"
 
 
 def value(
@@ -291,22 +267,16 @@ def value(
     gammas: tuple[float, ...],
     lams: tuple[float, ...],
 ) -> list[Reading]:
+    """Readings of the value term."""
     aims = [t for t in targets(roles, gammas, lams) if not t.weight]
     if aims and not {"returns", "advantages"} & roles:
         aims += normalised(aims)
     named = [r for r in ("value_clip_range", "clip_range") if r in roles]
-    found: list[Reading] = []
 
-    def add(what: str | Fault, rows: Rows, right: Rows, *said: str) -> None:
-        if isinstance(what, Fault):
-            found.append(Reading(rows, said, what, right))
-        else:
-            found.append(Reading(rows, (*said, *((what,) if what else ()))))
-
-    def of(t: Target, form: Two = square) -> Rows:
+    def of(t: Target, form: sur.Two = square) -> Rows:
         return lambda x: form(x["values"], t.value(x))
 
-    def limited(t: Target, limit: Limit, of: Two, e: float) -> Rows:
+    def limited(t: Target, limit: Limit, of: sur.Two, e: float) -> Rows:
         def rows(x: Case) -> np.ndarray:
             v, target = x["values"], t.value(x)
             bounded = limit(v, x["old_values"], float(x[named[0]]) if named else e)
@@ -314,21 +284,24 @@ def value(
 
         return rows
 
-    for t in aims:
+    def of_one(t: Target) -> Iterator[Reading]:
         if t.fault:
-            add(t.fault, of(t), of(aims[0]), *t.said)
-            continue
+            yield told(t.fault, of(t), of(aims[0]), t.said)
+            return
         for what, form in ERRORS:
-            add(what, of(t, form), of(t), *t.said)
-        add(TO_ADVANTAGE, of(t.less("values", fixed=True)), of(t), *t.said)
+            yield told(what, of(t, form), of(t), t.said)
+        yield told(TO_ADVANTAGE, of(t.less("values", fixed=True)), of(t), t.said)
         if "advantages" in roles:
-            add(TO_ADVANTAGE, lambda x: square(x["values"], x["advantages"]), of(t), *t.said)
+            given = Target(lambda x: x["advantages"])
+            yield told(TO_ADVANTAGE, of(given), of(t), t.said)
         for e in clips if "old_values" in roles else ():
-            at = () if named else (f"value clip ε = {e:g} is written inside",)
+            at = (*t.said, *(() if named else (f"value clip ε = {e:g} is written inside",)))
             right = limited(t, around_old, np.maximum, e)
-            for what, limit, chosen in CLIPS:
-                add(what, limited(t, limit, chosen, e), right, *t.said, *at)
-    return found
+            for words, effect, limit, chosen in CLIPS:
+                what = Fault("value-clip", words, effect, _CLIP_MEND) if effect else words
+                yield told(what, limited(t, limit, chosen, e), right, at)
+
+    return [reading for t in aims for reading in of_one(t)]
 
 
 # ------------------------------------------------------------------------------ entropy and KL
@@ -343,78 +316,86 @@ WEIGHTS_MISSING = Fault(
 
 def entropy(roles: frozenset[str]) -> list[Reading]:
     """Readings of minus the bonus: a loss."""
-    given, discrete = "entropy" in roles, {"logits", "probs"} & roles
-    right: Rows = lambda x: -entropy_of(x)  # noqa: E731
-    found = [Reading(right)] if given or discrete or "means" in roles else []
-    if discrete and not given:
-        said = "the entropy is averaged over the actions, not summed"
-        found += [
-            Reading(lambda x: all_log_probs(x).sum(-1), (), WEIGHTS_MISSING, right),
-            Reading(lambda x: right(x) / all_log_probs(x).shape[-1], (said,)),
-        ]
-    if "means" in roles and not given:
-        said = "the entropy is averaged over the action's dimensions, not summed"
-        found.append(Reading(lambda x: right(x) / x["means"].shape[-1], (said,)))
-    if "entropy_coefficient" in roles and not given:
-        said = (
-            "the entropy is estimated by −log π of the sampled actions, whose gradient is 0 on "
-            "average: prefer the entropy itself"
-        )
-        found.append(Reading(new_log_probs, (said,)))
-    return found
+    found: list[tuple[str | Fault, Rows]] = []
+    if {"entropy", "logits", "probs", "means"} & roles:
+        found.append(("", _bonus))
+    if "entropy" not in roles:
+        found += [(what, rows) for sources, what, rows in _ENTROPIES if sources & roles]
+    return [told(what, rows, _bonus) for what, rows in found]
 
 
+def _bonus(x: Case) -> np.ndarray:
+    return -entropy_of(x)
+
+
+_ENTROPIES: list[tuple[set[str], str | Fault, Rows]] = [
+    ({"logits", "probs"}, WEIGHTS_MISSING, lambda x: all_log_probs(x).sum(-1)),
+    (
+        {"logits", "probs"},
+        "the entropy is averaged over the actions, not summed",
+        lambda x: _bonus(x) / all_log_probs(x).shape[-1],
+    ),
+    (
+        {"means"},
+        "the entropy is averaged over the action's dimensions, not summed",
+        lambda x: _bonus(x) / x["means"].shape[-1],
+    ),
+    (
+        {"entropy_coefficient"},
+        "the entropy is estimated by −log π of the sampled actions, whose gradient is 0 on "
+        "average: prefer the entropy itself",
+        new_log_probs,
+    ),
+]
 # Of d = log π − log π_old: the samples are the old policy's, and −d is unbiased, its gradient too.
-SINCE_OLD: dict[str, Norm] = {
-    "KL(π_old ‖ π) by −log ratio": lambda d: -d,
-    "KL(π_old ‖ π) by k3": lambda d: k3(-d),
-    "KL(π_old ‖ π) by k2": lambda d: 0.5 * d**2,
-    "KL(π_old ‖ π) by the squared log ratio": lambda d: d**2,
-    "KL(π ‖ π_old), weighted by the ratio": lambda d: np.exp(d) * d,
-    "KL(π ‖ π_old) by k3": k3,
-}
+SINCE_OLD: list[tuple[str | Fault, Norm]] = [
+    ("KL(π_old ‖ π) by −log ratio", lambda d: -d),
+    ("KL(π_old ‖ π) by k3", lambda d: k3(-d)),
+    ("KL(π_old ‖ π) by k2", lambda d: 0.5 * d**2),
+    ("KL(π_old ‖ π) by the squared log ratio", lambda d: d**2),
+    ("KL(π ‖ π_old), weighted by the ratio", lambda d: np.exp(d) * d),
+    ("KL(π ‖ π_old) by k3", k3),
+]
 # Of d = log π − log π_ref.
-TO_REFERENCE: dict[str, Norm] = {
-    "KL to the reference by the k3 estimator": k3,
-    "KL to the reference by the k2 estimator": lambda d: 0.5 * d**2,
-    "KL to the reference by the squared log ratio": lambda d: d**2,
-    "KL to the reference by |log ratio|": np.abs,
-    "KL of the reference from π, by k3": lambda d: k3(-d),
-}
-WEIGHTED: dict[str, Norm] = {
-    "k1, weighted by the ratio": lambda d: d,
-    "k3, weighted by the ratio": k3,
-}
-BY_K1 = Fault(
-    "kl-estimator",
-    "the KL penalty is the k1 estimator, log π − log π_ref of samples, used as a loss",
-    "Its gradient is that of log π, whose mean over the policy's own samples is zero whatever the "
-    "reference is: noise instead of a pull towards the reference.",
-    "Use k3 as the loss: d = ref_log_probs - log_probs; kl = exp(d) - 1 - d. "
-    "Or put k1, detached, into the reward.",
-)
+TO_REFERENCE: list[tuple[str | Fault, Norm]] = [
+    ("KL to the reference by the k3 estimator", k3),
+    ("KL to the reference by the k2 estimator", lambda d: 0.5 * d**2),
+    ("KL to the reference by the squared log ratio", lambda d: d**2),
+    ("KL to the reference by |log ratio|", np.abs),
+    ("KL of the reference from π, by k3", lambda d: k3(-d)),
+    (
+        Fault(
+            "kl-estimator",
+            "the KL penalty is the k1 estimator, log π − log π_ref of samples, used as a loss",
+            "Its gradient is that of log π, whose mean over the policy's own samples is zero "
+            "whatever the reference is: noise instead of a pull towards the reference.",
+            "Use k3 as the loss: d = ref_log_probs - log_probs; kl = exp(d) - 1 - d. "
+            "Or put k1, detached, into the reward.",
+        ),
+        as_it_is,
+    ),
+]
+WEIGHTED: list[tuple[str | Fault, Norm]] = [
+    ("k1, weighted by the ratio", as_it_is),
+    ("k3, weighted by the ratio", k3),
+]
 
 
 def kl(roles: frozenset[str]) -> list[Reading]:
     """Estimators of the KL divergence from samples, as losses."""
+    anchored = "ref_log_probs" in roles
+    other = ref_log_probs if anchored else old_log_probs
 
-    def of(form: Norm, other: Rows, weighted: bool = False) -> Rows:
-        def rows(x: Case) -> np.ndarray:
-            new = new_log_probs(x)
-            weight = np.exp(new - old_log_probs(x)) if weighted else 1.0
-            return np.asarray(weight * form(new - other(x)))
+    def of(form: Norm) -> Rows:
+        return lambda x: form(new_log_probs(x) - other(x))
 
-        return rows
+    def weighted(rows: Rows) -> Rows:
+        return lambda x: np.exp(new_log_probs(x) - old_log_probs(x)) * rows(x)
 
-    if "ref_log_probs" not in roles:
-        return [Reading(of(form, old_log_probs), (said,)) for said, form in SINCE_OLD.items()]
-    found = [Reading(of(form, ref_log_probs), (said,)) for said, form in TO_REFERENCE.items()]
-    if "old_log_probs" in roles:
-        found += [
-            Reading(of(form, ref_log_probs, True), (said,)) for said, form in WEIGHTED.items()
-        ]
-    k1 = of(as_it_is, ref_log_probs)
-    return [*found, Reading(k1, (), BY_K1, found[0].rows)]
+    found = [(what, of(form)) for what, form in (TO_REFERENCE if anchored else SINCE_OLD)]
+    if anchored and "old_log_probs" in roles:
+        found += [(what, weighted(of(form))) for what, form in WEIGHTED]
+    return [told(what, rows, found[0][1]) for what, rows in found]
 
 
 # ------------------------------------------------------------------------------ of every term
