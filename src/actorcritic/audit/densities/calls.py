@@ -103,10 +103,11 @@ class Audit(Ledger):
         scale, bias = np.ones(dimensions), np.zeros(dimensions)
         if self.inside is not None or self.takes("max_action"):
             scale = scale * (self.inside or 2.0)
-        elif self.boxed:
-            scale = np.array([2.0, 0.5, 3.0])[:dimensions]
-        if self.inside is None and self.takes("low", "action_bias"):
-            bias = np.array([0.5, -0.2, 1.0])[:dimensions]
+        else:
+            if self.boxed:
+                scale = np.array([2.0, 0.5, 3.0])[:dimensions]
+            if self.takes("low", "action_bias"):
+                bias = np.array([0.5, -0.2, 1.0])[:dimensions]
         return Point(u, bias + scale * np.tanh(u), mean, std, scale, bias)
 
     def of(self, action: np.ndarray, asked: Point, squashed: bool) -> Point:

@@ -107,8 +107,7 @@ _MEND = "log_prob = normal.log_prob(u) - log(scale * (1 - tanh(u)**2)), summed o
 JACOBIAN = Fault(
     "tanh-jacobian",
     "the log-probability of a squashed action lacks the change of variables by tanh",
-    "Entropy and ratios are those of another variable: actions near the bounds seem far too "
-    "unlikely, and an entropy bonus pushes the policy into the bounds.",
+    "Actions near the bounds seem far too unlikely: an entropy bonus pushes the policy there.",
     _MEND,
 )
 _NO_SLOPE = JACOBIAN._replace(
@@ -120,8 +119,7 @@ _SIGN = JACOBIAN._replace(
 _NO_SCALE = Fault(
     "action-scale",
     "the log-probability lacks the scale of the action, log((high − low) / 2)",
-    "It is off by a constant for each dimension: a target entropy or a temperature is meant for "
-    "another box.",
+    "It is off by a constant a dimension: a target entropy is then meant for another box.",
     _MEND,
 )
 _SCALE_ADDED = _NO_SCALE._replace(
@@ -193,8 +191,7 @@ SAMPLE_DENSITY = Fault(
 CLIPPED = Fault(
     "clipped-action",
     "",
-    "The stored action and its log-probability belong to different actions: the next update's "
-    "ratios are wrong for every action at a bound.",
+    "The next update's ratios are wrong for every action at a bound.",
     "Store the draw itself, and clip only what the environment is given.",
 )
 SAMPLES = Fault(

@@ -19,60 +19,55 @@ from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall
 from actorcritic.audit.losses.cases import Case, log_softmax
 
-# Our roles and their usual names.
+# Our roles and their usual names; those with other underscores or an s are known as well.
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
     for role, names in {
         "log_probs": (
-            "log_prob logp logps logprobs new_log_probs new_logprob newlogprob log_probs_new "
-            "logp_new new_logp log_pi logpi action_log_probs curr_log_probs current_log_probs "
-            "saved_log_probs logpac log_pi_a"
+            "logp new_log_prob log_probs_new logp_new new_logp log_pi action_log_probs "
+            "curr_log_probs current_log_probs saved_log_probs logpac log_pi_a"
         ),
         "old_log_probs": (
-            "old_log_prob log_probs_old log_prob_old old_logprobs logprobs_old old_logp "
-            "logp_old behavior_log_probs behaviour_log_probs log_pi_old old_action_log_probs "
-            "old_logpac prev_log_probs logpi_old fixed_log_probs sample_log_prob old_log_pi"
+            "log_prob_old logprobs_old old_logp logp_old behavior_log_probs behaviour_log_probs "
+            "log_pi_old old_action_log_probs old_logpac prev_log_probs fixed_log_probs "
+            "sample_log_prob old_log_pi"
         ),
-        "ref_log_probs": "ref_log_prob reference_log_probs ref_logprobs ref_logp logp_ref",
-        "advantages": "advantage adv advs gae adv_targ td_error delta advantage_t",
+        "ref_log_probs": "reference_log_probs ref_logp logp_ref",
+        "advantages": "adv gae adv_targ td_error delta advantage_t",
         "values": (
-            "value vs v vf vpred vpreds new_value new_values newvalue newvalues state_values "
-            "state_value critic_values predictions value_pred values_pred baseline baselines "
-            "v_pred pred_values current_values"
+            "v vf vpred new_value state_value critic_values predictions value_pred values_pred "
+            "baseline pred_values current_values"
         ),
         "old_values": (
-            "old_value values_old value_old old_vpred value_preds old_value_preds oldvpred "
-            "prev_values old_v v_old rollout_values"
+            "values_old value_old value_preds old_value_preds old_vpred prev_values old_v v_old "
+            "rollout_values"
         ),
         "returns": (
-            "return ret rets target targets value_target value_targets td_target td_targets "
-            "target_values discounted_returns rewards_to_go reward_to_go rtg rtgs R G Gs "
-            "discounted_rewards v_target lambda_returns q_values"
+            "ret target value_target td_target target_values discounted_returns rewards_to_go "
+            "reward_to_go rtg R G discounted_rewards v_target lambda_returns q_values"
         ),
-        "rewards": "reward rew rews r",
-        "next_values": "next_value next_state_values v_next next_v next_vpred vs_next",
-        "dones": "done terminated terminal terminals terminations is_terminal d",
-        "continues": "mask masks not_done not_dones nonterminal next_nonterminal",
-        "truncated": "truncations truncation timeouts time_outs",
-        "last_value": (
-            "last_values last_val bootstrap_value bootstrap final_value next_value_last v_last"
-        ),
+        "rewards": "rew r",
+        "next_values": "next_state_values v_next next_v next_vpred vs_next",
+        "dones": "terminated terminal terminations is_terminal d",
+        "continues": "mask not_done nonterminal next_nonterminal",
+        "truncated": "truncation timeouts",
+        "last_value": "last_val bootstrap_value bootstrap final_value next_value_last v_last",
         "gamma": "discount discount_factor γ",
         "lam": "lambda_ lmbda gae_lambda gae_lam lamda lambd tau λ",
         "entropy": "entropies ent dist_entropy policy_entropy",
-        "logits": "logit policy_logits action_logits new_logits",
-        "probs": "prob probabilities action_probs policy pi",
-        "means": "mean mu mus loc locs action_mean action_means mean_actions μ",
-        "stds": "std sigma sigmas scale scales stddev action_std deviations σ",
-        "log_stds": "log_std logstd log_sigma log_scale action_logstd log_sigmas",
-        "actions": "action acts act a",
+        "logits": "policy_logits action_logits new_logits",
+        "probs": "probabilities action_probs policy pi",
+        "means": "mu loc action_mean mean_actions μ",
+        "stds": "sigma scale stddev action_std deviations σ",
+        "log_stds": "log_sigma log_scale action_logstd",
+        "actions": "act a",
         "clip_range": (
             "clip eps_clip clip_eps clip_epsilon clip_ratio clip_coef clip_param epsilon eps "
-            "cliprange ppo_clip clipping ε"
+            "ppo_clip clipping ε"
         ),
         "value_clip_range": (
-            "clip_range_vf clip_vf vf_clip value_clip clip_range_value vf_clip_param "
-            "value_clip_eps clip_vloss_coef cliprange_value"
+            "clip_range_vf clip_vf vf_clip value_clip vf_clip_param value_clip_eps "
+            "clip_vloss_coef cliprange_value"
         ),
         "value_coefficient": (
             "vf_coef value_coef c1 value_loss_coef critic_coef value_coeff vf_coeff "
@@ -214,25 +209,14 @@ class Measured(NamedTuple):
     gradients: dict[str, np.ndarray]  # of the roles that were differentiated
 
 
-class Handing(NamedTuple):
-    """What PyTorch code is given: of a network's outputs, and of data."""
-
-    network: str = "tensors"  # or lists of them, of no axis or of one
-    data: str = "tensors"  # or the same, floats, arrays
-
-    def __str__(self) -> str:
-        if self == TENSORS:
-            return ""
-        return f"outputs of networks as {self.network}, data as {self.data}"
-
-
-_LIST, _LIST1 = "lists of tensors", "lists of tensors [1]"
-TENSORS = Handing()
-HANDINGS = (
-    *(TENSORS, Handing(data="floats"), Handing(data="arrays"), Handing(_LIST, _LIST)),
-    *(Handing(_LIST), Handing(_LIST, "floats"), Handing(_LIST1, "floats")),
-    *(Handing(_LIST1, _LIST1), Handing(_LIST1)),
-)
+# What PyTorch code is given: of a network's outputs, and of data.
+Handing = tuple[str, str]
+_TENSORS, _LIST, _LIST1 = "tensors", "lists of tensors", "lists of tensors [1]"
+TENSORS: Handing = (_TENSORS, _TENSORS)
+HANDINGS: list[Handing] = [
+    *(TENSORS, (_TENSORS, "floats"), (_TENSORS, "arrays"), (_LIST, _LIST), (_LIST, _TENSORS)),
+    *((_LIST, "floats"), (_LIST1, "floats"), (_LIST1, _LIST1), (_LIST1, _TENSORS)),
+]
 _TOTALS = ("total_loss", "loss", "total", "actor_loss", "policy_loss", "pg_loss", "critic_loss")
 
 
@@ -272,9 +256,10 @@ class Subject:
 
     @property
     def words(self) -> str:
-        total = "the sum of its outputs" if self.summed else ""
-        said = (str(self.framework), self.layout.words, str(self.handing), total)
-        return ", ".join(part for part in said if part)
+        said = [str(self.framework), self.layout.words]
+        if self.handing != TENSORS:
+            said.append("outputs of networks as {}, data as {}".format(*self.handing))
+        return ", ".join([*said, *(["the sum of its outputs"] if self.summed else [])])
 
     def shown(self, x: Case) -> Case:
         """The case as it is handed over."""
@@ -363,7 +348,7 @@ class Subject:
             r: self._handed(r, leaf * 1 if leaf.requires_grad else leaf, shown[r])
             for r, leaf in leaves.items()
         }
-        if self.handing.data == "tensors" and "last_value" in given:
+        if self.handing[1] == _TENSORS and "last_value" in given:
             given["last_value"] = torch.tensor(given["last_value"])
         total = torch.as_tensor(self._result(given, flat, convert=False))
         if self.differentiated and total.requires_grad:
@@ -373,7 +358,7 @@ class Subject:
         return total.detach(), gradients | none
 
     def _handed(self, role: str, tensor: Any, numbers: Any) -> Any:
-        how = self.handing.network if role in NETWORK else self.handing.data
+        how = self.handing[role not in NETWORK]
         if how == "floats":
             return numbers.tolist()
         if how == "arrays":
@@ -439,7 +424,7 @@ def subjects(
     network = tuple(r for r in floats if r in NETWORK)
     for framework in _frameworks(function, matched):
         ran = False
-        handings = HANDINGS if framework.name == "torch" else (TENSORS,)
+        handings = HANDINGS if framework.name == "torch" else [TENSORS]
         layouts = CONTINUOUS if continuous else LAYOUTS
         for handing, layout in itertools.product(handings, layouts):
             if (
@@ -455,7 +440,7 @@ def subjects(
             if framework.name in ("torch", "jax"):
                 live = tuple(r for r in floats if r in NETWORK or r == "next_values")
                 wanted = (floats, live, ())
-                wanted = (network, ()) if handing.data in ("floats", "arrays") else wanted
+                wanted = (network, ()) if handing[1] in ("floats", "arrays") else wanted
             for named in dict.fromkeys(wanted):
                 subject = Subject(function, matched, framework, layout, taken, named, handing)
                 try:

@@ -117,8 +117,7 @@ NORMAL = Fault(
 NOT_SUMMED = Fault(
     "dimensions-summed",
     "a number for each dimension comes back, not their sum",
-    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
-    "those of something else, the more so the more dimensions.",
+    "Ratios and entropies are those of something else, the more so the more dimensions.",
     "log_prob = log_prob.sum(-1)",
 )
 AVERAGED = NOT_SUMMED._replace(

@@ -18,25 +18,25 @@ from actorcritic.audit.losses.cases import Case, Reading, Rows, k3, way_of
 
 CLOSE = 2e-4  # relative: float32 is within it
 
+# Our roles and their usual names.
 PAIR_ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
     for role, names in {
         "chosen_log_probs": (
-            "policy_chosen_logps chosen_logps chosen_log_prob pi_chosen chosen_logp "
-            "policy_chosen_logprobs chosen_logprobs pi_logps_chosen logp_chosen log_prob_chosen w"
+            "policy_chosen_logps pi_chosen chosen_logp policy_chosen_logprobs pi_logps_chosen "
+            "logp_chosen log_prob_chosen w"
         ),
         "rejected_log_probs": (
-            "policy_rejected_logps rejected_logps rejected_log_prob pi_rejected rejected_logp "
-            "policy_rejected_logprobs rejected_logprobs logp_rejected log_prob_rejected l"
+            "policy_rejected_logps pi_rejected rejected_logp policy_rejected_logprobs "
+            "logp_rejected log_prob_rejected l"
         ),
         "reference_chosen_log_probs": (
-            "reference_chosen_logps ref_chosen_logps ref_chosen ref_chosen_log_probs "
-            "reference_chosen_logprobs ref_chosen_logprobs ref_logp_chosen reference_chosen"
+            "reference_chosen_logps ref_chosen_logps ref_chosen ref_chosen_logprobs "
+            "ref_logp_chosen reference_chosen"
         ),
         "reference_rejected_log_probs": (
-            "reference_rejected_logps ref_rejected_logps ref_rejected ref_rejected_log_probs "
-            "reference_rejected_logprobs ref_rejected_logprobs ref_logp_rejected "
-            "reference_rejected"
+            "reference_rejected_logps ref_rejected_logps ref_rejected ref_rejected_logprobs "
+            "ref_logp_rejected reference_rejected"
         ),
         "beta": "β kl_coef kl_coefficient kl_beta temperature",
         "label_smoothing": "smoothing eps epsilon label_noise",
@@ -45,12 +45,10 @@ PAIR_ROLES: dict[str, tuple[str, ...]] = {
 TOKEN_ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
     for role, names in {
-        "scores": "score reward_score reward_scores sequence_reward rm_score rm_scores rewards r",
-        "log_probs": "log_prob logprobs logp logps policy_logprobs old_logprobs pi_logprobs",
-        "reference_log_probs": (
-            "ref_log_probs ref_logprobs ref_logp reference_logprobs ref_log_prob ref_logps"
-        ),
-        "mask": "valid response_mask action_mask attention_mask masks padding_mask",
+        "scores": "reward_score sequence_reward rm_score rewards r",
+        "log_probs": "logp policy_logprobs old_logprobs pi_logprobs",
+        "reference_log_probs": "ref_logprobs ref_logp",
+        "mask": "valid response_mask action_mask attention_mask padding_mask",
         "kl_coefficient": "beta kl_coef kl_coeff kl_beta kl_penalty β kl_ctl",
     }.items()
 }
@@ -120,8 +118,7 @@ DPO = Kind(
     },
     {
         ("reference-used", "the reference's log-probabilities are left out"): (
-            "Nothing holds the policy to the reference, and answers that were likely before count "
-            "as preferred.",
+            "Nothing holds the policy to the reference: likely answers count as preferred.",
             lambda x: _smoothed(x, x["beta"] * _policy(x)),
         ),
         ("chosen-over-rejected", "chosen and rejected are the wrong way round"): (
@@ -243,8 +240,7 @@ TOKENS = Kind(
             lambda x: _score(x) - x["kl_coefficient"] * _log_ratio(x),
         ),
         ("kl-estimate", "the log-ratio of a token is made positive"): (
-            "The sum over a response is no estimate of the KL: it is too large, also at the "
-            "reference itself.",
+            "The sum over a response is too large to be the KL, also at the reference itself.",
             lambda x: _score(x) - _cost(x, np.abs),
         ),
         ("kl-estimate", "the ratio π/π_ref is taken in the place of its logarithm"): (

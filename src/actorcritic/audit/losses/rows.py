@@ -48,8 +48,7 @@ from actorcritic.audit.losses.targets import (
 AXIS = Fault(
     "normalisation-axis",
     "advantages are normalised along one axis instead of over the whole batch",
-    "Each row or column is forced to mean 0, so that differences between them (which environment "
-    "or moment went better) are thrown away; an axis of length 1 leaves nothing or NaN.",
+    "Which environment or moment went better is thrown away; an axis of length 1 gives 0 or NaN.",
     "advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)",
 )
 BROADCAST = Fault(
@@ -467,8 +466,7 @@ _LOGS_LEAK = {
     role: Fault(
         check,
         f"gradient flows into {role}",
-        "Two policies are trained against each other: the ratio's gradient cancels where they "
-        "share parameters.",
+        "The ratio's gradient cancels where the two policies share parameters.",
         f"{role} = {role}.detach()",
     )
     for role, check in (

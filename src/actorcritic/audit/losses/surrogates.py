@@ -77,8 +77,7 @@ _ALWAYS = "A ratio is near 1, so that it is always clipped: good actions have no
 _ROWS: dict[str, tuple[str, str, Surrogate]] = {
     "the surrogate takes the larger of the two terms: max for min": (
         "surrogate-min",
-        "The bound is on the wrong side: steps that leave the trust region are rewarded, and "
-        "those that would correct a bad one have no gradient.",
+        "Leaving the trust region is rewarded, and what would correct a bad step has no gradient.",
         surrogate(of=np.maximum),
     ),
     "only the clipped ratio is used: the minimum with ratio * A is missing": (
@@ -161,10 +160,7 @@ _ROWS: dict[str, tuple[str, str, Surrogate]] = {
         "A log-ratio is near 0: it is always clipped.",
         surrogate(clip=lambda r, e: np.exp(np.clip(np.log(r), 1 - e, 1 + e))),
     ),
-    (
-        "the product ratio * A is clipped to [(1 − ε) A, (1 + ε) A], whose bounds are swapped "
-        "where A is negative"
-    ): (
+    "the product ratio * A is clipped to [(1 − ε) A, (1 + ε) A]: swapped where A is negative": (
         "clip-range",
         "Bad actions are bounded on the wrong side.",
         _of_product(lambda a, e: (1 - e) * a, lambda a, e: (1 + e) * a),
@@ -182,7 +178,6 @@ SURROGATES = [
 NOT_CLIPPED = Fault(
     "clip-range",
     "the ratio is not clipped",
-    "Nothing bounds the step: several epochs on the same data tear the policy away from the one "
-    "that gathered it.",
+    "Nothing bounds the step: several epochs tear the policy away from the one that acted.",
     "-min(ratio * A, clip(ratio, 1 - clip_range, 1 + clip_range) * A).mean()",
 )

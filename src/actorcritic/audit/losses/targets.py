@@ -93,8 +93,7 @@ _BARE = "the return itself, without a baseline"
 _NO_BASELINE = Fault(
     "advantage-baseline",
     "the TD target stands where the advantage belongs",
-    "Without the baseline V(s) every gradient carries the value of the state: its variance is "
-    "many times larger.",
+    "Every gradient carries the value of the state: its variance is many times larger.",
     "advantage = target - values",
 )
 
