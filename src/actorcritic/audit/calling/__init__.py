@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actorcritic.audit.calling.containers import Container, held_in
-from actorcritic.audit.findings import CannotCall, Report
+from actorcritic.audit.findings import CannotCall
 
 # ------------------------------------------------------------------------------- the function
 
@@ -663,22 +663,6 @@ def attempt(
             f"{name_of(function)} failed when called with {matched.describe()} "
             f"({framework or Framework('numpy')}): {one_line(error)}"
         ) from error
-
-
-def first_that_runs(
-    function: Callable[..., Any], matched: Matched, audit: Callable[[Framework], Report]
-) -> Report:
-    """The report in the first framework in which the function runs."""
-    failed: BaseException | None = None
-    for framework in frameworks(function, matched):
-        try:
-            return audit(framework)
-        except (Exception, SystemExit) as error:  # another framework may fit
-            failed = failed or error
-    if isinstance(failed, CannotCall):
-        raise failed
-    why = one_line(failed) if failed else "no framework fits"
-    raise CannotCall(f"{name_of(function)} failed when called with {matched.describe()}: {why}")
 
 
 def note(function: Callable[..., Any]) -> str:
