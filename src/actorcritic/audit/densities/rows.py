@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from actorcritic.audit.findings import (
-    Fault,
-)
-from actorcritic.audit.losses.cases import NORMAL, WRONG_NORMALS, normal
-
-# ------------------------------------------------------------------------------ the definitions
+from actorcritic.audit.findings import RISKY, Fault
+from actorcritic.audit.losses.cases import NORMAL, WRONG_NORMALS, normal, way_of
 
 LEVEL = 1e-9  # the chance of a false alarm of each statistical check
 MANY = 8192  # draws
-Case = dict[str, Any]  # role → what is handed over
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """Where a density is asked for, in float64; the last axis is the action's own dimensions.
 
     `u` is a draw of the normal distribution and `action` what it becomes: bias + scale * tanh u.
@@ -36,24 +29,40 @@ class Point:
     scale: np.ndarray
     bias: np.ndarray
 
-    def given(self, squashed: bool) -> np.ndarray:
-        return self.action if squashed else self.u
-
 
 Each = Callable[[Point], np.ndarray]  # a number for each dimension
 
 
 class Reading(NamedTuple):
-    """One way to compute a log-density: of `u` (or an action that is not squashed), or of it."""
+    """One way to compute a log-density."""
 
     each: Each
-    from_action: bool | None  # whether the number handed over is the squashed action; None: either
     said: str = ""
+    from_action: bool | None = None  # whether it is given the squashed action; None: either
     fault: Fault | None = None
 
 
-def normal_of(x: np.ndarray, p: Point) -> np.ndarray:
-    return normal(x, p.mean, p.std)
+class Match(NamedTuple):
+    """A reading that gives the numbers, of the squashed action or of the draw, and how reduced."""
+
+    reading: Reading
+    squashed: bool
+    how: str
+
+
+# ------------------------------------------------------------------------------ the definitions
+
+
+def at_u(p: Point) -> np.ndarray:
+    return normal(p.u, p.mean, p.std)
+
+
+def at_action(p: Point) -> np.ndarray:
+    return normal(p.action, p.mean, p.std)
+
+
+def nothing(p: Point) -> np.ndarray:
+    return np.zeros_like(p.u)
 
 
 def slope(p: Point) -> np.ndarray:
@@ -62,167 +71,152 @@ def slope(p: Point) -> np.ndarray:
         return np.asarray(2 * (math.log(2) - p.u - np.logaddexp(0, -2 * p.u)))
 
 
+def scale(p: Point) -> np.ndarray:
+    return np.log(p.scale)
+
+
+def change(p: Point) -> np.ndarray:
+    """log d action / du."""
+    return slope(p) + scale(p)
+
+
+def _of_scaled(p: Point) -> np.ndarray:
+    """The slope of tanh, were the action not scaled."""
+    return np.log(np.where(np.abs(p.action) < 1, 1 - p.action**2, np.nan))
+
+
 def squashed_of(p: Point) -> np.ndarray:
-    return normal_of(p.u, p) - slope(p) - np.log(p.scale)
+    return at_u(p) - change(p)
 
 
-def _log1m_square(x: np.ndarray) -> np.ndarray:
-    return np.log(np.where(np.abs(x) < 1, 1 - x**2, np.nan))
+def truncated(p: Point) -> np.ndarray:
+    low, high = (((p.bias + sign * p.scale) - p.mean) / p.std + nothing(p) for sign in (-1, 1))
+    return at_action(p) - np.log(stats.norm.cdf(high) - stats.norm.cdf(low))
 
 
-MEND = "log_prob = normal.log_prob(u) - log(scale * (1 - tanh(u)**2)), summed over dimensions"
+PLAIN = Reading(at_u, "normal, not squashed", False)
+SQUASHED = [
+    Reading(squashed_of, "tanh-squashed, a function of the draw before the tanh", False),
+    Reading(squashed_of, "tanh-squashed, a function of the action", True),
+]
+TRUNCATED = Reading(truncated, "normal, truncated to the bounds", True)
+
+# ------------------------------------------------------------------------------ the mistakes
+
+_MEND = "log_prob = normal.log_prob(u) - log(scale * (1 - tanh(u)**2)), summed over dimensions"
 JACOBIAN = Fault(
     "tanh-jacobian",
     "the log-probability of a squashed action lacks the change of variables by tanh",
-    "Entropy and ratios are those of another variable: actions near the bounds seem far too "
-    "unlikely, and an entropy bonus pushes the policy into the bounds.",
-    MEND,
+    "Actions near the bounds seem far too unlikely: an entropy bonus pushes the policy there.",
+    _MEND,
 )
-_SCALE = Fault(
+_NO_SLOPE = JACOBIAN._replace(
+    wrong="the log-probability has the scale of the action, but not the derivative of tanh"
+)
+_SIGN = JACOBIAN._replace(
+    wrong="the change of variables has the wrong sign: it is added, not subtracted"
+)
+_NO_SCALE = Fault(
     "action-scale",
     "the log-probability lacks the scale of the action, log((high − low) / 2)",
-    "It is off by a constant for each dimension: a target entropy or a temperature is meant for "
-    "another box.",
-    MEND,
+    "It is off by a constant a dimension: a target entropy is then meant for another box.",
+    _MEND,
+)
+_SCALE_ADDED = _NO_SCALE._replace(
+    wrong="the scale of the action is added to the log-probability, not subtracted"
 )
 _SCALED = Fault(
     "scaled-action",
     "the change of variables is computed from the scaled action, not from tanh(u)",
     "1 − a² is negative or too large outside [−1, 1]: NaN, or a wrong gradient near the bounds.",
-    MEND,
+    _MEND,
 )
-DIMENSIONS = Fault(
-    "dimensions-summed",
-    "",
-    "The log-probability of an action is the sum over its dimensions: ratios and entropies are "
-    "those of something else, the more so the more dimensions.",
-    "log_prob = log_prob.sum(-1)",
+_AT_SCALED = _SCALED._replace(
+    wrong="the normal density is taken at the scaled action, not at the draw before the tanh"
 )
+# What is said of it; the normal density, less the logarithm of what changes the variable.
+_OF_SQUASHING: list[tuple[Fault, Each, Each]] = [
+    (JACOBIAN, at_u, nothing),
+    (JACOBIAN, at_action, nothing),
+    (_NO_SLOPE, at_u, scale),
+]
+_CHANGES: list[tuple[Fault, Each, Each]] = [
+    (_NO_SCALE, at_u, slope),
+    (_SCALE_ADDED, at_u, lambda p: slope(p) - scale(p)),
+    (_SCALED, at_u, _of_scaled),
+    (_SCALED, at_u, lambda p: _of_scaled(p) + scale(p)),
+    (_SCALED, at_action, _of_scaled),
+    (_AT_SCALED, at_action, change),
+    (_AT_SCALED, at_action, slope),
+    (_SIGN, at_u, lambda p: -change(p)),
+    (_SIGN, at_u, lambda p: -slope(p)),
+]
+_DENSITIES: list[tuple[Fault, Each, Each]] = [
+    (
+        NORMAL._replace(wrong=text),
+        lambda p, wrong=wrong: wrong(p.u, p.mean, p.std),  # type: ignore[misc]
+        changed,
+    )
+    for text, wrong in WRONG_NORMALS.items()
+    for changed in (nothing, change)
+]
 
 
 def readings(claimed: bool, boxed: bool) -> list[Reading]:
     """Right ones first. `claimed`: it says that it squashes. `boxed`: it is given the bounds."""
-
-    def wrong(text: str) -> Fault:
-        return NORMAL._replace(wrong=text)
-
-    plain = Reading(lambda p: normal_of(p.u, p), False, "normal, not squashed")
-    at_action = Reading(lambda p: normal_of(p.action, p), True)
-    right = [
-        Reading(squashed_of, False, "tanh-squashed, a function of the draw before the tanh"),
-        Reading(squashed_of, True, "tanh-squashed, a function of the action"),
+    right = [*([] if claimed else [PLAIN]), *SQUASHED, *([TRUNCATED] if boxed else [])]
+    wrong = [*(_OF_SQUASHING if claimed else []), *_CHANGES, *_DENSITIES]
+    return right + [
+        Reading(lambda p, of=of, less=less: of(p) - less(p), fault=fault)  # type: ignore[misc]
+        for fault, of, less in wrong
     ]
-    if boxed:
-        right.append(Reading(truncated, True, "normal, truncated to the bounds"))
-    faulty: list[Reading] = []
-    if claimed:
-        faulty += [
-            Reading(lambda p: normal_of(p.u, p), None, fault=JACOBIAN),
-            at_action._replace(fault=JACOBIAN),
-            Reading(
-                lambda p: normal_of(p.u, p) - np.log(p.scale),
-                None,
-                fault=JACOBIAN._replace(
-                    wrong="the log-probability has the scale of the action, but not the "
-                    "derivative of tanh"
-                ),
-            ),
-        ]
-    else:
-        right.insert(0, plain)
-    faulty += [
-        Reading(lambda p: normal_of(p.u, p) - slope(p), None, fault=_SCALE),
-        Reading(lambda p: squashed_of(p) + 2 * np.log(p.scale), None, fault=_SCALE._replace(
-            wrong="the scale of the action is added to the log-probability, not subtracted")),
-        Reading(lambda p: normal_of(p.u, p) - _log1m_square(p.action), None, fault=_SCALED),
-        Reading(
-            lambda p: normal_of(p.u, p) - _log1m_square(p.action) - np.log(p.scale),
-            None,
-            fault=_SCALED,
-        ),
-        Reading(lambda p: normal_of(p.action, p) - _log1m_square(p.action), None, fault=_SCALED),
-        Reading(
-            lambda p: normal_of(p.action, p) - slope(p) - np.log(p.scale),
-            None,
-            fault=_SCALED._replace(
-                wrong="the normal density is taken at the scaled action, not at the draw before "
-                "the tanh"
-            ),
-        ),
-        Reading(
-            lambda p: normal_of(p.action, p) - slope(p),
-            None,
-            fault=_SCALED._replace(
-                wrong="the normal density is taken at the scaled action, not at the draw before "
-                "the tanh"
-            ),
-        ),
-        Reading(
-            lambda p: normal_of(p.u, p) + slope(p) + np.log(p.scale),
-            None,
-            fault=JACOBIAN._replace(
-                wrong="the change of variables has the wrong sign: it is added, not subtracted"
-            ),
-        ),
-        Reading(
-            lambda p: normal_of(p.u, p) + slope(p),
-            None,
-            fault=JACOBIAN._replace(
-                wrong="the change of variables has the wrong sign: it is added, not subtracted"
-            ),
-        ),
-    ]  # fmt: skip
-    # Mistakes of the normal density itself, squashed or not.
-    for text, base in _BASES:
-        for extra in (_nothing, lambda p: slope(p) + np.log(p.scale)):
-            faulty.append(
-                Reading(lambda p, b=base, e=extra: b(p) - e(p), None, fault=wrong(text))  # type: ignore[misc]
-            )
-    return right + faulty
 
 
-def truncated(p: Point) -> np.ndarray:
-    low, high = (
-        ((p.bias + sign * p.scale) - p.mean) / p.std * np.ones_like(p.u) for sign in (-1, 1)
-    )
-    mass = np.log(stats.norm.cdf(high) - stats.norm.cdf(low))
-    return np.asarray(normal_of(p.action, p) - mass)
+INTEGRAL = NORMAL._replace(
+    check="integrates-to-one", wrong="the density does not integrate to one over all actions"
+)
+SATURATION = Fault(
+    "saturation",
+    "the log-probability is not finite where tanh is saturated",
+    "One such action turns the loss and every parameter into NaN.",
+    "log(1 - tanh(u)**2) = 2 * (log(2) - u - softplus(-2 * u))",
+    RISKY,
+)
+SAMPLE_DENSITY = Fault(
+    "sample-density",
+    "the log-probability that comes with a sample is not that of the sample",
+    "Gradients and ratios belong to another action than the one that is executed.",
+    "Compute the log-probability from the draw that becomes the action.",
+)
+CLIPPED = Fault(
+    "clipped-action",
+    "",
+    "The next update's ratios are wrong for every action at a bound.",
+    "Store the draw itself, and clip only what the environment is given.",
+)
+SAMPLES = Fault(
+    "samples",
+    "the samples do not follow the density that comes with them",
+    "The policy that acts is not the one whose log-probabilities are learnt from.",
+    "action = mean + std * noise, with the same mean and std as in the log-probability",
+)
 
 
-def _nothing(p: Point) -> np.ndarray:
-    return np.zeros_like(p.u)
+_REDUCED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sum": lambda each: each.sum(-1),
+    "per dimension": lambda each: each,
+    "mean": lambda each: each.mean(-1),
+}
 
 
-_BASES: list[tuple[str, Each]] = [
-    (text, lambda p, w=wrong: w(p.u, p.mean, p.std))  # type: ignore[misc]
-    for text, wrong in WRONG_NORMALS
-]
+def reduced(reading: Reading, points: list[Point], found: list[np.ndarray]) -> str | None:
+    """How dimensions are reduced if this reading explains what was found."""
 
+    def close(expected: np.ndarray, got: np.ndarray) -> bool:
+        return bool(np.isclose(got, expected, 1e-3, 1e-3, equal_nan=True).mean() > 0.99)
 
-def reduced(reading: Reading, points: list[Point], found: list[np.ndarray]) -> str:
-    """How dimensions are reduced if this reading explains what was found, else ''."""
-    each = []
-    for p in points:
-        with np.errstate(all="ignore"):
-            each.append(reading.each(p))
+    with np.errstate(all="ignore"):
+        each = [reading.each(p) for p in points]
     if not any(np.isfinite(e).any() for e in each):
-        return ""
-    for how, reduce in (
-        ("sum", lambda e: e.sum(-1)),
-        ("per dimension", lambda e: e),
-        ("mean", lambda e: e.mean(-1)),
-    ):
-        agree = []
-        for e, got in zip(each, found, strict=True):
-            expected = reduce(e)
-            if how == "sum" and got.shape == (*expected.shape, 1):
-                got = got[..., 0]
-            if how == "mean" and got.shape == (*expected.shape, 1):
-                got = got[..., 0]
-            if got.shape != expected.shape:
-                break
-            close = np.isclose(got, expected, 1e-3, 1e-3, equal_nan=True)
-            agree.append(close.mean())
-        if len(agree) == len(each) and min(agree) > 0.99:
-            return how
-    return ""
+        return None
+    return way_of(_REDUCED, each, found, close)

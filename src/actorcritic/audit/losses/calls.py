@@ -17,62 +17,57 @@ import numpy as np
 
 from actorcritic.audit import calling
 from actorcritic.audit.findings import CannotCall
-from actorcritic.audit.losses.cases import Case, deviations, log_softmax
+from actorcritic.audit.losses.cases import Case, log_softmax
 
-# Our roles and their usual names.
+# Our roles and their usual names; those with other underscores or an s are known as well.
 ROLES: dict[str, tuple[str, ...]] = {
     role: tuple(names.split())
     for role, names in {
         "log_probs": (
-            "log_prob logp logps logprobs new_log_probs new_logprob newlogprob log_probs_new "
-            "logp_new new_logp log_pi logpi action_log_probs curr_log_probs current_log_probs "
-            "saved_log_probs logpac log_pi_a"
+            "logp new_log_prob log_probs_new logp_new new_logp log_pi action_log_probs "
+            "curr_log_probs current_log_probs saved_log_probs logpac log_pi_a"
         ),
         "old_log_probs": (
-            "old_log_prob log_probs_old log_prob_old old_logprobs logprobs_old old_logp "
-            "logp_old behavior_log_probs behaviour_log_probs log_pi_old old_action_log_probs "
-            "old_logpac prev_log_probs logpi_old fixed_log_probs sample_log_prob old_log_pi"
+            "log_prob_old logprobs_old old_logp logp_old behavior_log_probs behaviour_log_probs "
+            "log_pi_old old_action_log_probs old_logpac prev_log_probs fixed_log_probs "
+            "sample_log_prob old_log_pi"
         ),
-        "ref_log_probs": "ref_log_prob reference_log_probs ref_logprobs ref_logp logp_ref",
-        "advantages": "advantage adv advs gae adv_targ td_error delta advantage_t",
+        "ref_log_probs": "reference_log_probs ref_logp logp_ref",
+        "advantages": "adv gae adv_targ td_error delta advantage_t",
         "values": (
-            "value vs v vf vpred vpreds new_value new_values newvalue newvalues state_values "
-            "state_value critic_values predictions value_pred values_pred baseline baselines "
-            "v_pred pred_values current_values"
+            "v vf vpred new_value state_value critic_values predictions value_pred values_pred "
+            "baseline pred_values current_values"
         ),
         "old_values": (
-            "old_value values_old value_old old_vpred value_preds old_value_preds oldvpred "
-            "prev_values old_v v_old rollout_values"
+            "values_old value_old value_preds old_value_preds old_vpred prev_values old_v v_old "
+            "rollout_values"
         ),
         "returns": (
-            "return ret rets target targets value_target value_targets td_target td_targets "
-            "target_values discounted_returns rewards_to_go reward_to_go rtg rtgs R G Gs "
-            "discounted_rewards v_target lambda_returns q_values"
+            "ret target value_target td_target target_values discounted_returns rewards_to_go "
+            "reward_to_go rtg R G discounted_rewards v_target lambda_returns q_values"
         ),
-        "rewards": "reward rew rews r",
-        "next_values": "next_value next_state_values v_next next_v next_vpred vs_next",
-        "dones": "done terminated terminal terminals terminations is_terminal d",
-        "continues": "mask masks not_done not_dones nonterminal next_nonterminal",
-        "truncated": "truncations truncation timeouts time_outs",
-        "last_value": (
-            "last_values last_val bootstrap_value bootstrap final_value next_value_last v_last"
-        ),
+        "rewards": "rew r",
+        "next_values": "next_state_values v_next next_v next_vpred vs_next",
+        "dones": "terminated terminal terminations is_terminal d",
+        "continues": "mask not_done nonterminal next_nonterminal",
+        "truncated": "truncation timeouts",
+        "last_value": "last_val bootstrap_value bootstrap final_value next_value_last v_last",
         "gamma": "discount discount_factor γ",
         "lam": "lambda_ lmbda gae_lambda gae_lam lamda lambd tau λ",
         "entropy": "entropies ent dist_entropy policy_entropy",
-        "logits": "logit policy_logits action_logits new_logits",
-        "probs": "prob probabilities action_probs policy pi",
-        "means": "mean mu mus loc locs action_mean action_means mean_actions μ",
-        "stds": "std sigma sigmas scale scales stddev action_std deviations σ",
-        "log_stds": "log_std logstd log_sigma log_scale action_logstd log_sigmas",
-        "actions": "action acts act a",
+        "logits": "policy_logits action_logits new_logits",
+        "probs": "probabilities action_probs policy pi",
+        "means": "mu loc action_mean mean_actions μ",
+        "stds": "sigma scale stddev action_std deviations σ",
+        "log_stds": "log_sigma log_scale action_logstd",
+        "actions": "act a",
         "clip_range": (
             "clip eps_clip clip_eps clip_epsilon clip_ratio clip_coef clip_param epsilon eps "
-            "cliprange ppo_clip clipping ε"
+            "ppo_clip clipping ε"
         ),
         "value_clip_range": (
-            "clip_range_vf clip_vf vf_clip value_clip clip_range_value vf_clip_param "
-            "value_clip_eps clip_vloss_coef cliprange_value"
+            "clip_range_vf clip_vf vf_clip value_clip vf_clip_param value_clip_eps "
+            "clip_vloss_coef cliprange_value"
         ),
         "value_coefficient": (
             "vf_coef value_coef c1 value_loss_coef critic_coef value_coeff vf_coeff "
@@ -86,6 +81,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
+_LOGS = ("log_probs", "old_log_probs", "ref_log_probs")
 # What a network puts out: the roles whose gradients a loss is for.
 NETWORK = ("log_probs", "logits", "probs", "means", "stds", "log_stds", "values", "entropy")
 # Handed in as data; whether to stop their gradient inside is a matter of style.
@@ -122,40 +118,40 @@ class Layout(NamedTuple):
         return len(self.shapes[0]) > 1
 
 
-_VECTORS = ("logits", "probs", "means", "stds", "log_stds")
 _GAUSSIAN = ("means", "stds", "log_stds")
-_ROWS = tuple(r for r in ROLES if r not in (*NUMBERS, "last_value"))
+_VECTORS = ("logits", "probs", *_GAUSSIAN)
+_CRITIC = ("values", "old_values", "next_values")
+_ROWS = tuple(r for r in ROLES if r not in (*NUMBERS, *_VECTORS, "last_value"))
 FLAT = Layout("[B]")
-COLUMNS = Layout("[B, 1]", columns=tuple(r for r in _ROWS if r not in _VECTORS))
-MIXED = Layout("[B], values [B, 1]", columns=("values", "old_values", "next_values"))
+MIXED = Layout("[B], values [B, 1]", columns=_CRITIC)
+COLUMNS = Layout("[B, 1]", columns=_ROWS)
 GRID = Layout("[T, B]", shapes=((4, 3), (3, 2)))
-ALONE = Layout("one row at a time", alone=True)
 LAYOUTS = (
     *(FLAT, MIXED, COLUMNS, GRID),
     Layout("[B], log-probabilities [B, D]", dimensions=2),
-    ALONE,
+    Layout("one row at a time", alone=True),
 )
-_SHARED = "one deviation for all"
 CONTINUOUS = (
-    Layout("[B], actions [B, D]"),
-    Layout(f"[B], actions [B, D], {_SHARED}", shared=True),
-    Layout("[B], actions [B, D], values [B, 1]", columns=MIXED.columns),
-    Layout(f"[B], actions [B, D], values [B, 1], {_SHARED}", columns=MIXED.columns, shared=True),
-    Layout("[B], actions [B]", size=1, bare=True),
-    Layout(f"[B], actions [B], {_SHARED}", size=1, bare=True, shared=True),
-    Layout("[B, 1]", columns=tuple(r for r in COLUMNS.columns if r != "actions"), size=1),
-    Layout(f"[B, 1], {_SHARED}", columns=tuple(r for r in COLUMNS.columns if r != "actions"),
-           size=1, shared=True),
+    *(
+        each
+        for layout in (
+            Layout("[B], actions [B, D]"),
+            Layout("[B], actions [B, D], values [B, 1]", columns=_CRITIC),
+            Layout("[B], actions [B]", size=1, bare=True),
+            Layout("[B, 1]", columns=tuple(r for r in _ROWS if r != "actions"), size=1),
+        )
+        for each in (
+            layout,
+            layout._replace(words=f"{layout.words}, one deviation for all", shared=True),
+        )
+    ),
     Layout("one row at a time", size=1, bare=True, alone=True),
     Layout("one row at a time, actions [D]", alone=True),
-)  # fmt: skip
+)
 
 
 def everything(
-    rng: np.random.Generator,
-    shape: tuple[int, ...],
-    layout: Layout = FLAT,
-    continuous: bool = False,
+    rng: np.random.Generator, shape: tuple[int, ...], layout: Layout, continuous: bool
 ) -> Case:
     """Every role. Ranges are such that each clip acts on some of the elements, and some are far."""
     wide = (*shape, layout.dimensions) if layout.dimensions else shape
@@ -166,7 +162,7 @@ def everything(
         return around + rng.uniform(-1, 1, shape) * np.where(distant, far, near)
 
     logits = 1.5 * rng.normal(size=(*shape, CHOICES))
-    x = Case({name: -1.2 + rng.uniform(-0.45, 0.45, wide) for name in list(ROLES)[:3]})
+    x = Case({name: -1.2 + rng.uniform(-0.45, 0.45, wide) for name in _LOGS})
     dones = (rng.permutation(math.prod(shape)) % 2).reshape(shape).astype(float)
     x |= {
         "advantages": spread(0.3, 1.5, 6.0),
@@ -192,8 +188,17 @@ def everything(
         own = (*shape, layout.size)
         stds = rng.uniform(0.4, 1.3, own[-1:] if layout.shared else own)
         x |= {"means": rng.normal(size=own), "stds": stds, "log_stds": np.log(stds)}
-        x |= {"actions": x["means"] + deviations(Case({"stds": stds})) * rng.normal(size=own)}
+        x |= {"actions": x["means"] + stds * rng.normal(size=own)}
     return x | NUMBERS
+
+
+def simple(x: Case) -> Case:
+    """The same with numbers of few digits."""
+    floats = {r: v for r, v in x.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    x = x | {r: np.round(2 * v) / 2 for r, v in floats.items()}
+    x |= {"probs": np.exp(log_softmax(x["logits"]))}
+    x |= {"log_stds": np.log(x["stds"])} if "stds" in x else {}
+    return x | {role: 1.0 for role in NUMBERS if role.endswith("_coefficient")}
 
 
 # ------------------------------------------------------------------------------ the function
@@ -201,52 +206,37 @@ def everything(
 
 class Measured(NamedTuple):
     total: float
-    gradients: dict[str, np.ndarray] | None  # of the roles that were differentiated
+    gradients: dict[str, np.ndarray]  # of the roles that were differentiated
 
 
-class Handing(NamedTuple):
-    """What PyTorch code is given: of a network's outputs, and of data."""
-
-    network: str = "tensors"  # or lists of them, of no axis or of one
-    data: str = "tensors"  # or the same, floats, arrays
-
-    def __str__(self) -> str:
-        if self == Handing():
-            return ""
-        return f"outputs of networks as {self.network}, data as {self.data}"
-
-
-_LIST, _LIST1 = "lists of tensors", "lists of tensors [1]"
-TENSORS = Handing()
-HANDINGS = (
-    *(TENSORS, Handing(data="floats"), Handing(data="arrays"), Handing(_LIST, _LIST)),
-    *(Handing(_LIST), Handing(_LIST, "floats"), Handing(_LIST1, "floats")),
-    *(Handing(_LIST1, _LIST1), Handing(_LIST1)),
-)
+# What PyTorch code is given: of a network's outputs, and of data.
+Handing = tuple[str, str]
+_TENSORS, _LIST, _LIST1 = "tensors", "lists of tensors", "lists of tensors [1]"
+TENSORS: Handing = (_TENSORS, _TENSORS)
+HANDINGS: list[Handing] = [
+    *(TENSORS, (_TENSORS, "floats"), (_TENSORS, "arrays"), (_LIST, _LIST), (_LIST, _TENSORS)),
+    *((_LIST, "floats"), (_LIST1, "floats"), (_LIST1, _LIST1), (_LIST1, _TENSORS)),
+]
 _TOTALS = ("total_loss", "loss", "total", "actor_loss", "policy_loss", "pg_loss", "critic_loss")
 
 
-def _first(result: Any, summed: bool) -> Any:
+def _total(result: Any, summed: bool) -> Any:
     """The total among what came back: the value itself, the first, or the one named so.
 
     `summed`: they are losses side by side, and what is minimised is their sum.
     """
-    if summed and isinstance(result, (tuple, list)):
-        return sum(_scalar(part) for part in result)
+    if isinstance(result, (tuple, list)) and summed:
+        return sum(_total(part, False) for part in result)
     result = result._asdict() if hasattr(result, "_asdict") else result
     result = vars(result) if isinstance(result, SimpleNamespace) else result
     if isinstance(result, Mapping):
-        named = [name for name in _TOTALS if name in result]
-        return result[named[0]] if named else next(iter(result.values()))
-    if isinstance(result, tuple) and result:
-        return _first(result[0], summed)
-    return result
-
-
-def _scalar(total: Any) -> Any:
-    if isinstance(total, list):
-        return sum(total) / len(total)
-    return total.mean() if getattr(total, "ndim", 0) else total
+        named = [result[name] for name in _TOTALS if name in result]
+        result = [*named, *result.values()][0]
+    elif isinstance(result, tuple) and result:
+        return _total(result[0], False)
+    if isinstance(result, list):
+        return sum(result) / len(result)
+    return result.mean() if getattr(result, "ndim", 0) else result
 
 
 @dataclass
@@ -265,36 +255,36 @@ class Subject:
     read: set[str] = field(default_factory=set)  # roles that a function of one case looked at
 
     @property
-    def continuous(self) -> bool:
-        return "means" in self.roles
-
-    @property
     def words(self) -> str:
-        total = "the sum of its outputs" if self.summed else ""
-        said = (str(self.framework), self.layout.words, str(self.handing), total)
-        return ", ".join(part for part in said if part)
+        said = [str(self.framework), self.layout.words]
+        if self.handing != TENSORS:
+            said.append("outputs of networks as {}, data as {}".format(*self.handing))
+        return ", ".join([*said, *(["the sum of its outputs"] if self.summed else [])])
 
     def shown(self, x: Case) -> Case:
         """The case as it is handed over."""
         layout = self.layout
+        bare = (*_GAUSSIAN, *(("actions",) if "means" in self.roles else ()))
 
-        def looks(role: str) -> Any:
-            value = x[role]
+        def looks(role: str, value: Any) -> Any:
             if not isinstance(value, np.ndarray):
                 return value
             if role in layout.columns:
                 return value[..., None]
-            own = _GAUSSIAN + (("actions",) if self.continuous else ())
-            return value[..., 0] if layout.bare and role in own else value
+            return value[..., 0] if layout.bare and role in bare else value
 
-        return Case({r: looks(r) for r in ROLES if r in self.roles and r in x})
+        return Case({r: looks(r, x[r]) for r in ROLES if r in self.roles and r in x})
 
-    def everything(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
-        return everything(rng, shape, self.layout, self.continuous)
-
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Case:
         """A random case of the roles that it takes; `actions` tell its shape in any case."""
-        x = self.everything(rng, shape)
+        shape = shape or self.layout.shapes[0]
+        return self._taken(everything(rng, shape, self.layout, "means" in self.roles))
+
+    def simple(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Case:
+        """With numbers of few digits."""
+        return self._taken(simple(everything(rng, shape, self.layout, "means" in self.roles)))
+
+    def _taken(self, x: Case) -> Case:
         return Case({r: v for r, v in x.items() if r in self.roles or r == "actions"})
 
     def __call__(self, x: Case) -> Measured:
@@ -302,14 +292,11 @@ class Subject:
             return self._measured(x)
         rows = len(x["actions"])
         found = [self._measured(_row(x, i, self.layout.shared)) for i in range(rows)]
-        total = sum(one.total for one in found) / rows
-        if found[0].gradients is None:
-            return Measured(total, None)
-        gradients = {}
-        for role in found[0].gradients:
-            each = np.stack([(one.gradients or {})[role] for one in found]) / rows
-            gradients[role] = each.reshape(x[role].shape)
-        return Measured(total, gradients)
+        gradients = {
+            role: np.stack([one.gradients[role] for one in found]).reshape(x[role].shape) / rows
+            for role in found[0].gradients
+        }
+        return Measured(sum(one.total for one in found) / rows, gradients)
 
     def _measured(self, x: Case) -> Measured:
         shown = self.shown(x)
@@ -318,26 +305,22 @@ class Subject:
         elif self.framework.name.startswith("torch"):
             total, gradients = self._torch(shown)
         else:
-            result = self._result(shown, self.framework)
-            total, gradients = float(_scalar(self._total(result))), None
-        if gradients is not None:
-            gradients = {
-                r: np.asarray(g, float).reshape(np.shape(x[r])) for r, g in gradients.items()
-            }
-        return Measured(total, gradients)
-
-    def _total(self, result: Any) -> Any:
-        self.several = isinstance(result, tuple) and 1 < len(result) < 4
-        return _first(result, self.summed)
+            total, gradients = self._result(shown, self.framework), {}
+        return Measured(
+            float(total),
+            {r: np.asarray(g, float).reshape(np.shape(x[r])) for r, g in gradients.items()},
+        )
 
     def _result(
         self, given: Mapping[str, Any], framework: calling.Framework, convert: bool = True
     ) -> Any:
+        """The total that comes back."""
         returned = calling.call(self.function, self.matched, given, framework, convert)
         self.read |= returned.read
-        return returned.result
+        self.several = isinstance(returned.result, tuple) and 1 < len(returned.result) < 4
+        return _total(returned.result, self.summed)
 
-    def _jax(self, shown: Case) -> tuple[float, Any]:
+    def _jax(self, shown: Case) -> tuple[Any, dict[str, Any]]:
         import jax
 
         with self.framework.context():
@@ -347,16 +330,12 @@ class Subject:
             }
 
             def loss(wanted: dict[str, Any]) -> Any:
-                result = self._result(made | wanted, self.framework, convert=False)
-                return _scalar(self._total(result))
+                return self._result(made | wanted, self.framework, convert=False)
 
             wanted = {r: made[r] for r in self.differentiated}
-            if not wanted:
-                return float(loss({})), None
-            total, gradients = jax.value_and_grad(loss)(wanted)
-            return float(total), {r: np.asarray(g) for r, g in gradients.items()}
+            return jax.value_and_grad(loss)(wanted) if wanted else (loss({}), {})
 
-    def _torch(self, shown: Case) -> tuple[float, Any]:
+    def _torch(self, shown: Case) -> tuple[Any, dict[str, Any]]:
         torch = importlib.import_module("torch")
         flat = calling.Framework("torch", self.framework.dtype)
         leaves = {
@@ -369,22 +348,17 @@ class Subject:
             r: self._handed(r, leaf * 1 if leaf.requires_grad else leaf, shown[r])
             for r, leaf in leaves.items()
         }
-        if self.handing.data == "tensors" and "last_value" in given:
+        if self.handing[1] == _TENSORS and "last_value" in given:
             given["last_value"] = torch.tensor(given["last_value"])
-        raw = _scalar(self._total(self._result(given, flat, convert=False)))
-        named = self.differentiated
-        if not named:
-            return float(raw), None
-        if getattr(raw, "requires_grad", False):
-            raw.backward()
-        gradients = {
-            r: np.zeros(leaves[r].shape) if leaves[r].grad is None else leaves[r].grad.numpy()
-            for r in named
-        }
-        return float(torch.as_tensor(raw).detach()), gradients
+        total = torch.as_tensor(self._result(given, flat, convert=False))
+        if self.differentiated and total.requires_grad:
+            total.backward()
+        gradients = {r: leaves[r].grad for r in self.differentiated}
+        none = {r: np.zeros(leaves[r].shape) for r, g in gradients.items() if g is None}
+        return total.detach(), gradients | none
 
     def _handed(self, role: str, tensor: Any, numbers: Any) -> Any:
-        how = self.handing.network if role in NETWORK else self.handing.data
+        how = self.handing[role not in NETWORK]
         if how == "floats":
             return numbers.tolist()
         if how == "arrays":
@@ -405,36 +379,28 @@ def _row(x: Case, i: int, shared: bool) -> Case:
 # ------------------------------------------------------------------------------ ways to call it
 
 
-def told_apart(
-    function: Callable[..., Any], mapping: Mapping[str, str] | None
-) -> Mapping[str, str] | None:
-    """Beside a new_value, a plain value is the old one; so are log-probabilities."""
-    said = dict(mapping or {})
-    with contextlib.suppress(TypeError, ValueError):
-        names = [n for n in inspect.signature(function).parameters if n not in said]
-        for role in ("log_probs", "values"):
-            same = [n for n in names if calling.match_name(n, ROLES) == role]
-            new = [n for n in same if re.match(r"new|curr", n)]
-            taken = any(calling.match_name(n, ROLES) == f"old_{role}" for n in names)
-            if len(same) == 2 and len(new) == 1 and not taken:
-                said[next(n for n in same if n not in new)] = f"old_{role}"
-    return said or None
-
-
 def mappings(
     function: Callable[..., Any], mapping: Mapping[str, str] | None
 ) -> Iterator[Mapping[str, str] | None]:
     """What its parameters may be, the likeliest first.
 
-    Beside a sequence of rewards, one next value is often that of the state after the last step.
+    Beside a new_value, a plain value is the old one; so are log-probabilities. Beside a sequence of
+    rewards, one next value is often that of the state after the last step.
     """
-    said = told_apart(function, mapping)
-    yield said
+    said = dict(mapping or {})
+    names: list[str] = []
     with contextlib.suppress(TypeError, ValueError):
-        names = set(inspect.signature(function).parameters) - set(said or ())
-        one = [n for n in names if n in ("next_value", "next_v", "v_next")]
-        if one and "rewards" in names:
-            yield dict(said or {}) | {one[0]: "last_value"}
+        names = [n for n in inspect.signature(function).parameters if n not in said]
+    for role in ("log_probs", "values"):
+        same = [n for n in names if calling.match_name(n, ROLES) == role]
+        plain = [n for n in same if not re.match(r"new|curr", n)]
+        taken = any(calling.match_name(n, ROLES) == f"old_{role}" for n in names)
+        if len(same) == 2 and len(plain) == 1 and not taken:
+            said[plain[0]] = f"old_{role}"
+    yield said
+    one = [n for n in names if n in ("next_value", "next_v", "v_next")]
+    if one and "rewards" in names:
+        yield said | {one[0]: "last_value"}
 
 
 def _frameworks(function: Callable[..., Any], matched: calling.Matched) -> list[calling.Framework]:
@@ -453,28 +419,28 @@ def subjects(
 ) -> Iterator[Subject]:
     """Every way in which the function can be called, the likeliest first: of one framework."""
     taken = frozenset(r for r in ROLES if matched.takes(r))
-    continuous = {"means"} <= taken and not matched.takes_case
-    layouts = CONTINUOUS if continuous else LAYOUTS
+    continuous = "means" in taken and not matched.takes_case
+    floats = tuple(r for r in (*NETWORK, *DATA, "next_values") if r in taken)
+    network = tuple(r for r in floats if r in NETWORK)
     for framework in _frameworks(function, matched):
         ran = False
-        handings = HANDINGS if framework.name == "torch" else (Handing(),)
+        handings = HANDINGS if framework.name == "torch" else [TENSORS]
+        layouts = CONTINUOUS if continuous else LAYOUTS
         for handing, layout in itertools.product(handings, layouts):
-            if handing != Handing() and (layout.grid or layout.columns):
+            if (
+                (handing != TENSORS and (layout.grid or layout.columns))
+                or (layout.columns and not taken & set(layout.columns))
+                or (layout.dimensions and not {"log_probs", "old_log_probs"} & taken)
+                or (layout.alone and ran)  # a batch is what it takes
+            ):
                 continue
-            if layout.columns and not taken & set(layout.columns):
-                continue
-            if layout.dimensions and not {"log_probs", "old_log_probs"} & taken:
-                continue
-            if layout.alone and ran:
-                continue  # a batch is what it takes
-            rng = np.random.default_rng(0)
-            x = everything(rng, layout.shapes[0], layout, continuous)
-            floats = tuple(r for r in (*NETWORK, *DATA, "next_values") if r in taken)
-            live = tuple(r for r in floats if r in NETWORK or r == "next_values")
-            gradients = framework.name in ("torch", "jax")
-            wanted: tuple[tuple[str, ...], ...] = (floats, live, ()) if gradients else ((),)
-            if handing.data in ("floats", "arrays"):
-                wanted = tuple(tuple(r for r in w if r in NETWORK) for w in wanted[1:])
+            x = everything(np.random.default_rng(0), layout.shapes[0], layout, continuous)
+            # As much as it can be differentiated by: code may turn data into numbers.
+            wanted: tuple[tuple[str, ...], ...] = ((),)
+            if framework.name in ("torch", "jax"):
+                live = tuple(r for r in floats if r in NETWORK or r == "next_values")
+                wanted = (floats, live, ())
+                wanted = (network, ()) if handing[1] in ("floats", "arrays") else wanted
             for named in dict.fromkeys(wanted):
                 subject = Subject(function, matched, framework, layout, taken, named, handing)
                 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,6 +47,13 @@ class Reading(NamedTuple):
     right: Rows | None = None  # what should have been computed
 
 
+def told(what: str | Fault, rows: Rows, right: Rows, said: tuple[str, ...] = ()) -> Reading:
+    """A mistake, or a choice in words ("" for what is as usual)."""
+    if isinstance(what, Fault):
+        return Reading(rows, said, what, right)
+    return Reading(rows, (*said, what) if what else said)
+
+
 @dataclass(frozen=True)
 class Term:
     """A part of a loss that is compared as a whole."""
@@ -60,6 +67,23 @@ class Term:
 
     def weight(self, x: Case) -> float:
         return float(x[self.strength]) if self.strength else 1.0
+
+
+def way_of(
+    ways: Mapping[str, Callable[[np.ndarray], Any]],
+    expected: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    close: Callable[[np.ndarray, np.ndarray], bool],
+) -> str | None:
+    """How what a reading expects became what was found in every case; None if it did not."""
+    for how, way in ways.items():
+        made = [np.asarray(way(e)) for e in expected]
+        same = [
+            g[..., 0] if g.shape == (*e.shape, 1) else g for e, g in zip(made, found, strict=True)
+        ]
+        if all(e.shape == g.shape and close(e, g) for e, g in zip(made, same, strict=True)):
+            return how
+    return None
 
 
 # ------------------------------------------------------------------------------ the policy
@@ -90,36 +114,36 @@ NORMAL = Fault(
     "Probabilities do not sum to one: ratios, entropies and their gradients are wrong.",
     "-0.5 * ((x - mean) / std)**2 - log(std) - 0.5 * log(2 * pi)",
 )
+NOT_SUMMED = Fault(
+    "dimensions-summed",
+    "a number for each dimension comes back, not their sum",
+    "Ratios and entropies are those of something else, the more so the more dimensions.",
+    "log_prob = log_prob.sum(-1)",
+)
+AVERAGED = NOT_SUMMED._replace(
+    wrong="the log-probability is averaged over the action's dimensions, not summed"
+)
 Normal = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-WRONG_NORMALS: list[tuple[str, Normal]] = [
-    ("the normal density lacks −½ log 2π", lambda x, m, s: normal(x, m, s) + 0.5 * LOG_2PI),
-    ("the normal density lacks −log σ", lambda x, m, s: normal(x, m, s) + np.log(s)),
-    (
-        "the normal density has + log σ for − log σ",
-        lambda x, m, s: normal(x, m, s) + 2 * np.log(s),
+WRONG_NORMALS: dict[str, Normal] = {
+    "the normal density lacks −½ log 2π": lambda x, m, s: normal(x, m, s) + 0.5 * LOG_2PI,
+    "the normal density lacks −log σ": lambda x, m, s: normal(x, m, s) + np.log(s),
+    "the normal density has + log σ for − log σ": lambda x, m, s: normal(x, m, s) + 2 * np.log(s),
+    "the normal density lacks both of its constants, −log σ − ½ log 2π": (
+        lambda x, m, s: -0.5 * ((x - m) / s) ** 2
     ),
-    (
-        "the normal density lacks both of its constants, −log σ − ½ log 2π",
-        lambda x, m, s: normal(x, m, s) + np.log(s) + 0.5 * LOG_2PI,
+    "the variance is used as the standard deviation": lambda x, m, s: normal(x, m, s**2),
+    "the standard deviation is used as the variance": lambda x, m, s: normal(x, m, np.sqrt(s)),
+    "the distance is divided by the standard deviation, where the variance belongs": (
+        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * (x - m) ** 2 / s
     ),
-    ("the variance is used as the standard deviation", lambda x, m, s: normal(x, m, s**2)),
-    ("the standard deviation is used as the variance", lambda x, m, s: normal(x, m, np.sqrt(s))),
-    (
-        "the distance is divided by the standard deviation, where the variance belongs",
-        lambda x, m, s: -0.5 * (x - m) ** 2 / s - np.log(s) - 0.5 * LOG_2PI,
+    "log σ is used as σ": lambda x, m, s: normal(x, m, np.abs(np.log(s))),
+    "σ is used as log σ": lambda x, m, s: normal(x, m, np.exp(s)),
+    "the quadratic term lacks its ½": lambda x, m, s: normal(x, m, s) - 0.5 * ((x - m) / s) ** 2,
+    "the square of the distance is missing: |x − μ| / σ": (
+        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * np.abs(x - m) / s
     ),
-    ("log σ is used as σ", lambda x, m, s: normal(x, m, np.abs(np.log(s)))),
-    ("σ is used as log σ", lambda x, m, s: normal(x, m, np.exp(s))),
-    (
-        "the quadratic term lacks its ½",
-        lambda x, m, s: normal(x, m, s) - 0.5 * ((x - m) / s) ** 2,
-    ),
-    (
-        "the square of the distance is missing: |x − μ| / σ",
-        lambda x, m, s: normal(x, m, s) + 0.5 * ((x - m) / s) ** 2 - 0.5 * np.abs(x - m) / s,
-    ),
-    ("the density is returned, not its logarithm", lambda x, m, s: np.exp(normal(x, m, s))),
-]
+    "the density is returned, not its logarithm": lambda x, m, s: np.exp(normal(x, m, s)),
+}
 
 
 def new_log_probs(x: Case) -> np.ndarray:
@@ -151,6 +175,11 @@ def old_log_probs(x: Case) -> np.ndarray:
 
 def ref_log_probs(x: Case) -> np.ndarray:
     return joint(x["ref_log_probs"], x)
+
+
+def k3(d: np.ndarray) -> np.ndarray:
+    """Of d = log p − log q for samples of p: an estimate of KL(p ‖ q) that is never negative."""
+    return np.asarray(np.expm1(-d) + d)
 
 
 def entropy_of(x: Case) -> np.ndarray:

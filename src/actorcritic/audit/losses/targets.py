@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from actorcritic.audit.findings import TIME_LIMITS, Fault
 from actorcritic.audit.losses.cases import Case, Rows, shape_of
 from actorcritic.audit.truths import QUANTITIES, Trajectory
 
-# ------------------------------------------------------------------------------ targets
+Norm = Callable[[np.ndarray], np.ndarray]
 
 
 class Target(NamedTuple):
@@ -24,6 +25,16 @@ class Target(NamedTuple):
     said: tuple[str, ...] = ()
     fault: Fault | None = None
     weight: Rows | None = None  # of each row of the policy term, where it is not 1
+
+    def less(self, role: str, fixed: bool = False) -> Target:
+        """`fixed`: what is subtracted is data."""
+        return self._replace(value=lambda x: self.value(x) - (x.fixed if fixed else x)[role])
+
+    def through(self, norm: Norm) -> Target:
+        return self._replace(value=lambda x: norm(self.value(x)))
+
+    def saying(self, words: str) -> Target:
+        return self._replace(said=(*self.said, words))
 
 
 def _once(value: Rows) -> Rows:
@@ -44,47 +55,53 @@ def _once(value: Rows) -> Rows:
 
 def trajectory(x: Case, gamma: float | None, lam: float | None) -> Trajectory:
     """The rows as steps, [T] as [T, 1]; without a value of what follows, the last one ends."""
+    steps = np.shape(x["rewards"])[0]
+    zeros = np.zeros_like(x["rewards"], dtype=float).reshape(steps, -1)
 
     def wide(role: str) -> np.ndarray:
-        return np.asarray(x[role], float).reshape(shape[0], -1)
+        return np.asarray(x[role], float).reshape(steps, -1) if role in x else zeros
 
-    shape = np.shape(x["rewards"])
-    rewards = wide("rewards")
-    values = wide("values") if "values" in x else np.zeros(rewards.shape)
-    ends = wide("dones") if "dones" in x else np.zeros(rewards.shape)
-    if "continues" in x and "dones" not in x:
-        ends = 1 - wide("continues")
-    truncated = wide("truncated") > 0 if "truncated" in x else np.zeros(rewards.shape, bool)
-    terminated = (ends > 0) & ~truncated
-    last = np.broadcast_to(np.asarray(x.get("last_value", 0.0), float), rewards[0].shape)
-    following = np.concatenate([values[1:], last[None]])
+    values = wide("values")
+    ends = 1 - wide("continues") if "continues" in x and "dones" not in x else wide("dones")
+    truncated = wide("truncated") > 0
+    last = np.broadcast_to(np.asarray(x.get("last_value", 0.0), float), zeros[:1].shape)
+    following = np.concatenate([values[1:], last])
     return Trajectory(
-        rewards=rewards,
+        rewards=wide("rewards"),
         values=values,
         next_values=wide("next_values") if "next_values" in x else following,
         following=following,
-        terminated=terminated,
+        terminated=(ends > 0) & ~truncated,
         truncated=truncated,
-        cut=terminated | truncated,
+        cut=(ends > 0) | truncated,
         gamma=float(x["gamma"]) if gamma is None else gamma,
         lam=float(x.get("lam", 1.0)) if lam is None else lam,
-        ratio=np.ones(rewards.shape),
+        ratio=np.ones_like(zeros),
     )
 
 
+ONE, LAMBDA = "the TD target", "generalised advantages, plus V"
 WHOLE = "the return to the end of the episode or batch"
-LAMBDA = "generalised advantages, plus V"
 _COMPUTED = {
-    "the TD target": "the TD target is computed inside",
+    ONE: "the TD target is computed inside",
     WHOLE: "discounted returns are computed inside",
     LAMBDA: "λ-returns are computed inside (generalised advantages + V)",
 }
+_WEIGHTED = "each step is weighted by γ^t, as the gradient of the discounted return is"
+_INSIDE = "the advantage is computed inside, as target − values"
+_BARE = "the return itself, without a baseline"
+_NO_BASELINE = Fault(
+    "advantage-baseline",
+    "the TD target stands where the advantage belongs",
+    "Every gradient carries the value of the state: its variance is many times larger.",
+    "advantage = target - values",
+)
 
 
 def targets(
     roles: frozenset[str], gammas: tuple[float, ...], lams: tuple[float, ...]
 ) -> list[Target]:
-    """Right ones first."""
+    """What values are to predict: the likeliest first, and right ones before mistakes in them."""
     if "returns" in roles:
         return [Target(lambda x: x["returns"])]
     if {"advantages", "old_values"} <= roles:
@@ -92,23 +109,18 @@ def targets(
     if "rewards" not in roles:
         return []
     successors = "next_values" in roles
-    quantities = [WHOLE] if not successors or "last_value" in roles or "window" in roles else []
-    quantities += ["the TD target"] if successors or "values" in roles else []
+    quantities = [WHOLE] if not successors or {"last_value", "window"} & roles else []
     if successors or "values" in roles:
-        quantities += [LAMBDA] if "lam" in roles or lams else []
-    if successors and WHOLE not in quantities:
+        quantities += [ONE, *([LAMBDA] if "lam" in roles or lams else [])]
+    if WHOLE not in quantities:
         quantities.append(WHOLE)
-    right, wrong = [], []
-    for quantity in quantities:
-        for gamma in (None,) if "gamma" in roles else gammas:
-            for lam in (None,) if "lam" in roles or quantity != LAMBDA else lams:
-                found = list(_computed(quantity, gamma, lam, roles))
-                right += [t for t in found if not t.fault]
-                wrong += [t for t in found if t.fault]
-    return right + wrong
-
-
-_WEIGHTED = "each step is weighted by γ^t, as the gradient of the discounted return is"
+    return [
+        target
+        for quantity in quantities
+        for gamma in ((None,) if "gamma" in roles else gammas)
+        for lam in ((None,) if "lam" in roles or quantity != LAMBDA else lams)
+        for target in _computed(quantity, gamma, lam, roles)
+    ]
 
 
 def _powers(gamma: float | None) -> Rows:
@@ -130,37 +142,36 @@ def _computed(
         words += "" if number is None else f", {name} = {number:g}"
     truth = QUANTITIES[quantity]
 
-    def of(change: Callable[[Trajectory], Trajectory], mistake: mistakes.Mistake | None) -> Rows:
-        def value(x: Case) -> np.ndarray:
-            found = change(trajectory(x, gamma, lam))
-            y = mistake.applied(found, truth) if mistake else truth(found)
-            return np.asarray(y).reshape(np.shape(x["rewards"]))
+    def of(quantity: Callable[[Trajectory], np.ndarray]) -> Rows:
+        return _once(
+            lambda x: np.asarray(quantity(trajectory(x, gamma, lam))).reshape(
+                np.shape(x["rewards"])
+            )
+        )
 
-        return _once(value)
-
-    plain = of(lambda x: x, None)
+    plain = of(truth)
     yield Target(plain, (words,))
     if quantity == WHOLE:
         yield Target(plain, (words, _WEIGHTED), weight=_powers(gamma))
     if "truncated" in roles:
-        as_ends = of(lambda x: x._replace(terminated=x.ended), None)
-        yield Target(as_ends, (words, TIME_LIMITS))
-    known = mistakes.table("returns", "next_values" in roles)
-    beside = {"returns-include-value"}
-    beside |= set() if "gamma" in roles else {"gamma-used", "gamma-in-the-trace"}
+        yield Target(of(lambda x: truth(x.but(terminated=x.ended))), (words, TIME_LIMITS))
+    unseen = {"returns-include-value"}
+    if "gamma" not in roles:
+        unseen |= {"gamma-used", "gamma-in-the-trace"}
     if "lam" not in roles:
-        beside |= {"lambda-applied-once", "gamma-in-the-trace"}
+        unseen |= {"lambda-applied-once", "gamma-in-the-trace"}
     if not {"dones", "continues"} & roles:
-        beside |= {"returns-stop-at-episode-end", "termination-drops-bootstrap"}
-        beside |= {"done-flag-aligned"}
-    for mistake in known:
-        if mistake.check not in beside:
-            yield Target(of(lambda x: x, mistake), (words,), mistake.fault)
+        unseen |= {"returns-stop-at-episode-end", "termination-drops-bootstrap"}
+        unseen |= {"done-flag-aligned"}
+    for mistake in mistakes.table("returns", "next_values" in roles):
+        if mistake.check not in unseen:
+            yield Target(of(partial(mistake.applied, quantity=truth)), (words,), mistake.fault)
 
 
 def advantages(
     roles: frozenset[str], gammas: tuple[float, ...], lams: tuple[float, ...]
 ) -> list[Target]:
+    """What weighs log π: given, or a target, with a baseline or without."""
     if "advantages" in roles:
         return [Target(lambda x: x["advantages"])]
     aims = targets(roles, gammas, lams)
@@ -169,68 +180,57 @@ def advantages(
             aims[0]._replace(weight=_powers(gamma), said=(_WEIGHTED,))
             for gamma in ((None,) if "gamma" in roles else gammas)
         ]
-    found = []
-    if "values" in roles:
-        said = "the advantage is computed inside, as target − values"
-        for t in aims:
-            found.append(t._replace(value=minus_values(t.value), said=(*t.said, said)))
-            if "old_values" in roles and "returns" not in roles:
-                found.append(t._replace(value=_minus_old_values(t.value), said=(*t.said, said)))
-    bare = [t for t in aims if not t.fault]
-    one_step = "next_values" in roles and "values" in roles
-    fault = Fault(
-        "advantage-baseline",
-        "the TD target stands where the advantage belongs",
-        "Without the baseline V(s) every gradient carries the value of the state: its "
-        "variance is many times larger.",
-        "advantage = target - values",
-    )
-    if one_step:
-        return found + [t._replace(fault=fault) for t in bare]
-    said = "the return itself, without a baseline"
-    found += [t._replace(said=(*t.said, said)) for t in bare]
+    right = [t for t in aims if not t.fault]
     if "values" not in roles:
-        found += [t for t in aims if t.fault]
-    return [t for t in found if not t.fault] + [t for t in found if t.fault]
-
-
-def _minus_old_values(value: Rows) -> Rows:
-    return lambda x: value(x) - x["old_values"]
-
-
-def minus_values(value: Rows) -> Rows:
-    return lambda x: value(x) - x["values"]
+        return [*(t.saying(_BARE) for t in right), *(t for t in aims if t.fault)]
+    found = []
+    for t in aims:
+        found.append(t.less("values").saying(_INSIDE))
+        if "old_values" in roles and "returns" not in roles:
+            found.append(t.less("old_values").saying(_INSIDE))
+    if "next_values" in roles:
+        return found + [t._replace(fault=_NO_BASELINE) for t in right]
+    return found + [t.saying(_BARE) for t in right]
 
 
 # ------------------------------------------------------------------------------ normalisation
 
-Norm = Callable[[np.ndarray], np.ndarray]
-
-
-def _std(a: np.ndarray, degrees: int, axis: int | None = None) -> np.ndarray:
-    with warnings.catch_warnings():  # of one element it is NaN, which is what is looked for
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(np.std(a, ddof=degrees, axis=axis, keepdims=True))
-
-
-def along(axis: int | None, degrees: int, e: float = 1e-8) -> Norm:
-    """Normalised along an axis of many (the wrong one whichever it is), or over all (None)."""
-    return lambda a: (a - a.mean(axis, keepdims=True)) / (_std(a, degrees, axis) + e)
-
-
-def _divided(degrees: int) -> Norm:
-    return lambda a: a / (_std(a, degrees) + 1e-8)
-
-
 NORMALISED = "normalised inside"
+
+
+def along(axis: int | None, degrees: int, e: float = 1e-8, centred: bool = True) -> Norm:
+    """Normalised along an axis of many (the wrong one whichever it is), or over all (None)."""
+
+    def norm(a: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():  # of one element it is NaN, which is what is looked for
+            warnings.simplefilter("ignore", RuntimeWarning)
+            deviation = np.std(a, ddof=degrees, axis=axis, keepdims=True)
+        return np.asarray((a - a.mean(axis, keepdims=True) * centred) / (deviation + e))
+
+    return norm
+
+
+def as_it_is(a: np.ndarray) -> np.ndarray:
+    return a
 
 
 @functools.cache
 def normalisations() -> tuple[tuple[str, Norm], ...]:
     """In words, and as a function; as it is first."""
-    found: list[tuple[str, Norm]] = [("", lambda a: a)]
+    found: list[tuple[str, Norm]] = [("", as_it_is)]
     for words, degrees in (("population", 0), ("sample", 1)):
         said = f"{NORMALISED} ({words} deviation)"
         found += [(said, along(None, degrees, e)) for e in (1e-8, 1e-4, 1e-3, 1e-2)]
-        found.append((f"divided inside by the {words} deviation, not centred", _divided(degrees)))
+        said = f"divided inside by the {words} deviation, not centred"
+        found.append((said, along(None, degrees, centred=False)))
     return (*found, ("centred inside, not divided", lambda a: a - a.mean()))
+
+
+def normalised(found: Iterable[Target]) -> list[Target]:
+    """Right targets, themselves normalised."""
+    return [
+        t.through(norm).saying(f"returns {words}")
+        for t in found
+        if not t.fault
+        for words, norm in normalisations()[1:]
+    ]
