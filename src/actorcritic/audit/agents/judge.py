@@ -279,8 +279,6 @@ class Judge(Ledger):
     def term(self, name: str, parts: list[Part]) -> None:
         """−log π A, with its entropy bonus; or the critic's error."""
         roles, n = self.roles(parts), self.numbers
-        for window in self.windows.values():
-            window.memo.clear()  # by the ids of other readings, which may be given again
         if name == "policy":
             if all(map(_entropy_only, parts)):
                 fault = OLD_LIVE if any(p.several for p in parts) else DEAD["policy"]

@@ -18,7 +18,7 @@ class Case(dict[str, Any]):
 
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
-        self.memo: dict[int, np.ndarray] = {}
+        self.memo: dict[Rows, np.ndarray] = {}
         self.fixed: Case = self  # where targets are taken, while something else is moved
         self.window: Case | None = None  # the steps that these rows are some of
         self.index: np.ndarray | None = None  # which of them

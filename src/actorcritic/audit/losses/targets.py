@@ -43,13 +43,12 @@ def _once(value: Rows) -> Rows:
     def remembered(x: Case) -> np.ndarray:
         x = x.fixed
         whole = x if x.window is None else x.window
-        if id(value) not in whole.memo:
+        if value not in whole.memo:
             with np.errstate(all="ignore"):
-                whole.memo[id(value)] = value(whole)
-        found = whole.memo[id(value)]
+                whole.memo[value] = value(whole)
+        found = whole.memo[value]
         return found if x.index is None else found.ravel()[x.index]
 
-    remembered.kept = value  # type: ignore[attr-defined]  # alive, so that no id is another's
     return remembered
 
 
