@@ -108,7 +108,7 @@ class Audit:
     def _seen(self) -> frozenset[str]:
         if not self.matched.takes_case:
             matched = self.matched
-            return frozenset((*matched.parameters, *matched.attributes, *matched.held))
+            return frozenset(matched.names)
         x = drawn(0, SHAPES[0], Scope("none", False, False, True))
         for framework, layout, flags in itertools.product(
             calling.frameworks(self.function), self.layouts, ("float", "bool")
