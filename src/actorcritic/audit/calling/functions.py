@@ -148,18 +148,14 @@ def underlying(function: Callable[..., Any]) -> Any:
     """The Python function with the code, below partial, jit and callable objects."""
     found: Any = function
     for _ in range(10):
-        found = inspect.unwrap(found) if hasattr(found, "__wrapped__") else found
-        if hasattr(found, "__func__"):
-            found = found.__func__
-        elif hasattr(found, "func"):
-            found = found.func
-        elif not hasattr(found, "__code__") and not inspect.isbuiltin(found):
-            method = vars(type(found)).get("__call__")
-            if not hasattr(method, "__code__"):
-                return found
-            found = method
-        else:
-            return found
+        found = inspect.unwrap(found)
+        below = getattr(found, "__func__", None) or getattr(found, "func", None)
+        if below is None and not hasattr(found, "__code__"):
+            called = vars(type(found)).get("__call__")
+            below = called if hasattr(called, "__code__") else None
+        if below is None:
+            break
+        found = below
     return found
 
 

@@ -152,9 +152,7 @@ class Subject:
             calling.frameworks(self.function), self.layouts, (float, bool)
         ):
             form = Form(True, framework=framework, layout=layout, flags=flags)
-            given = given_of(x, form)
-            if layout != "TB":
-                given = {role: column_of(role, v, 0, form) for role, v in given.items()}
+            _, given, _ = next(self._parts(x, form))
             try:
                 return calling.call(self.function, self.matched, given, framework).read
             except Exception as error:
@@ -252,43 +250,38 @@ class Subject:
 
     def outputs(self, x: Trajectory, form: Form) -> Outputs:
         """Its results [T, B] with their names; raises what the function raises."""
+        found: dict[tuple[int, str], Numbers] = {}
+        for place, given, shape in self._parts(x, form):
+            for k, (name, y) in enumerate(self._called(given, form, shape)):
+                whole = found.setdefault((k, name), np.full(x.rewards.shape, np.nan))
+                whole[place] = y.T if form.layout == "BT" else y.reshape(whole[place].shape)
+        results = [(name, y) for (_, name), y in found.items()]
+        # The one whose name says it comes first, else the order is theirs.
+        return sorted(results, key=lambda one: calling.match_name(one[0], OUTPUTS) != self.wanted)
+
+    def _parts(
+        self, x: Trajectory, form: Form
+    ) -> Iterator[tuple[Any, dict[str, Any], tuple[int, ...]]]:
+        """What each call is given, the shape of what it returns, and its place in [T, B]."""
         given = given_of(x, form)
-        steps, environments = shape = x.rewards.shape
+        shape = x.rewards.shape
         if not self.matched.takes_case and self.sees("episode_starts"):
             given["dones"] = given["last_done"]  # beside the starts, `dones` are of the last step
-        if form.layout == "BT":
-            given = {k: v.T if np.ndim(v) == 2 else v for k, v in given.items()}
-            found = [(name, y.T) for name, y in self._called(given, form, shape[::-1])]
-        elif form.layout == "TB":
-            found = self._called(given, form, shape)
+        if form.layout == "TB":
+            yield ..., given, shape
+        elif form.layout == "BT":
+            turned = {k: v.T if np.ndim(v) == 2 else v for k, v in given.items()}
+            yield ..., turned, shape[::-1]
         elif form.layout == "S":
-            found = self._step_by_step(given, form, shape)
+            scalar = np.asarray if form.framework.name in ("torch", "jax") else _plain
+            for place in np.ndindex(*shape):
+                step = {k: v[place] if np.ndim(v) == 2 else v for k, v in given.items()}
+                yield place, {k: scalar(v) for k, v in step.items() if np.ndim(v) == 0}, ()
         else:
-            one = (steps, 1) if form.layout == "T1" else (steps,)
-            columns = []
-            for b in range(environments):
+            for b in range(shape[1]):
                 column = {k: column_of(k, v, b, form) for k, v in given.items()} | {"num_envs": 1}
-                columns.append(self._called(column, form, one))
-            found = [
-                (parts[0][0], np.stack([y.reshape(steps) for _, y in parts], 1))
-                for parts in zip(*columns, strict=False)
-            ]
-        # The one whose name says it comes first, else the order is theirs.
-        return sorted(found, key=lambda item: calling.match_name(item[0], OUTPUTS) != self.wanted)
-
-    def _step_by_step(self, given: dict[str, Any], form: Form, shape: tuple[int, ...]) -> Outputs:
-        found: dict[str, Numbers] = {}
-        tensors = form.framework.name in ("torch", "jax")
-        for place in np.ndindex(*shape):
-            step = {k: v[place] if np.ndim(v) == 2 else v for k, v in given.items()}
-            step = {
-                k: np.asarray(v) if tensors else v.item() if hasattr(v, "item") else v
-                for k, v in step.items()
-                if np.ndim(v) == 0
-            }
-            for k, (name, y) in enumerate(self._called(step, form, ())):
-                found.setdefault(name or str(k), np.zeros(shape))[place] = y
-        return [("" if name.isdigit() else name, y) for name, y in found.items()]
+                length = shape[:1] if form.layout != "T1" else (*shape[:1], 1)
+                yield (slice(None), b), column, length
 
     def _called(self, given: dict[str, Any], form: Form, shape: tuple[int, ...]) -> Outputs:
         """What it returns; else what it left in its arguments, or in its instance."""
@@ -323,6 +316,10 @@ def column_of(role: str, value: Any, b: int, form: Form) -> Any:
         return float(value[b]) if form.last == "float" else np.array(value[b])
     column = form.layout == "T1" or (form.layout == "TV" and role in ("values", "next_values"))
     return value[:, b : b + 1] if column else value[:, b]
+
+
+def _plain(x: Any) -> Any:
+    return x.item() if hasattr(x, "item") else x
 
 
 def _fits(y: Numbers, shape: tuple[int, ...]) -> bool:
