@@ -72,18 +72,14 @@ def n_step_returns(x: Trajectory, n: int | None = None) -> Numbers:
     """G_t of n rewards and γ^n V of what follows them; fewer where the episode or batch ends."""
     steps, total = len(x.rewards), np.zeros(x.rewards.shape)
     bootstrap = np.nan_to_num(x.bootstrap, nan=UNKNOWN)
-    alive = np.ones(total.shape, bool)
+    alive = np.ones(total.shape, bool)  # whether the sum of step t has not stopped before t + lag
     for lag in range(min(n or steps, steps)):
         of = slice(0, steps - lag)
-        total[of] += np.where(alive[of], x.gamma**lag * x.rewards[lag:], 0.0)
-        stops = x.cut[lag:].copy()
+        stops = x.cut[lag:] | (lag + 1 == (n or steps))
         stops[-1] = True
-        stops |= lag + 1 == (n or steps)
-        more = x.gamma ** (lag + 1) * bootstrap[lag:]
-        total[of] += np.where(alive[of] & stops, more, 0.0)
+        more = np.where(stops, x.gamma ** (lag + 1) * bootstrap[lag:], 0.0)
+        total[of] += np.where(alive[of], x.gamma**lag * x.rewards[lag:] + more, 0.0)
         alive[of] &= ~stops
-        if not alive[of].any():
-            break
     return total
 
 
@@ -125,11 +121,7 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "the return to the end of the episode or batch": n_step_returns,
     "the Monte Carlo return of complete episodes": lambda x: n_step_returns(
-        x.but(
-            next_values=np.where(
-                x.ended, x.next_values, replace_last(x.next_values, 0 * x.rewards[-1])
-            )
-        )
+        x.but(next_values=replace_last(x.next_values, x.next_values[-1] * x.ended[-1]))
     ),
     "the n-step return": lambda x: n_step_returns(x, x.n),
     "the TD target": lambda x: td_errors(x) + x.values,
