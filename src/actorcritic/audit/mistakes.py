@@ -403,6 +403,12 @@ _TABLES = {
     "returns": [*COMMON, *IN_RETURNS],
     "vtrace": [*IN_VTRACE, *COMMON, _WITHOUT_VALUE],
 }
+# What has to be known before it can be told.
+NEEDS = {
+    "lambda-applied-once": {"lam"},
+    "gamma-used": {"gamma"},
+    "gamma-in-the-trace": {"gamma", "lam"},
+}
 CUT = "trace-cut-at-episode-end"
 STOPS = {"returns": "returns-stop-at-episode-end"}  # of a kind that has no trace
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from actorcritic.audit.estimates.calls import COLUMNS, Form, Subject
 from actorcritic.audit.estimates.trajectories import SHAPES, Scope, close, drawn
-from actorcritic.audit.mistakes import CHECKS, Mistake, table
+from actorcritic.audit.mistakes import CHECKS, NEEDS, Mistake, table
 from actorcritic.audit.truths import QUANTITIES, Numbers, Quantity, Trajectory
 
 
@@ -122,16 +122,10 @@ class Reading(NamedTuple):
         return None
 
     def known(self) -> list[Mistake]:
-        """The known mistakes, without those in a γ or λ that is not known itself."""
-        subject = self.subject
-        told = {r: subject.sees(r) or r in subject.matched.constants for r in ("gamma", "lam")}
-        unknown = set()
-        if not told["lam"]:
-            unknown |= {"lambda-applied-once", "gamma-in-the-trace"}
-        if not (told["gamma"] or subject.sees("discounts")):
-            unknown |= {"gamma-used", "gamma-in-the-trace"}
-        known = table(subject.kind, self.form.successors)
-        return [mistake for mistake in known if mistake.check not in unknown]
+        """The known mistakes, without those in a γ or λ that is guessed."""
+        guessed = set(self.assumed) - set(self.subject.matched.constants)
+        known = table(self.subject.kind, self.form.successors)
+        return [mistake for mistake in known if not guessed & NEEDS.get(mistake.check, set())]
 
 
 # ------------------------------------------------------------------------------- wrong axes
@@ -146,30 +140,28 @@ def _across(x: Trajectory, of: Quantity, values: bool) -> Numbers:
     return of(x.but(**turned)).T
 
 
-def _normalised_along(x: Trajectory, of: Quantity, how: Normalised) -> Numbers:
+def _normalised_by(x: Trajectory, of: Quantity, how: Normalised) -> Numbers:
     return how(of(x))
 
 
 AXES = [
-    *(
-        Mistake(
-            "time-axis",
-            "Time and environment axes are swapped: it sums along the environments.",
-            partial(_across, values=values),
-            *CHECKS["time-axis"],
-        )
-        for values in (False, True)
-    ),
-    *(
-        Mistake(
-            "normalisation-axis",
-            f"It normalises over the wrong axis: each {('environment', 'time step')[axis]} by "
-            "itself.",
-            partial(_normalised_along, how=Normalised("normalised", degrees, epsilon, False, axis)),
-            *CHECKS["normalisation-axis"],
-        )
-        for axis, degrees, epsilon in itertools.product((0, 1), (0, 1), (1e-8, 1e-5, 1e-3))
-    ),
+    Mistake(
+        "time-axis",
+        "Time and environment axes are swapped: it sums along the environments.",
+        partial(_across, values=values),
+        *CHECKS["time-axis"],
+    )
+    for values in (False, True)
+]
+AXES += [
+    Mistake(
+        "normalisation-axis",
+        f"It normalises over the wrong axis: {each} by itself.",
+        partial(_normalised_by, how=Normalised("normalised", degrees, epsilon, axis=axis)),
+        *CHECKS["normalisation-axis"],
+    )
+    for axis, each in enumerate(("each environment", "each time step"))
+    for degrees, epsilon in itertools.product((0, 1), (1e-8, 1e-5, 1e-3))
 ]
 
 # ------------------------------------------------------------------------------- all readings
