@@ -35,7 +35,7 @@ class Fault(NamedTuple):
     def on(self, example: str) -> Finding:
         """The finding, in whole sentences, with the smallest case."""
         first = self.wrong[0].upper() if self.wrong[0].isascii() else self.wrong[0]
-        wrong = first + self.wrong[1:] + ("" if self.wrong.endswith((".", ".)")) else ".")
+        wrong = first + self.wrong[1:] + ("" if self.wrong.endswith(".") else ".")
         return Finding(self.check, wrong, self.effect, example, self.mend, self.severity)
 
 

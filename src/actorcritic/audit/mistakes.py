@@ -20,7 +20,7 @@ class Mistake(NamedTuple):
 
     check: str
     wrong: str
-    applied: Wrong
+    way: Wrong
     effect: str = ""
     mend: str = ""
 
@@ -28,8 +28,9 @@ class Mistake(NamedTuple):
     def fault(self) -> Fault:
         return Fault(self.check, self.wrong, self.effect, self.mend)
 
-    def put_into(self, quantity: Quantity) -> Quantity:
-        return lambda x: self.applied(x, quantity)
+    def applied(self, x: Trajectory, quantity: Quantity) -> Numbers:
+        """The quantity, with this mistake in it."""
+        return self.way(x, quantity)
 
 
 _LEAK = (
@@ -421,5 +422,5 @@ def table(kind: str, successors: bool) -> list[Mistake]:
         effect, mend = row.effect or CHECKS[row.check][0], row.mend or CHECKS[row.check][1]
         check = STOPS.get(kind, CUT) if row.check == CUT else row.check
         wrong, mend = (text.replace("NEXT", following) for text in (row.wrong, mend))
-        rows.append(Mistake(check, wrong, row.applied, effect, mend))
+        rows.append(Mistake(check, wrong, row.way, effect, mend))
     return rows

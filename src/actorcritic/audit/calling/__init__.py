@@ -43,6 +43,7 @@ from actorcritic.audit.calling.parameters import (  # noqa: F401
     recognise,
     takes_network,
 )
+from actorcritic.audit.findings import CannotCall, Report
 
 _NAMES = {
     "numpy": "NumPy arrays",
@@ -246,3 +247,19 @@ def call(
 
 def _collected(result: Any) -> Any:
     return list(result) if isinstance(result, Iterator) else result
+
+
+def first_that_runs(
+    function: Callable[..., Any], matched: Matched, audit: Callable[[Framework], Report]
+) -> Report:
+    """The report in the first framework in which the function runs."""
+    failed: BaseException | None = None
+    for framework in frameworks(function, matched):
+        try:
+            return audit(framework)
+        except (Exception, SystemExit) as error:  # another framework may fit
+            failed = failed or error
+    if isinstance(failed, CannotCall):
+        raise failed
+    why = one_line(failed) if failed else "no framework fits"
+    raise CannotCall(f"{name_of(function)} failed when called with {matched.describe()}: {why}")

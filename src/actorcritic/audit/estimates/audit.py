@@ -191,7 +191,7 @@ def _property(reading: Reading, failed: list[str]) -> tuple[Fault, str]:
     plain = [reading.drawn(seed, chance=0.0) for seed in range(3)]
     name = told[0] if told and not reading.mismatch(plain) else "definition"
     others = [other for other in failed if other != name]
-    wrong = PROPERTIES[name] + (f" (These fail too: {', '.join(others)}.)" if others else "")
+    wrong = PROPERTIES[name] + (f" These fail too: {', '.join(others)}." if others else "")
     effect = "It learns from numbers that it is not told."
     mend = f"Compare it step by step with {reading.quantity} on the case above."
     for mistake in table(reading.subject.kind, reading.form.successors):

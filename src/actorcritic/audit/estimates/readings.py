@@ -97,7 +97,7 @@ class Reading(NamedTuple):
         """By definition, before any normalisation, with these mistakes in it."""
         quantity = QUANTITIES[self.quantity]
         for mistake in mistakes:
-            quantity = mistake.put_into(quantity)
+            quantity = partial(mistake.applied, quantity=quantity)
         with np.errstate(all="ignore"):
             return quantity(self.view(x))
 
