@@ -47,6 +47,11 @@ class Matched(NamedTuple):
     containers: Mapping[str, Container] = types.MappingProxyType({})  # parameters that hold roles
 
     @property
+    def held(self) -> frozenset[str]:
+        """The roles that stand inside of a batch, a memory or the like."""
+        return frozenset(role for c in self.containers.values() for role in c.roles.values())
+
+    @property
     def names(self) -> dict[str, str]:
         """Our role → what they call it."""
         held = {role: n for c in self.containers.values() for n, role in c.roles.items()}
