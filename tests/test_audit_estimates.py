@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from actorcritic import audit
 from actorcritic.audit import calling, truths
-from actorcritic.audit.estimates import calls as estimate_calls
-from actorcritic.audit.estimates import readings as estimate_readings
+from actorcritic.audit.estimates import roles, trajectories
 from actorcritic.audit.findings import CannotCall, Report
 from actorcritic.maths import estimators
 
@@ -184,8 +183,8 @@ def test_right_functions_agree_with_the_definition_everywhere(
         ("terminations", "lambda_return", truths.lambda_returns),
         ("terminations", "n_step", lambda x: truths.n_step_returns(x, x.n)),
     ):
-        scope = estimate_readings.Scope(ends, False, False, ends == "both")
-        x = estimate_readings.drawn(seed, (steps, environments), scope, chance, gamma, lam)
+        scope = trajectories.Scope(ends, False, False, ends == "both")
+        x = trajectories.drawn(seed, (steps, environments), scope, chance, gamma, lam)
         following = x.following[-1]
         known = {
             "rewards": x.rewards, "values": x.values, "next_values": x.next_values,
@@ -203,8 +202,8 @@ def test_right_functions_agree_with_the_definition_everywhere(
 @given(seed=st.integers(0, 10**6), gamma=st.floats(0.05, 1.0), steps=st.integers(1, 8))
 def test_the_truths_agree_with_one_another(seed, gamma, steps):
     """λ-returns minus V are the sum of TD errors; on-policy V-trace is the λ = 1 return."""
-    x = estimate_readings.drawn(
-        seed, (steps, 3), estimate_readings.Scope("both", False, False, True), gamma=gamma
+    x = trajectories.drawn(
+        seed, (steps, 3), trajectories.Scope("both", False, False, True), gamma=gamma
     )
     advantages = truths.advantages_by_definition(x)
     np.testing.assert_allclose(truths.lambda_returns(x) - x.values, advantages, atol=1e-9)
@@ -304,7 +303,7 @@ def test_random_state_of_the_caller_is_kept():
     ],
 )  # fmt: skip
 def test_usual_names(name, role):
-    assert calling.match_name(name, estimate_calls.ROLES) == role
+    assert calling.match_name(name, roles.ROLES) == role
 
 
 def test_kinds_are_guessed():

@@ -136,43 +136,40 @@ def guess(function: Callable[..., Any], mapping: Mapping[str, str] | None = None
     name = whole.rpartition(".")[2]
     text = " ".join((*calling.names_taken(function), *(mapping or {}).values())).lower()
 
-    def says(where: str, words: str) -> bool:
-        return any(word in where for word in words.split())
+    def named(words: str) -> bool:
+        return any(word in name for word in words.split())
 
-    logs = says(text, "log_prob logp log_pi logprob")
-    network = says(text, "logits probs mean mu_ std") and says(text, "action")
-    aims = says(text, "adv return target reward td_ delta")
-    named = says(name, "loss objective") or says(whole, "loss.")
-    if calling.takes_network(function):
-        return "network"
-    if says(text, "chosen") and says(text, "rejected"):
-        return "dpo-loss"
-    if says(text, "ref_log reference_log ref_logp") and says(text, "score"):
-        return "token-rewards"
-    if says(name, "vtrace v_trace") or says(text, "rho c_bar"):
-        return "vtrace"
-    if named or ((logs or network) and aims and not says(name, "gae advantage")):
-        if says(name, "ppo clip surrogate") or says(text, "old_log ratio clip"):
-            value_only = says(name, "value critic vf") and not logs
-            return "critic-loss" if value_only else "ppo-loss"
-        value_only = says(name, "critic value vf_ td_") and not logs and not network
-        return "critic-loss" if value_only else "actor-loss"
-    if says(name, "log_prob logprob density sample distribution entropy"):
-        return "distribution"
-    if says(name, "rollout collect gather run_episode"):
-        return "rollout"
-    if says(name, "gae advantage adv td_error delta"):
-        return "advantages"
-    if says(name, "return target discount reward_to_go rewards_to_go n_step"):
-        return "returns"
-    if says(text, "old_log ratio"):
-        return "ppo-loss"
-    if says(text, "reward rew"):
-        return "advantages" if says(text, "lam value") else "returns"
-    if says(text, "mean mu logits") and not aims:
-        return "distribution"
-    if says(text, "env"):
-        return "rollout"
+    def takes(words: str) -> bool:
+        return any(word in text for word in words.split())
+
+    logs = takes("log_prob logp log_pi logprob")
+    policy = logs or (takes("logits probs mean mu_ std") and takes("action"))
+    aims = takes("adv return target reward td_ delta")
+    learns = policy and aims and not named("gae advantage")
+    loss = named("loss objective") or "loss." in whole or learns
+    clipped = loss and (named("ppo clip surrogate") or takes("old_log ratio clip"))
+    rows: list[tuple[str, bool]] = [  # the likelier first
+        ("network", calling.takes_network(function)),
+        ("dpo-loss", takes("chosen") and takes("rejected")),
+        ("token-rewards", takes("ref_log reference_log ref_logp") and takes("score")),
+        ("vtrace", named("vtrace v_trace") or takes("rho c_bar")),
+        ("critic-loss", clipped and named("value critic vf") and not logs),
+        ("ppo-loss", clipped),
+        ("critic-loss", loss and named("critic value vf_ td_") and not policy),
+        ("actor-loss", loss),
+        ("distribution", named("log_prob logprob density sample distribution entropy")),
+        ("rollout", named("rollout collect gather run_episode")),
+        ("advantages", named("gae advantage adv td_error delta")),
+        ("returns", named("return target discount reward_to_go rewards_to_go n_step")),
+        ("ppo-loss", takes("old_log ratio")),
+        ("advantages", takes("reward rew") and takes("lam value")),
+        ("returns", takes("reward rew")),
+        ("distribution", takes("mean mu logits") and not aims),
+        ("rollout", takes("env")),
+    ]
+    for kind, holds in rows:
+        if holds:
+            return kind
     raise CannotCall(
         f"What {calling.name_of(function)} computes cannot be told from its name and parameters. "
         f"Add --kind, one of: {', '.join(KINDS)}."

@@ -89,14 +89,8 @@ def audit_command(argv: Sequence[str]) -> int:
     def made() -> Report | Reports:
         if whole:
             return audit.files(place)
-        chosen = {
-            "strict": options.strict or None,
-            "layout": options.layout,
-            "time_limits": options.time_limits,
-            "autoreset": options.autoreset,
-            "reused_buffers": options.reused_buffers or None,
-        }
-        given = {name: value for name, value in chosen.items() if value is not None}
+        names = ("strict", "layout", "time_limits", "autoreset", "reused_buffers")
+        given = {name: value for name in names if (value := getattr(options, name))}
         return audit.of(options.function, options.kind, _mapping(options.map), **given)
 
     return _shown(made, options)

@@ -132,12 +132,7 @@ class Report:
 
     def html(self, path: str | Path) -> Path:
         """Write the report as one HTML page."""
-        from actorcritic.figures.html import write
-
-        title = f"Audit of {self.subject}"
-        return write(
-            Path(path), title, [self.section()], command=None, versions={}, summary=[self.called]
-        )
+        return _page(path, self.subject, [self.section()], [self.called])
 
 
 @dataclass(frozen=True)
@@ -177,13 +172,15 @@ class Reports:
 
     def html(self, path: str | Path) -> Path:
         """Write the reports as one HTML page."""
-        from actorcritic.figures.html import write
-
         sections = [r.section()._replace(title=f"{r.subject}: {r.kind}") for r in self.reports]
-        title = f"Audit of {self.place}"
-        return write(
-            Path(path), title, sections, command=None, versions={}, summary=list(self.left)
-        )
+        return _page(path, self.place, sections, list(self.left))
+
+
+def _page(path: str | Path, of: str, sections: list[Section], summary: list[str]) -> Path:
+    from actorcritic.figures.html import write  # which imports JAX
+
+    title = f"Audit of {of}"
+    return write(Path(path), title, sections, command=None, versions={}, summary=summary)
 
 
 @dataclass

@@ -51,35 +51,35 @@ def td_errors(x: Trajectory) -> Numbers:
     return x.rewards + x.gamma * x.bootstrap - x.values
 
 
-def advantages_by_definition(x: Trajectory) -> Numbers:
-    """A_t = Σ_l (γλ)^l δ_{t+l} to the first end (Schulman et al. 2016, eq. 16)."""
-    delta, total = td_errors(x), np.zeros(x.rewards.shape)
-    alive = np.ones(delta.shape, bool)  # whether the sum of step t has not stopped before t + l
-    for lag in range(len(delta)):
-        of = slice(0, len(delta) - lag)
-        total[of] += np.where(alive[of], (x.gamma * x.lam) ** lag * delta[lag:], 0.0)
-        alive[of] &= ~x.cut[lag:]
-        if not alive[of].any():
+def _discounted(x: Trajectory, terms: Numbers, trace: Numbers) -> Numbers:
+    """Σ_l γ^l (Π_{i<l} trace_{t+i}) terms_{t+l}, to the first end."""
+    total, weight = np.zeros(terms.shape), np.ones(terms.shape)
+    for lag in range(len(terms)):
+        of = slice(0, len(terms) - lag)
+        total[of] += np.where(weight[of] == 0, 0.0, weight[of] * terms[lag:])
+        weight[of] *= np.where(x.cut[lag:], 0.0, x.gamma * trace[lag:])
+        if not weight[of].any():
             break
     return total
+
+
+def advantages_by_definition(x: Trajectory) -> Numbers:
+    """A_t = Σ_l (γλ)^l δ_{t+l} to the first end (Schulman et al. 2016, eq. 16)."""
+    return _discounted(x, td_errors(x), np.full(x.rewards.shape, x.lam))
 
 
 def n_step_returns(x: Trajectory, n: int | None = None) -> Numbers:
     """G_t of n rewards and γ^n V of what follows them; fewer where the episode or batch ends."""
     steps, total = len(x.rewards), np.zeros(x.rewards.shape)
     bootstrap = np.nan_to_num(x.bootstrap, nan=UNKNOWN)
-    alive = np.ones(total.shape, bool)
+    alive = np.ones(total.shape, bool)  # whether the sum of step t has not stopped before t + lag
     for lag in range(min(n or steps, steps)):
         of = slice(0, steps - lag)
-        total[of] += np.where(alive[of], x.gamma**lag * x.rewards[lag:], 0.0)
-        stops = x.cut[lag:].copy()
+        stops = x.cut[lag:] | (lag + 1 == (n or steps))
         stops[-1] = True
-        stops |= lag + 1 == (n or steps)
-        more = x.gamma ** (lag + 1) * bootstrap[lag:]
-        total[of] += np.where(alive[of] & stops, more, 0.0)
+        more = np.where(stops, x.gamma ** (lag + 1) * bootstrap[lag:], 0.0)
+        total[of] += np.where(alive[of], x.gamma**lag * x.rewards[lag:] + more, 0.0)
         alive[of] &= ~stops
-        if not alive[of].any():
-            break
     return total
 
 
@@ -101,12 +101,7 @@ def lambda_returns(x: Trajectory) -> Numbers:
 def vtrace_targets(x: Trajectory) -> Numbers:
     """v_s = V(x_s) + Σ_t γ^{t−s} (Π_{i<t} c_i) ρ_t δ_t (Espeholt et al. 2018, eq. 1)."""
     rho, c = np.minimum(x.rho_clip, x.ratio), x.lam * np.minimum(x.c_clip, x.ratio)
-    delta, total = rho * td_errors(x), x.values.astype(float)
-    for s in range(len(delta)):
-        for t in range(s, len(delta)):
-            inside = ~x.cut[s:t].any(0)
-            total[s] += inside * x.gamma ** (t - s) * c[s:t].prod(0) * delta[t]
-    return total
+    return x.values + _discounted(x, rho * td_errors(x), c)
 
 
 def vtrace_advantages(x: Trajectory) -> Numbers:
@@ -126,11 +121,7 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "the return to the end of the episode or batch": n_step_returns,
     "the Monte Carlo return of complete episodes": lambda x: n_step_returns(
-        x.but(
-            next_values=np.where(
-                x.ended, x.next_values, replace_last(x.next_values, 0 * x.rewards[-1])
-            )
-        )
+        x.but(next_values=replace_last(x.next_values, x.next_values[-1] * x.ended[-1]))
     ),
     "the n-step return": lambda x: n_step_returns(x, x.n),
     "the TD target": lambda x: td_errors(x) + x.values,

@@ -1,111 +1,46 @@
-"""Calling anyone's estimator: its roles, what they mean, and how they are handed over."""
+"""Calling anyone's estimator: the ways in which it may be meant, and those that run."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.calling import Framework, Matched
+from actorcritic.audit.calling import Framework
+from actorcritic.audit.estimates.roles import N_ROLES, OUTPUTS, ROLES, VTRACE_ROLES
+from actorcritic.audit.estimates.trajectories import SHAPES, Scope, drawn
+from actorcritic.audit.findings import CannotCall
 from actorcritic.audit.mistakes import shifted
-from actorcritic.audit.truths import (
-    Numbers,
-    Trajectory,
-)
+from actorcritic.audit.truths import Numbers, Trajectory
+from actorcritic.core.errors import UserError
 
-# ------------------------------------------------------------------------------- what it takes
-
-
-def _named(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    return {role: tuple(words.split()) for role, words in names.items()}
-
-
-ROLES = _named(
-    {
-        "rewards": "rewards reward rew rews r r_t rewards_t",
-        "last_value": (
-            "last_value last_values last_val bootstrap_value bootstrap final_value "
-            "v_last last_v value_last bootstrap_v final_v"
-        ),
-        "values": (
-            "values value vals v v_s v_t v_tm1 value_preds v_preds state_values "
-            "baseline critic_values value_estimates"
-        ),
-        "next_values": (
-            "next_values next_value next_val values_next value_next next_v v_next "
-            "v_tp1 values_tp1 next_state_values next_v_s v_s_ v_t"
-        ),
-        "dones": ("dones done d ends episode_ends is_done done_flags done_mask end_flag finished"),
-        "terminated": "terminated terminateds terminations terminal terminals term is_terminal",
-        "truncated": (
-            "truncated truncateds truncations trunc timeouts timeout time_limits is_truncated"
-        ),
-        "masks": (
-            "masks mask not_dones not_done nonterminals nonterminal continues "
-            "continuations cont alive done_masks"
-        ),
-        "discounts": "discounts discount_t discounts_t",
-        "episode_starts": "episode_starts starts is_first firsts start_flags",
-        "last_done": (
-            "last_done last_dones next_done next_dones final_done next_terminal last_terminated"
-        ),
-        "gamma": "gamma discount discount_factor g discount_rate",
-        "lam": (
-            "lam lambda lambda_ lmbda lambd lamda gae_lambda gae_lam tau lambda_gae "
-            "td_lambda trace_decay gae_lmbda gae_tau"
-        ),
-        "num_steps": (
-            "num_steps n_steps horizon steps buffer_size rollout_length num_rollout_steps length"
-        ),
-        "num_envs": "num_envs n_envs batch_size",
-        "advantages": "advantages adv advs advantage",
-        "returns": "returns ret rets targets value_targets returns_to_go",
-    }
-)
-# Of returns, n_steps is the n of the n-step return; of advantages it is the length of the batch.
-N_ROLES = {role: names for role, names in ROLES.items() if role != "num_steps"} | _named(
-    {
-        "n": "n n_step n_steps nstep nsteps num_steps",
-        "num_steps": "horizon buffer_size rollout_length length",
-    }
-)
-VTRACE_ROLES = {
-    role: names for role, names in ROLES.items() if role not in ("advantages", "returns")
-} | _named(
-    {
-        "log_ratio": "log_ratio log_rhos log_rho log_is log_ratios log_importance_weights",
-        "ratio": ("ratio ratios rhos rho rho_tm1 rho_t importance_weights is_ratios is_weights"),
-        "target_log_prob": (
-            "target_log_prob target_log_probs log_probs log_pi pi_log_prob "
-            "target_action_log_probs new_log_probs logp learner_log_probs"
-        ),
-        "behaviour_log_prob": (
-            "behaviour_log_prob behaviour_log_probs behavior_log_probs old_log_probs "
-            "log_mu mu_log_prob behavior_log_prob behaviour_action_log_probs "
-            "behavior_action_log_probs actor_log_probs logp_old old_logp"
-        ),
-        "rho_clip": ("rho_clip clip_rho clip_rho_threshold rho_bar rho_max max_rho rho_threshold"),
-        "c_clip": (
-            "c_clip clip_c clip_c_threshold c_bar c_max max_c clip_cs c_threshold clip_cs_threshold"
-        ),
-        "pg_rho_clip": "pg_rho_clip clip_pg_rho clip_pg_rho_threshold pg_rho_bar",
-    }
-)
-OUTPUTS = _named(
-    {
-        "advantages": "advantages adv advs advantage pg_advantages gae deltas",
-        "returns": (
-            "returns ret rets targets value_targets returns_to_go vs v_target lambda_returns target"
-        ),
-    }
-)
 FLAGS = ("dones", "terminated", "truncated", "episode_starts", "last_done")
-PER_ENVIRONMENT = ("last_value", "last_done")
+PER_ENVIRONMENT = ("last_value", "last_done", "next_value", "next_done")
 ENDS = ("dones", "masks", "terminated", "truncated", "discounts", "episode_starts")
+LAYOUTS = {
+    "TB": "arrays [T, B]",
+    "T": "single trajectories [T]",
+    "TV": "single trajectories [T], values [T, 1]",
+    "T1": "single trajectories [T, 1]",
+    "BT": "arrays [B, T]",
+    "S": "one step at a time",
+}
+COLUMNS = ("T", "TV", "T1", "S")  # it never sees more than one trajectory
+_BATCH_FIRST = re.compile(
+    r"[\[(]\s*(B|N|batch|batch_size|num_envs|n_envs|envs)\s*,\s*(T|time|steps|num_steps|L)\b", re.I
+)
+# What each kind is given, and which of several results is wanted.
+KINDS = {
+    "advantages": (ROLES, "advantages"),
+    "returns": (N_ROLES, "returns"),
+    "vtrace": (VTRACE_ROLES, "returns"),
+}
+Outputs: TypeAlias = list[tuple[str, Numbers]]
 
 
 class Form(NamedTuple):
@@ -117,23 +52,24 @@ class Form(NamedTuple):
     discounted: bool = False  # discounts[t] contains γ
     terminations: bool = False  # dones are terminations alone
     framework: Framework = Framework("numpy")
-    layout: str = "TB"  # TB, BT, or a column at a time: T, T1 ([T, 1]), TV (only values [T, 1])
-    flags: str = "float"
+    layout: str = "TB"
+    flags: type = float
     last: str = "float"  # the last value of one trajectory: a float, one (element), or 0-d
+
+    def __str__(self) -> str:
+        return f"{self.framework}, {LAYOUTS[self.layout]}"
 
 
 def given_of(x: Trajectory, form: Form) -> dict[str, Any]:
     """Every role's value on this trajectory, arrays [T, B] or, of what comes after it, [B]."""
-    ended = x.ended
-    starts = shifted(ended, 1, x.before)
-    flag = starts if form.shifted else x.terminated if form.terminations else ended
-    last = x.following[-1] if not form.successors else x.next_values[-1]
-    discounts = 1.0 - (x.terminated if form.successors else ended)
-    longer = np.concatenate([x.values, last[None]])
+    starts = shifted(x.ended, 1, x.before)
+    flag = starts if form.shifted else x.terminated if form.terminations else x.ended
+    last = x.next_values[-1] if form.successors else x.following[-1]
+    discounts = 1.0 - (x.terminated if form.successors else x.ended)
     behaviour = -1.0 - 0.1 * np.arange(x.ratio.size).reshape(x.ratio.shape)
     values: dict[str, Any] = {
         "rewards": x.rewards,
-        "values": longer if form.longer else x.values,
+        "values": np.concatenate([x.values, last[None]]) if form.longer else x.values,
         "next_values": x.next_values if form.successors else last,
         "last_value": last,
         "dones": flag,
@@ -142,7 +78,7 @@ def given_of(x: Trajectory, form: Form) -> dict[str, Any]:
         "masks": 1.0 - flag,
         "discounts": discounts * (x.gamma if form.discounted else 1.0),
         "episode_starts": starts,
-        "last_done": ended[-1],
+        "last_done": x.ended[-1],
         "gamma": x.gamma,
         "lam": x.lam,
         "n": x.n,
@@ -158,93 +94,9 @@ def given_of(x: Trajectory, form: Form) -> dict[str, Any]:
         "pg_rho_clip": x.rho_clip,
         "c_clip": x.c_clip,
     }
-    for role in FLAGS:
-        values[role] = values[role].astype(bool if form.flags == "bool" else float)
-    return values
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The function, with what is known of its parameters."""
-
-    function: Callable[..., Any]
-    matched: Matched
-    kind: str
-    seen: frozenset[str]  # the roles that it uses
-
-    def sees(self, *roles: str) -> bool:
-        return any(role in self.seen for role in roles)
-
-    def results(self, x: Trajectory, form: Form) -> list[tuple[str, Numbers]]:
-        """Its outputs [T, B] with their names; raises what the function raises."""
-        given = given_of(x, form)
-        if self.matched.takes_case is False and self.sees("episode_starts"):
-            given["dones"] = given["last_done"]  # beside the starts, `dones` are of the last step
-        if form.layout in ("TB", "BT"):
-            turn = form.layout == "BT"
-            if turn:
-                given = {k: v.T if np.ndim(v) == 2 else v for k, v in given.items()}
-            found = self._called(given, form, x.rewards.shape[::-1] if turn else x.rewards.shape)
-            return [(name, y.T if turn else y) for name, y in found]
-        if form.layout == "S":
-            return self._step_by_step(given, form, x.rewards.shape)
-        columns = []
-        for b in range(x.rewards.shape[1]):
-            column = {k: column_of(k, v, b, form) for k, v in given.items()}
-            column["num_envs"] = 1
-            shape = (len(x.rewards), 1) if form.layout == "T1" else (len(x.rewards),)
-            columns.append(self._called(column, form, shape))
-        names = [name for name, _ in columns[0]]
-        return [
-            (name, np.stack([column[i][1].reshape(len(x.rewards)) for column in columns], 1))
-            for i, name in enumerate(names)
-        ]
-
-    def _step_by_step(
-        self, given: dict[str, Any], form: Form, shape: tuple[int, ...]
-    ) -> list[tuple[str, Numbers]]:
-        found: dict[str, Numbers] = {}
-        tensors = form.framework.name in ("torch", "jax")
-        for place in np.ndindex(*shape):
-            step = {k: v[place] if np.ndim(v) == 2 else v for k, v in given.items()}
-            step = {
-                k: np.asarray(v) if tensors else v.item() if hasattr(v, "item") else v
-                for k, v in step.items()
-                if np.ndim(v) == 0
-            }
-            for k, (name, y) in enumerate(self._called(step, form, ())):
-                found.setdefault(name or str(k), np.zeros(shape))[place] = y
-        return [("" if name.isdigit() else name, y) for name, y in found.items()]
-
-    def _called(
-        self, given: dict[str, Any], form: Form, shape: tuple[int, ...]
-    ) -> list[tuple[str, Numbers]]:
-        whole = {*PER_ENVIRONMENT, *(() if form.successors else ("next_values",))}
-        whole |= {"dones"} if self.sees("episode_starts") else set()
-        with form.framework.uncompiled():
-            returned = calling.call(self.function, self.matched, given, form.framework, whole=whole)
-        outputs = returned.outputs(shape[0] if shape else None)
-        fitting = [(n, _fit(y, shape)) for n, y in outputs if _fits(y, shape)]
-        if fitting:
-            return fitting
-        kept = {k: v for k, v in returned.given.items() if k in ("advantages", "returns")}
-        if returned.instance is not None:
-            kept |= {
-                role: value
-                for name, value in vars(returned.instance).items()
-                if (role := calling.match_name(name, OUTPUTS)) and role not in kept
-            }
-        changed = {k: v for k, v in kept.items() if k in self.seen or k not in returned.given}
-        if not outputs and not changed:
-            changed = {k: v for k, v in returned.given.items() if _was_changed(v, given[k])}
-        arrays = []
-        for name, value in changed.items():
-            y = calling.to_numpy_or_none(value)
-            if _fits(y, shape):
-                arrays.append((name, _fit(y, shape)))
-        if arrays:
-            return sorted(arrays)  # advantages before returns
-        raise WrongShape([y.shape for _, y in outputs], shape)
+    values |= {role: values[role].astype(form.flags) for role in FLAGS}
+    # What a function of one case may ask for.
+    return values | {"next_value": last, "next_done": values["last_done"]}
 
 
 class WrongShape(Exception):
@@ -265,7 +117,196 @@ class WrongShape(Exception):
         return None
 
 
+class Subject:
+    """The function, what is known of its parameters, and the ways of calling it."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kind: str,
+        mapping: Mapping[str, str] | None,
+        layout: str | None,
+        time_limits: str | None,
+        seed: int,
+    ) -> None:
+        if layout not in (None, *LAYOUTS):
+            raise UserError(f"layout is one of {', '.join(LAYOUTS)}; got '{layout}'.")
+        if time_limits not in (None, "terminal", "bootstrap"):
+            raise UserError(f"time_limits is terminal or bootstrap; got '{time_limits}'.")
+        self.function, self.kind, self.time_limits = function, kind, time_limits
+        self.seed, self.name = 1000 * seed, calling.name_of(function)
+        roles, self.wanted = KINDS[kind]
+        self.matched = calling.recognise(function, roles, told_apart(function, mapping))
+        self.literals = calling.literals(function)
+        if layout is None and _BATCH_FIRST.search(inspect.getdoc(function) or ""):
+            layout = "BT"
+        self.layouts = [layout] if layout else list(LAYOUTS)
+        self.tried: list[str] = []  # what was raised
+        self.broadcast: tuple[Form, WrongShape] | None = None
+        self.seen = self._read() if self.matched.takes_case else frozenset(self.matched.names)
+
+    def _read(self) -> frozenset[str]:
+        """The roles that a function of one case looks at."""
+        x = drawn(0, SHAPES[0], Scope("none", False, False, True))
+        for framework, layout, flags in itertools.product(
+            calling.frameworks(self.function), self.layouts, (float, bool)
+        ):
+            form = Form(True, framework=framework, layout=layout, flags=flags)
+            _, given, _ = next(self._parts(x, form))
+            try:
+                return calling.call(self.function, self.matched, given, framework).read
+            except Exception as error:
+                self.tried.append(calling.one_line(error))
+        raise CannotCall(f"{self.name} failed on a case object: {self.tried[0]}")
+
+    def sees(self, *roles: str) -> bool:
+        return any(role in self.seen for role in roles)
+
+    def scope(self, form: Form) -> Scope:
+        both = self.sees("terminated") and self.sees("dones", "masks", "episode_starts")
+        ends = "terminations" if self.sees(*ENDS) else "none"
+        last = self.sees("last_value", "next_value", "next_values") or form.longer
+        knows_last = not self.sees("episode_starts") or self.sees("last_done", "dones", "next_done")
+        return Scope(
+            "both" if both or self.sees("truncated") else ends,
+            not last,
+            not knows_last,
+            form.successors,
+        )
+
+    def random(self, form: Form) -> list[Trajectory]:
+        scope = self.scope(form)
+        return [drawn(self.seed + 10 + k, shape, scope) for k, shape in enumerate(SHAPES)]
+
+    def called(self, form: Form) -> str:
+        taken = f"the case's {', '.join(sorted(self.seen))}"
+        words = taken if self.matched.takes_case else self.matched.describe()
+        note = calling.note(self.function)
+        return "; ".join(part for part in (str(form), words, note) if part)
+
+    # --- ways of calling it
+
+    def forms(self, framework: Framework | None = None) -> Iterator[Form]:
+        """Ways of calling it that mean different things, each in the first way that runs."""
+        sees = self.sees
+        one = not self.matched.names.get("next_values", "s").endswith("s")
+        successors = [True, False] if one and not sees("last_value") else [True]
+        bootstraps = sees("next_values", "last_value", "next_value")
+        starts = sees("last_done", "next_done") and sees("dones", "masks")
+        discounted = [False, True] if sees("gamma") else [True, False]
+        both = sees("truncated") and sees("dones", "masks") and not sees("terminated")
+        meanings = [
+            *itertools.product(
+                successors if sees("next_values") else [False],
+                [False, True] if sees("values") and not bootstraps else [False],
+                [True, False] if starts else [False],
+                discounted if sees("discounts") else [False],
+                [False, True] if both else [False],
+            )
+        ]
+        # The first framework in which it runs at all is its own: others may run by accident, as
+        # JAX does when an index is out of bounds.
+        options = calling.frameworks(self.function, self.matched)
+        for tried in [framework] if framework else options:
+            known: list[tuple[str, type, str]] = []  # the look in which it ran
+            for meaning in meanings:
+                for look in (*known, *self._looks()):
+                    form = Form(*meaning, tried, *look)
+                    if self.runs(form):
+                        known = [look]
+                        yield form
+                        break
+            if known or self.broadcast is not None:
+                return
+
+    def _looks(self) -> Iterator[tuple[str, type, str]]:
+        for layout in self.layouts:
+            if layout != "S" or self.sees("next_values"):
+                yield from itertools.product(
+                    [layout],
+                    (float, bool) if self.sees(*FLAGS) else (float,),
+                    ("float", "one", "0-d") if layout == "T" else ("float",),
+                )
+
+    def runs(self, form: Form) -> bool:
+        """Whether it gives arrays of the right shape, on trajectories with and without ends."""
+        if self.broadcast and form.layout in ("T1", "S"):
+            return False
+        try:
+            for chance in (0.0, 0.4):
+                self.outputs(drawn(1, SHAPES[0], self.scope(form), chance), form)
+        except ImportError as error:
+            self.tried.append(calling.one_line(error))
+        except (Exception, SystemExit) as error:
+            wrong = isinstance(error, WrongShape)
+            self.tried.append(f"{error if wrong else calling.one_line(error)} ({form})")
+            if isinstance(error, WrongShape) and error.broadcast and self.broadcast is None:
+                self.broadcast = (form, error)
+        else:
+            return True
+        return False
+
+    # --- what it returns
+
+    def outputs(self, x: Trajectory, form: Form) -> Outputs:
+        """Its results [T, B] with their names; raises what the function raises."""
+        found: dict[tuple[int, str], Numbers] = {}
+        for place, given, shape in self._parts(x, form):
+            for k, (name, y) in enumerate(self._called(given, form, shape)):
+                whole = found.setdefault((k, name), np.full(x.rewards.shape, np.nan))
+                whole[place] = y.T if form.layout == "BT" else y.reshape(whole[place].shape)
+        results = [(name, y) for (_, name), y in found.items()]
+        # The one whose name says it comes first, else the order is theirs.
+        return sorted(results, key=lambda one: calling.match_name(one[0], OUTPUTS) != self.wanted)
+
+    def _parts(
+        self, x: Trajectory, form: Form
+    ) -> Iterator[tuple[Any, dict[str, Any], tuple[int, ...]]]:
+        """What each call is given, the shape of what it returns, and its place in [T, B]."""
+        given = given_of(x, form)
+        shape = x.rewards.shape
+        if not self.matched.takes_case and self.sees("episode_starts"):
+            given["dones"] = given["last_done"]  # beside the starts, `dones` are of the last step
+        if form.layout == "TB":
+            yield ..., given, shape
+        elif form.layout == "BT":
+            turned = {k: v.T if np.ndim(v) == 2 else v for k, v in given.items()}
+            yield ..., turned, shape[::-1]
+        elif form.layout == "S":
+            scalar = np.asarray if form.framework.name in ("torch", "jax") else _plain
+            for place in np.ndindex(*shape):
+                step = {k: v[place] if np.ndim(v) == 2 else v for k, v in given.items()}
+                yield place, {k: scalar(v) for k, v in step.items() if np.ndim(v) == 0}, ()
+        else:
+            for b in range(shape[1]):
+                column = {k: column_of(k, v, b, form) for k, v in given.items()} | {"num_envs": 1}
+                length = shape[:1] if form.layout != "T1" else (*shape[:1], 1)
+                yield (slice(None), b), column, length
+
+    def _called(self, given: dict[str, Any], form: Form, shape: tuple[int, ...]) -> Outputs:
+        """What it returns; else what it left in its arguments, or in its instance."""
+        whole = {*PER_ENVIRONMENT, *(() if form.successors else ("next_values",))}
+        whole |= {"dones"} if self.sees("episode_starts") else set()
+        with form.framework.uncompiled():
+            returned = calling.call(self.function, self.matched, given, form.framework, whole=whole)
+        outputs = returned.outputs(shape[0] if shape else None)
+        kept = {k: v for k, v in returned.given.items() if k in OUTPUTS and k in self.seen}
+        for name, value in getattr(returned.instance, "__dict__", {}).items():
+            role = calling.match_name(name, OUTPUTS)
+            if role is not None:
+                kept.setdefault(role, value)
+        if not outputs and not kept:
+            kept = {k: v for k, v in returned.given.items() if _was_changed(v, given[k])}
+        left = [(name, calling.to_numpy_or_none(value)) for name, value in sorted(kept.items())]
+        for found in (outputs, left):
+            fitting = [(n, y.astype(float).reshape(shape)) for n, y in found if _fits(y, shape)]
+            if fitting:
+                return fitting
+        raise WrongShape([y.shape for _, y in outputs], shape)
+
+
 def column_of(role: str, value: Any, b: int, form: Form) -> Any:
+    """What of a role one environment has."""
     if not isinstance(value, np.ndarray):
         return value
     if role in PER_ENVIRONMENT or value.ndim == 1:
@@ -277,13 +318,13 @@ def column_of(role: str, value: Any, b: int, form: Form) -> Any:
     return value[:, b : b + 1] if column else value[:, b]
 
 
+def _plain(x: Any) -> Any:
+    return x.item() if hasattr(x, "item") else x
+
+
 def _fits(y: Numbers, shape: tuple[int, ...]) -> bool:
     squeezed = tuple(n for n in y.shape if n != 1) == tuple(n for n in shape if n != 1)
     return bool(y.shape == shape or (squeezed and y.ndim >= 1))
-
-
-def _fit(y: Numbers, shape: tuple[int, ...]) -> Numbers:
-    return y.astype(float).reshape(shape)
 
 
 def _was_changed(now: Any, before: Any) -> bool:
@@ -291,9 +332,6 @@ def _was_changed(now: Any, before: Any) -> bool:
         return False
     y = calling.to_numpy_or_none(now)
     return y.shape == before.shape and not np.allclose(y, before, equal_nan=True)
-
-
-# ------------------------------------------------------------------------------- the audit
 
 
 def told_apart(
@@ -307,16 +345,3 @@ def told_apart(
     if {"r_t", "discount_t", "v_t"} <= names and "v_t" not in (mapping or {}):
         return {**(mapping or {}), "v_t": "next_values"}
     return mapping
-
-
-LAYOUTS = {
-    "TB": "arrays [T, B]",
-    "BT": "arrays [B, T]",
-    "T": "single trajectories [T]",
-    "TV": "single trajectories [T], values [T, 1]",
-    "T1": "single trajectories [T, 1]",
-    "S": "one step at a time",
-}
-
-
-COLUMNS = ("T", "TV", "T1", "S")  # it never sees more than one trajectory

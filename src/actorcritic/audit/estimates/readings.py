@@ -1,96 +1,18 @@
-"""Random trajectories, and what a function is taken to compute on them."""
+"""What a function is taken to compute, and whether it does."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from actorcritic.audit.estimates.calls import COLUMNS, Form
-from actorcritic.audit.mistakes import Mistake, shifted
-from actorcritic.audit.truths import (
-    QUANTITIES,
-    Numbers,
-    Quantity,
-    Trajectory,
-)
-
-
-def transposed(x: Trajectory, quantity: Quantity, successors: bool) -> Numbers:
-    turned = {k: v.T for k, v in x._asdict().items() if np.ndim(v) == 2}
-    if not successors:  # the axis run along is that of the environments
-        after = np.concatenate([x.values.T[1:], x.following.T[-1:]])
-        turned |= {"next_values": after, "following": after}
-    return quantity(x.but(**turned)).T
-
-
-# ------------------------------------------------------------------------------- trajectories
-
-
-class Scope(NamedTuple):
-    """What the trajectories may hold, so that the function can know what it needs to."""
-
-    ends: str  # none, terminations, both
-    whole: bool  # the last step ends the episode: there is no bootstrap to give
-    open: bool  # the last step ends nothing: the flag after it cannot be given
-    successors: bool  # what follows a time limit at the last step can be given
-
-
-def drawn(
-    seed: int,
-    shape: tuple[int, int],
-    scope: Scope,
-    chance: float = 0.3,
-    gamma: float | None = None,
-    lam: float | None = None,
-) -> Trajectory:
-    """A random one. Numbers of one size, so that no mistake is too small to be seen."""
-    rng = np.random.default_rng(seed)
-    x = Trajectory(
-        rewards=rng.uniform(-2, 2, shape).round(3),
-        values=rng.uniform(1, 4, shape).round(3) * rng.choice([-1, 1], shape),
-        next_values=rng.uniform(5, 8, shape).round(3),
-        following=rng.uniform(-4, -2, shape).round(3),
-        terminated=(rng.random(shape) < chance) & (scope.ends != "none"),
-        truncated=(rng.random(shape) < chance) & (scope.ends == "both"),
-        cut=np.zeros(shape, bool),
-        gamma=float(rng.choice([0.9, 0.8, 0.7, 0.95]) if gamma is None else gamma),
-        lam=float(rng.choice([0.6, 0.5, 0.85, 0.75]) if lam is None else lam),
-        ratio=np.exp(rng.normal(0, 0.7, shape)).round(3),
-        rho_clip=float(rng.choice([1.25, 1.5, 1.1])),
-        c_clip=float(rng.choice([0.7, 0.9, 0.8])),
-        n=int(rng.integers(1, shape[0] + 1)),
-        before=rng.random(shape[1]) < 0.5,
-    )
-    return consistent(x, scope)
-
-
-def consistent(x: Trajectory, scope: Scope) -> Trajectory:
-    """Its rows made to agree: one end a step, and V(s_{t+1}) = values[t + 1] within episodes."""
-    terminated, truncated = x.terminated.copy(), x.truncated.copy()
-    if scope.whole:
-        terminated[-1] = True
-    if scope.open:
-        terminated[-1] = False
-    if scope.open or not scope.successors:
-        truncated[-1] = False
-    truncated = truncated & ~terminated
-    following = np.concatenate([x.values[1:], x.following[-1:]])
-    ended = terminated | truncated
-    return x._replace(
-        terminated=terminated,
-        truncated=truncated,
-        following=following,
-        next_values=np.where(ended, x.next_values, following),
-        cut=ended,
-    )
-
-
-SHAPES = ((5, 3), (6, 2), (5, 3), (6, 2), (5, 3), (6, 2), (5, 3), (6, 2))
-
-# ------------------------------------------------------------------------------- readings
+from actorcritic.audit.estimates.calls import COLUMNS, Form, Subject
+from actorcritic.audit.estimates.trajectories import SHAPES, Scope, close, drawn
+from actorcritic.audit.mistakes import CHECKS, NEEDS, Mistake, table
+from actorcritic.audit.truths import QUANTITIES, Numbers, Quantity, Trajectory
 
 
 class Normalised(NamedTuple):
@@ -126,46 +48,58 @@ class Normalised(NamedTuple):
         )
 
 
+PLAIN = Normalised()
 NORMALISED = [
-    Normalised(),
-    *(
-        Normalised("normalised", degrees, epsilon, inside)
-        for degrees, epsilon, inside in itertools.product(
-            (0, 1), (1e-8, 1e-5, 1e-4, 1e-3, 1e-2), (False, True)
-        )
-    ),
-    Normalised("centred"),
-]
-WRONGLY_NORMALISED = [
-    Normalised("normalised", degrees, epsilon, False, axis)
-    for axis, degrees, epsilon in itertools.product((0, 1), (0, 1), (1e-8, 1e-5, 1e-3))
+    Normalised("normalised", degrees, epsilon, inside)
+    for degrees, epsilon, inside in itertools.product(
+        (0, 1), (1e-8, 1e-5, 1e-4, 1e-3, 1e-2), (False, True)
+    )
 ]
 
 
 class Reading(NamedTuple):
     """What it is taken to compute."""
 
+    subject: Subject
     form: Form
     quantity: str
     assumed: Mapping[str, float]  # γ and λ that were found in its code
-    normalised: Normalised = Normalised()
+    normalised: Normalised = PLAIN
     output: int = 0
     terminal: bool = False  # time limits count as terminations
 
+    @property
+    def scope(self) -> Scope:
+        return self.subject.scope(self.form)
+
+    @property
+    def has_lambda(self) -> bool:
+        return "λ" in self.quantity or "generalised" in self.quantity
+
+    def drawn(
+        self, seed: int, shape: tuple[int, int] = SHAPES[0], chance: float = 0.3, **numbers: float
+    ) -> Trajectory:
+        return drawn(self.subject.seed + seed, shape, self.scope, chance, **numbers)
+
+    def random(self) -> list[Trajectory]:
+        return self.subject.random(self.form)
+
+    def got(self, x: Trajectory) -> Numbers:
+        return self.subject.outputs(x, self.form)[self.output][1]
+
     def view(self, x: Trajectory) -> Trajectory:
+        """What it is told of a trajectory."""
         x = x.but(**self.assumed)
-        return x._replace(terminated=x.ended) if self.terminal else x
+        x = x if self.form.successors else x.but(next_values=x.following)
+        return x.but(terminated=x.ended) if self.terminal else x
 
     def raw(self, x: Trajectory, *mistakes: Mistake) -> Numbers:
         """By definition, before any normalisation, with these mistakes in it."""
-        x = self.view(x)
+        quantity = QUANTITIES[self.quantity]
         for mistake in mistakes:
-            x = mistake.change(x) if mistake.change else x
+            quantity = partial(mistake.applied, quantity=quantity)
         with np.errstate(all="ignore"):
-            y = QUANTITIES[self.quantity](x)
-            for mistake in mistakes:
-                y = mistake.after(x, y) if mistake.after else y
-        return y
+            return quantity(self.view(x))
 
     def expected(self, x: Trajectory, *mistakes: Mistake) -> Numbers:
         return self.finish(self.raw(x, *mistakes))
@@ -175,50 +109,110 @@ class Reading(NamedTuple):
             return np.stack([self.normalised(column) for column in y.T], 1)
         return self.normalised(y)
 
+    def mismatch(self, xs: Iterable[Trajectory]) -> tuple[Trajectory, Numbers, Numbers] | None:
+        """The first of these on which it is wrong, with what was expected and what it gave."""
+        for x in xs:
+            try:
+                got = self.got(x)
+            except (Exception, SystemExit):
+                continue
+            expected = self.expected(x)
+            if np.isfinite(expected).all() and not close(x, got, expected):
+                return x, expected, got
+        return None
 
-def size_of(x: Trajectory, y: Numbers) -> float:
-    parts = (x.rewards, x.values, x.next_values, x.following, y)
-    finite = [np.abs(part[np.isfinite(part)]) for part in map(np.asarray, parts)]
-    return max(1.0, *(float(part.max()) for part in finite if part.size))
-
-
-def close(x: Trajectory, got: Numbers, expected: Numbers) -> bool:
-    """Equal but for rounding, in a precision of which a function may use less than it returns."""
-    if not np.isfinite(got).all():
-        return False
-    tolerance = 1e-5 * size_of(x, expected)
-    return bool((np.abs(got - expected) <= tolerance).all())
-
-
-class Sample(NamedTuple):
-    x: Trajectory
-    outputs: list[tuple[str, Numbers]]
-
-
-PROPERTIES = {
-    "termination-drops-bootstrap": "Its result depends on values after a terminal state.",
-    "truncation-bootstraps": "It is wrong where a time limit cut an episode.",
-    "bootstrap-from-true-successor": "Its result depends on the first value of the next episode.",
-    "trace-cut-at-episode-end": "Its result depends on rewards of a later episode.",
-    "returns-stop-at-episode-end": "Its result depends on rewards of a later episode.",
-    "done-flag-aligned": "It is wrong on trajectories with one end.",
-    "last-bootstrap-used": "It is wrong about the value after the last step.",
-    "time-axis": "Environments are not kept apart.",
-    "environments-independent": "Environments are not kept apart: their order matters.",
-    "lambda-applied-once": "Without any end, it is wrong for some lambda of 0, 0.4 and 1.",
-    "gamma-used": "Without any end, it is wrong for some gamma.",
-    "definition": "Its numbers are not those of the definition.",
-    "scaling": "Rewards and values four times as large do not give results four times as large.",
-    "exact-values-give-zero": "With exact values its result is not what they say.",
-    "potential-shaping": "Shifting rewards and values by a potential changes the advantages.",
-    "episodes-apart-or-joined": "Two episodes in one batch give other results than apart.",
-}
+    def known(self) -> list[Mistake]:
+        """The known mistakes, without those in a γ or λ that is guessed."""
+        guessed = set(self.assumed) - set(self.subject.matched.constants)
+        known = table(self.subject.kind, self.form.successors)
+        return [mistake for mistake in known if not guessed & NEEDS.get(mistake.check, set())]
 
 
-def starts(x: Trajectory) -> Numbers:
-    """The rows that follow a truncation."""
-    return shifted(x.truncated, 1, False)
+# ------------------------------------------------------------------------------- wrong axes
 
 
-def after_an_end(x: Trajectory) -> Numbers:
-    return np.cumsum(shifted(x.ended, 1, False), 0) > 0
+def _across(x: Trajectory, of: Quantity, values: bool) -> Numbers:
+    """Along the environments; `values`: what follows is the next environment's value."""
+    turned = {k: v.T for k, v in x._asdict().items() if np.ndim(v) == 2}
+    if values:
+        after = np.concatenate([x.values.T[1:], x.following.T[-1:]])
+        turned |= {"next_values": after, "following": after}
+    return of(x.but(**turned)).T
+
+
+def _normalised_by(x: Trajectory, of: Quantity, how: Normalised) -> Numbers:
+    return how(of(x))
+
+
+AXES = [
+    Mistake(
+        "time-axis",
+        "Time and environment axes are swapped: it sums along the environments.",
+        partial(_across, values=values),
+        *CHECKS["time-axis"],
+    )
+    for values in (False, True)
+]
+AXES += [
+    Mistake(
+        "normalisation-axis",
+        f"It normalises over the wrong axis: {each} by itself.",
+        partial(_normalised_by, how=Normalised("normalised", degrees, epsilon, axis=axis)),
+        *CHECKS["normalisation-axis"],
+    )
+    for axis, each in enumerate(("each environment", "each time step"))
+    for degrees, epsilon in itertools.product((0, 1), (1e-8, 1e-5, 1e-3))
+]
+
+# ------------------------------------------------------------------------------- all readings
+
+
+def assumptions(subject: Subject) -> list[dict[str, float]]:
+    """γ, λ and clips that it is not given: from its module, its code, or the usual ones."""
+    constants, literals = subject.matched.constants, subject.literals
+    options: dict[str, tuple[float, ...]] = {}
+    if not subject.sees("gamma", "discounts"):
+        options["gamma"] = (*literals, 1.0, 0.99)
+    if not subject.sees("lam"):  # γλ may be there as one number
+        folded = [a / b for a, b in itertools.permutations(literals, 2) if a < b]
+        options["lam"] = (1.0,) if subject.kind == "vtrace" else (*literals, *folded, 1.0)
+    if subject.kind == "vtrace":
+        clips = [clip for clip in ("rho_clip", "c_clip") if not subject.sees(clip)]
+        options |= dict.fromkeys(clips, (1.0, *literals))
+    options |= {role: (constants[role],) for role in options if role in constants}
+    choices = itertools.product(*(dict.fromkeys(values) for values in options.values()))
+    return [dict(zip(options, values, strict=True)) for values in choices]
+
+
+WHOLE = "the return to the end of the episode or batch"
+
+
+def quantities(subject: Subject) -> list[str]:
+    """What a function of this kind, and of these parameters, may compute."""
+    sees = subject.sees
+    has_lambda = sees("lam") or "lam" in subject.matched.constants
+    if subject.kind == "vtrace":
+        return ["V-trace targets", "V-trace targets minus V"]
+    if subject.kind == "advantages":
+        gae = ["generalised advantages"]
+        return gae if has_lambda else ["the TD error", f"{WHOLE}, minus V", *gae]
+    if has_lambda:
+        return ["the λ-return"]
+    if sees("n"):
+        return ["the n-step return"]
+    if not sees("next_values", "values"):
+        return [WHOLE]
+    found = [WHOLE, "the TD target"]
+    # What an unfinished last episode would have brought need not be asked of Monte Carlo.
+    if sees("next_values") and sees("truncated") and not sees("values"):
+        found.append("the Monte Carlo return of complete episodes")
+    return [*found, "the λ-return"] if subject.literals else found
+
+
+def readings(subject: Subject, form: Form, outputs: int) -> Iterator[Reading]:
+    terminal = subject.scope(form).ends == "both" and (
+        not form.successors or subject.time_limits == "terminal"
+    )
+    for quantity, assumed in itertools.product(quantities(subject), assumptions(subject)):
+        for output in range(outputs):
+            yield Reading(subject, form, quantity, assumed, PLAIN, output, terminal)
