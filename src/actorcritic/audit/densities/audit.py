@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.calling import first
 from actorcritic.audit.densities import categorical, normal
 from actorcritic.audit.densities.calls import ROLES, Audit
 from actorcritic.audit.findings import CannotCall, Report
@@ -51,4 +50,4 @@ def distribution(
         layout = "[N, D]" if audit.batched else "one action [D] at a time"
         return audit.report(name, "distribution", f"{framework}, {layout}: {matched.describe()}")
 
-    return first.that_runs(function, matched, audited)
+    return calling.first_that_runs(function, matched, audited)

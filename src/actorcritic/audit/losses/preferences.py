@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actorcritic.audit import calling
-from actorcritic.audit.calling import first
 from actorcritic.audit.findings import UNJUDGED, CannotCall, Fault, Ledger, Report, listing
 from actorcritic.audit.losses.cases import Case, Reading, Rows, k3, way_of
 
@@ -308,7 +307,7 @@ def _audit(
         ledger = _judged(kind, matched, cases, found)
         return ledger.report(name, kind.name, f"{framework}: {matched.describe()}")
 
-    return first.that_runs(function, matched, audited)
+    return calling.first_that_runs(function, matched, audited)
 
 
 def _judged(
