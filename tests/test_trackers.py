@@ -5,7 +5,9 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -328,6 +330,19 @@ def test_tensorboard_in_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Could not write TensorBoard's files in .*seed-0"):
         trackers.TensorBoard(tmp_path / "file").write(report(1, 1, 1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_tensorboard_on_a_full_disk(tmp_path, monkeypatch):
+    before = threading.active_count()
+    full = Path("/dev/full")
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: full.open("wb"))
+    board = trackers.TensorBoard(tmp_path)
+    board.write(report(1, 1, 1))
+    with pytest.raises(UserError, match=r"Could not write TensorBoard's .*seed-0: No space left"):
+        board.close()
+    board.close()
+    assert threading.active_count() == before
 
 
 # ---------------------------------------------------------------------------- Weights & Biases

@@ -10,7 +10,8 @@ import csv
 import io
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ EVALUATIONS, LOGGED = "evaluations.csv", "logged.csv"  # only where there is som
 SPEED = "speed.csv"  # what depends on the clock: nothing else in the tables does
 NO_WANDB = 'Weights & Biases is not installed. Run: pip install "actorcritic[wandb]"'
 TABLES = (METRICS, EPISODES, EVALUATIONS, LOGGED)
-MOST_WRITERS = 64  # of TensorBoard
+MOST_WRITERS, FLUSH_SECONDS = 64, 5.0  # of TensorBoard
 LARGEST = 2**30  # bytes of a table that is read; those of the longest trainings are far smaller
 
 
@@ -334,47 +335,68 @@ class TensorBoard:
     def __init__(self, folder: Path, resume_from: Mapping[int, int] | None = None) -> None:
         self._folder = Path(folder)
         self._resume_from = dict(resume_from or {})
+        # Not a SummaryWriter, whose thread tells nobody that the disk is full.
         self._writers: dict[int, Any] = {}
+        self._flushed = time.monotonic()
 
     def write(self, report: Report) -> None:
         for seed, (step, point) in _averages(report).items():
-            if (writer := self._writer(seed)) is None:
-                continue
             for name, value in point.items():
                 if np.isfinite(value):  # a picture has no place for others; metrics.csv does
-                    writer.add_scalar(f"train/{name}", value, step)
+                    self._add(seed, f"train/{name}", value, step)
         for one in _others(report):
-            if (writer := self._writer(one.seed)) is not None:
-                writer.add_scalar(one.name, one.value, one.step)
+            self._add(one.seed, one.name, one.value, one.step)
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            for seed, writer in self._writers.items():
+                with self._told(seed):
+                    writer.flush()
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        while self._writers:
+            seed, writer = self._writers.popitem()
+            with self._told(seed):
+                writer.close()
+
+    def _add(self, seed: int, name: str, value: float, step: int) -> None:
+        if seed not in self._writers and len(self._writers) >= MOST_WRITERS:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        with self._told(seed):
+            event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+            self._writer(seed).write_event(event)
 
     def _writer(self, seed: int) -> Any:
-        if seed not in self._writers and len(self._writers) >= MOST_WRITERS:
-            return None
         if seed not in self._writers:
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-            resumed = self._resume_from.get(seed)
-            folder = self._folder / f"seed-{seed}"
-            try:
-                self._writers[seed] = SummaryWriter(
-                    str(folder),
-                    # TensorBoard leaves out the step itself as well, which the checkpoint has.
-                    purge_step=None if resumed is None else resumed + 1,
-                    flush_secs=5,
-                    # Names count in seconds: a quick restart must not overwrite a file.
-                    filename_suffix=f".{secrets.token_hex(4)}",
-                )
-            except OSError as error:
-                raise UserError(
-                    f"Could not write TensorBoard's files in {folder}: {error.strerror}. Choose a "
-                    "folder that can be written to."
-                ) from error
+            folder = self._folder_of(seed)
+            files.refuse_link(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            # Names count in seconds: a quick restart must not overwrite a file.
+            writer = EventsWriter(str(folder / "events"), f".{secrets.token_hex(4)}")
+            self._writers[seed] = writer
+            if seed in self._resume_from:
+                # TensorBoard leaves out the step itself as well, which the checkpoint has.
+                started = SessionLog(status=SessionLog.START)
+                writer.write_event(Event(step=self._resume_from[seed] + 1, session_log=started))
         return self._writers[seed]
+
+    def _folder_of(self, seed: int) -> Path:
+        return self._folder / f"seed-{seed}"
+
+    @contextlib.contextmanager
+    def _told(self, seed: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"Could not write TensorBoard's files in {self._folder_of(seed)}: "
+                f"{files.reason(error)}. Free some space or mend the folder, then resume."
+            ) from error
 
 
 class WandB:
