@@ -232,7 +232,10 @@ def as_numbers(value: Any) -> str:
     array = np.asarray(value)
     if array.ndim:
         return "[" + ", ".join(as_numbers(v) for v in array) + "]"
-    return f"{float(array):.4f}".rstrip("0").rstrip(".") if array.dtype.kind == "f" else str(array)
+    if array.dtype.kind != "f":
+        return str(array)
+    text = f"{float(array):.4f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def listing(given: Iterable[tuple[str, Any]], compared: Sequence[tuple[str, Any, Any]] = ()) -> str:
