@@ -111,6 +111,7 @@ def said(report: Any) -> str:
     return "\n".join(report.choices)
 
 
+@pytest.mark.long
 def test_choices_and_advice() -> None:
     assert "terminated and truncated are both set" in said(check(subjects.LimitBoth))
     assert "different seeds give the same episode" in said(check(subjects.RightFixed))

@@ -166,6 +166,7 @@ def test_a_run_in_memory_goes_on_and_is_kept(tmp_path):
         ac.resume(run, total_steps=100)
 
 
+@pytest.mark.long
 def test_phases_are_kept(tmp_path, capsys):
     out = tmp_path / "run"
     falling = ac.PPO(num_envs=4, num_steps=32, hidden_sizes=(8,), learning_rate_schedule="linear")
@@ -285,6 +286,7 @@ def test_a_run_of_an_earlier_version_is_no_other_run(tmp_path):
     assert "phases" not in json.loads((out / "run.json").read_text())
 
 
+@pytest.mark.long
 def test_the_best_policy_survives_a_resume(tmp_path):
     out = tmp_path / "run"
     settings = {"evaluate_every": 512, "keep_best": True}

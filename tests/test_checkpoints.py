@@ -521,6 +521,7 @@ WRITER = """
 """
 
 
+@pytest.mark.long
 def test_kill_9_at_any_moment(tmp_path):
     like = {name: np.zeros(20_000, int) for name in "abc"}
     rng, saved = np.random.default_rng(0), 0

@@ -101,6 +101,7 @@ def test_a_training_passes_the_words_of_its_machine(make):
         assert checkpoints.hashes(again.state) == checkpoints.hashes(session.state)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_a_buffer_forgets_how_many_rows_there_were_and_nothing_else(num_envs, monkeypatch):
     """Numbers begin again after a period: the same transitions are kept, and the same are drawn."""

@@ -142,6 +142,7 @@ def test_what_cannot_be_evaluated_is_refused():
 # ------------------------------------------------------------------------------------ simulation
 
 
+@pytest.mark.long
 def test_contenders_learn_and_the_best_is_best():
     world = simulation.ToolWorld(3, 16, noise=0.3)
     found = simulation.simulate(world, 400, (0, 1))

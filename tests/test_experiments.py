@@ -315,6 +315,7 @@ def test_spaces_as_text(text, expected):
 # ------------------------------------------------------------------------------------ reports
 
 
+@pytest.mark.long
 def test_reports_of_runs_and_of_studies(compared, tmp_path):
     first, folder = compared
     runs = [folder / "variants" / name for name in ("00-low", "01-high")]

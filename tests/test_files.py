@@ -127,6 +127,7 @@ def test_a_run_killed_in_its_first_save_begins_again(how, tmp_path):
     assert not [name for name in contents(out) if "saving" in name]
 
 
+@pytest.mark.long
 def test_a_comparison_begins_such_a_run_again(tmp_path):
     out = tmp_path / "compared"
     arguments: dict[str, Any] = {"seeds": 3, "out": out} | QUICK | {"total_steps": 1024}

@@ -151,3 +151,18 @@ def test_a_schedule_may_be_a_function():
             check(ac.PPO(clip_range_schedule=wrong))
     with pytest.raises(UserError, match="optimizer must be one of"):
         check(ac.PPO(optimizer=warm_up))
+
+
+def test_the_structure_of_a_variant_is_its_own():
+    """Else `jax.jit` could take the program of the class that it came from."""
+
+    @hyperparameters
+    class Variant(ac.PPO):
+        pass
+
+    mine, theirs = (jax.tree.structure(kind()) for kind in (Variant, ac.PPO))
+    assert mine != theirs
+    assert mine == jax.tree.structure(Variant(learning_rate=1.0))
+    assert theirs != jax.tree.structure(ac.PPO(num_epochs=1))
+    leaves, structure = jax.tree.flatten(Variant(num_epochs=1))
+    assert jax.tree.unflatten(structure, leaves) == Variant(num_epochs=1)

@@ -212,6 +212,7 @@ def test_compiled_training_never_does_what_is_forbidden(algorithm: Any, gates: i
         assert (run.evaluate(20, deterministic=deterministic).returns >= 0).all()
 
 
+@pytest.mark.long
 def test_the_update_masks_by_the_observation_acted_on() -> None:
     """At the start a policy is all but uniform: its entropy is that of what is allowed.
 

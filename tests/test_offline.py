@@ -157,6 +157,7 @@ def test_cql_of_discrete_actions_is_double_q_learning_and_the_term(data):
     np.testing.assert_allclose(metrics["conservative_loss"], term, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_cql_without_the_term_is_sac(data):
     """The same numbers as `SAC.learn` on the same sample; and with the term, others."""
     algorithm = ac.CQL(**SMALL, conservative_weight=0.0, policy_learning_rate=None)
@@ -515,6 +516,7 @@ def test_sac_goes_on_where_cql_ended(tmp_path, data):
 # ------------------------------------------------------------------------------ kinds of spaces
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cls", [ac.BC, ac.IQL, ac.CQL])
 def test_forbidden_actions_are_never_taken(cls):
     space = gymnasium.spaces.Dict(
@@ -542,6 +544,7 @@ def test_forbidden_actions_are_never_taken(cls):
         assert mask[np.arange(41), np.asarray(action)].all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cls", [ac.BC, ac.IQL])
 @pytest.mark.parametrize(
     "actions", [gymnasium.spaces.MultiDiscrete([2, 3]), gymnasium.spaces.MultiBinary(2)]
@@ -563,6 +566,7 @@ def test_several_choices_at_once_are_learned_from(cls, actions):
     assert all(np.isfinite(x) for x in metrics.values())
 
 
+@pytest.mark.long
 def test_continuous_actions_beside_an_image_reach_the_critics():
     rng = np.random.default_rng(0)
     image = gymnasium.spaces.Box(0, 255, (8, 8, 1), np.uint8)

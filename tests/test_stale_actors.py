@@ -118,6 +118,7 @@ def by_turns(algorithm: A3C, environment: Any, key: Any, rounds: int) -> tuple[A
     return shared, stale
 
 
+@pytest.mark.long
 def test_workers_take_turns_each_with_its_own_snapshot():
     environment = CartPole()
     algorithm = A3C(num_workers=3, num_envs=2, num_steps=4, hidden_sizes=(8,), learning_rate=1e-2)

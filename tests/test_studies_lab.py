@@ -66,6 +66,7 @@ def test_the_formula_of_n_step_returns_is_that_of_the_linear_solves():
         )
 
 
+@pytest.mark.long
 def test_what_s6_says_is_what_it_measured(s6):
     data = s6.data()
     numbers, sentences = data["numbers"], data["sentences"]

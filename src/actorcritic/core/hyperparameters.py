@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -56,7 +56,30 @@ def hyperparameters(cls: T) -> T:
     kinds = get_type_hints(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if kinds[f.name] in (float, float | None)]
     static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]
-    return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=static)
+    _register(cls, leaves, static)
+    return cls
+
+
+def _register(cls: Any, leaves: Sequence[str], static: Sequence[str]) -> None:
+    """As a pytree whose structure tells its class.
+
+    Not `jax.tree_util.register_dataclass`: in JAX 0.10, two dataclasses of one form have structures
+    that are equal, so that now and then `jax.jit` ran a variant by the program of its base class.
+    """
+    keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
+
+    def parts(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple([getattr(x, n) for n in leaves]), tuple([getattr(x, n) for n in static])
+
+    def with_keys(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        values, aside = parts(x)
+        return tuple(zip(keys, values, strict=True)), aside
+
+    def made(aside: tuple[Any, ...], values: Iterable[Any]) -> Any:
+        named = dict(zip(static, aside, strict=True))
+        return cls(**named, **dict(zip(leaves, values, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, with_keys, made, parts)
 
 
 def _name_unknown(cls: Any) -> None:
