@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def audit_command(argv: Sequence[str]) -> int:
         given = {name: value for name in names if (value := getattr(options, name))}
         return audit.of(options.function, options.kind, _mapping(options.map), **given)
 
-    return _shown(made, options)
+    return _shown(made, options, "audit", argv)
 
 
 def audit_env_parser() -> argparse.ArgumentParser:
@@ -110,7 +111,7 @@ def audit_env_parser() -> argparse.ArgumentParser:
 def audit_env_command(argv: Sequence[str]) -> int:
     """`actorcritic audit-env ENV [options]`."""
     options = audit_env_parser().parse_args(list(argv))
-    return _shown(lambda: audit.environment(options.env), options)
+    return _shown(lambda: audit.environment(options.env), options, "audit-env", argv)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -128,11 +129,13 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def _shown(made: Callable[[], Report | Reports], options: Any) -> int:
+def _shown(
+    made: Callable[[], Report | Reports], options: Any, name: str, argv: Sequence[str]
+) -> int:
     try:
         report = made()
         if options.html is not None:
-            report.html(options.html)
+            report.html(options.html, shlex.join(["actorcritic", name, *argv]))
     except UserError as error:  # 1 is kept for what an audit found
         print(f"actorcritic: {error}", file=sys.stderr)
         return 2

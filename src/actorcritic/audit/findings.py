@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,9 @@ class Finding(NamedTuple):
     example: str  # the smallest case on which it shows, with expected and actual numbers
     mend: str
     severity: str = WRONG
+
+
+_PARTS = ("What was found", "Effect", "Smallest case", "Mend")
 
 
 @dataclass(frozen=True)
@@ -122,17 +126,20 @@ class Report:
         """As a part of a page."""
         from actorcritic.figures.html import Section, Table  # which imports JAX
 
-        rows = tuple((f.severity, f.check, f.wrong, f.effect, f.example, f.mend)
-                     for f in self.findings)  # fmt: skip
-        columns = ("severity", "check", "what was found", "effect", "smallest case", "mend")
-        tables = [Table("findings", "What was found", columns, rows)] if rows else []
+        tables = []
+        for number, found in enumerate(self.findings, 1):
+            parts = (found.wrong, found.effect, found.example, found.mend)
+            rows = tuple((name, text) for name, text in zip(_PARTS, parts, strict=True) if text)
+            title = f"{number}. {found.severity}: {found.check}"
+            tables.append(Table(f"finding-{number}", title, ("", ""), rows))
         held = Table("passed", "What holds", ("check",), tuple((name,) for name in self.passed))
+        headline = " ".join([self.headline, *(found.wrong for found in self.failures)])
         said = (*self.choices, *(f"Not checked: {text}" for text in self.not_checked))
-        return Section(self.kind, self.headline, said, (), tuple(tables), (held,))
+        return Section(self.kind, headline, said, (), tuple(tables), (held,))
 
-    def html(self, path: str | Path) -> Path:
-        """Write the report as one HTML page."""
-        return _page(path, self.subject, [self.section()], [self.called])
+    def html(self, path: str | Path, command: str | None = None) -> Path:
+        """Write the report as one HTML page; `command` makes it again."""
+        return _page(path, self.subject, [self.section()], [self.called], command)
 
 
 @dataclass(frozen=True)
@@ -170,17 +177,20 @@ class Reports:
             {**data, "reports": [json.loads(r.json()) for r in self.reports]}, indent=1
         )
 
-    def html(self, path: str | Path) -> Path:
-        """Write the reports as one HTML page."""
+    def html(self, path: str | Path, command: str | None = None) -> Path:
+        """Write the reports as one HTML page; `command` makes it again."""
         sections = [r.section()._replace(title=f"{r.subject}: {r.kind}") for r in self.reports]
-        return _page(path, self.place, sections, list(self.left))
+        return _page(path, self.place, sections, list(self.left), command)
 
 
-def _page(path: str | Path, of: str, sections: list[Section], summary: list[str]) -> Path:
+def _page(
+    path: str | Path, of: str, sections: list[Section], summary: list[str], command: str | None
+) -> Path:
     from actorcritic.figures.html import write  # which imports JAX
 
+    versions = {"actorcritic": importlib.metadata.version("actorcritic")}
     title = f"Audit of {of}"
-    return write(Path(path), title, sections, command=None, versions={}, summary=summary)
+    return write(Path(path), title, sections, command=command, versions=versions, summary=summary)
 
 
 @dataclass
