@@ -192,6 +192,7 @@ def test_vector_environments_that_reset_otherwise_than_they_say_are_found() -> N
     assert [found.check for found in report.failures] == ["autoreset-mode-said"], str(report)
 
 
+@pytest.mark.long
 def test_vector_environments_with_errors_within_are_found() -> None:
     for make, name in (
         (subjects.NotFinite, "observations-finite"),

@@ -267,6 +267,7 @@ def test_a_worker_that_crashes(tmp_path, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.long
 def test_a_training_that_diverges(tmp_path):
     run = tmp_path / "run"
     done = command(

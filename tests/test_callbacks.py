@@ -302,6 +302,7 @@ def test_the_best_policy_survives_a_resume(tmp_path):
     assert found.evaluations.step.max() == 2560
 
 
+@pytest.mark.long
 def test_a_goal_is_kept_until_it_is_reached(tmp_path):
     out = tmp_path / "run"
     how = {"quiet": True, "evaluation_episodes": 0}

@@ -145,6 +145,7 @@ def in_terminal(words: str, columns: int, cwd: Any, **more: str) -> tuple[str, f
     return text.decode(), first
 
 
+@pytest.mark.long
 def test_a_training_in_a_narrow_terminal(tmp_path):
     words = "train a2c CartPole-v1 --total-steps 6400 --episodes 2 --seeds 2"
     text, first = in_terminal(words, 40, tmp_path, TERM="xterm", NO_COLOR="1")
@@ -156,6 +157,7 @@ def test_a_training_in_a_narrow_terminal(tmp_path):
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)  # no colours
 
 
+@pytest.mark.long
 def test_a_training_in_a_dumb_terminal_is_plain_lines(tmp_path):
     words = "train a2c CartPole-v1 --total-steps 640 --episodes 2"
     text, _ = in_terminal(words, 80, tmp_path, TERM="dumb")

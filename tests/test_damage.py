@@ -103,6 +103,7 @@ def test_any_damage_of_run_json_is_one_message(run, capsys):
                 opener(run)
 
 
+@pytest.mark.long
 def test_any_manifest_with_a_right_checksum_is_one_message(run, capsys):
     manifest = max(run.glob("checkpoints/*/manifest.json"))
     good, rng = json.loads(manifest.read_text()), random.Random(0)

@@ -142,6 +142,7 @@ def test_a_comparison_in_which_everything_fails(tmp_path):
         ac.compare({"wild": VARIANTS["wild"]}, Pendulum(), total_steps=6000, seeds=3, **QUICK)
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_beside_a_trial_that_diverges(tmp_path):
     result = ac.sweep(
         ac.A2C(**TINY, max_grad_norm=1e9, optimizer="sgd"),

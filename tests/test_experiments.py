@@ -114,6 +114,7 @@ def test_where_settings_come_from_is_said_before_anything_is_trained(capsys):
 # ------------------------------------------------------------------------------------ folders
 
 
+@pytest.mark.long
 def test_a_finished_study_is_read_and_not_trained_again(compared, monkeypatch):
     first, folder = compared
     monkeypatch.setattr(together, "Training", None)

@@ -542,6 +542,7 @@ print("trained", session.steps)
 """
 
 
+@pytest.mark.long
 def test_workers_do_not_run_the_users_script_again(tmp_path: Path) -> None:
     """A script without `if __name__ == "__main__"`, which defines its environment itself."""
     script = tmp_path / "script.py"

@@ -497,6 +497,7 @@ def test_taxi(tmp_path: Path) -> None:
     assert again.spec == run.spec
 
 
+@pytest.mark.long
 def test_the_example_of_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

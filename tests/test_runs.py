@@ -350,6 +350,7 @@ def test_a_class_of_your_own_is_passed_again(tmp_path):
 # ---------------------------------------------------------------------------------- resume
 
 
+@pytest.mark.long
 def test_stopped_and_resumed_equals_uninterrupted_for_some_seeds(tmp_path):
     whole = ac.train(ac.A2C(**TINY), "CartPole-v1", seeds=3, **QUICK | {"total_steps": 160})
     out = tmp_path / "run"
@@ -682,6 +683,7 @@ def test_a_run_of_a_group_goes_on_alone_as_it_was_begun(tmp_path):
     assert not same(alone.learners, whole.runs["slow"].learners)
 
 
+@pytest.mark.long
 def test_a_run_whose_rows_were_spread_goes_on_so(tmp_path):
     """And so it equals the one that was never stopped."""
     options = {"num_envs": 4, "num_steps": 64, "num_minibatches": 1, "hidden_sizes": (4,)}
