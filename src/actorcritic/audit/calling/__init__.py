@@ -181,7 +181,7 @@ class Returned:
         return found
 
 
-def as_mapping(x: Any) -> Mapping[str, Any] | None:
+def as_mapping(x: Any) -> Mapping[Any, Any] | None:
     """What has names: a mapping, a named tuple, a data class, a namespace."""
     if isinstance(x, Mapping):
         return x

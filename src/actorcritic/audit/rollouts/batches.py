@@ -7,7 +7,6 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,25 +88,15 @@ def returned_names(function: Callable[..., Any]) -> list[str]:
     return names
 
 
-def _as_mapping(x: Any) -> Mapping[Any, Any] | None:
-    if isinstance(x, Mapping):
-        return x
-    if hasattr(x, "_asdict"):
-        return dict(x._asdict())
-    if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
-        return {name: getattr(x, name) for name in x.__dataclass_fields__}
-    return vars(x) if isinstance(x, SimpleNamespace) else None
-
-
 def _is_record(x: Any) -> bool:
     """One transition (or one episode) of several fields."""
-    fields = _as_mapping(x)
+    fields = calling.as_mapping(x)
     return len(fields) >= 3 if fields is not None else isinstance(x, tuple) and len(x) >= 3
 
 
 def _leaves(result: Any, names: list[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(name, array) of all that came back; a list of transitions is one array of each field."""
-    mapping = _as_mapping(result)
+    mapping = calling.as_mapping(result)
     if mapping is not None:
         for name, part in mapping.items():
             yield from _leaves(part, [], str(name))
@@ -117,7 +106,7 @@ def _leaves(result: Any, names: list[str], prefix: str = "") -> Iterator[tuple[s
         if inner and all(map(_is_record, inner)):  # a list of transitions for each episode
             result = inner
     if isinstance(result, list) and result and all(map(_is_record, result)):
-        records = [_as_mapping(x) or dict(enumerate(x)) for x in result]
+        records = [calling.as_mapping(x) or dict(enumerate(x)) for x in result]
         for name in records[0]:
             joined = _joined([record[name] for record in records if name in record])
             if joined is not None:
