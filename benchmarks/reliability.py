@@ -122,11 +122,13 @@ def kill(count: int, rng: random.Random, work: Path) -> Result:
         life = time.monotonic() - begun
         assert done.returncode == 0, done.stderr
         kills, last = 0, -1
+
+        def begin(run: Path = run, words: tuple[Any, ...] = words) -> tuple[Any, ...]:
+            on = ("resume", run) if (run / "run.json").exists() else ("train", *words, "--out", run)
+            return (*on, *SAVING)
+
         while kills < each:
-            begin = (
-                ("resume", run) if (run / "run.json").exists() else ("train", *words, "--out", run)
-            )
-            process = command_line.start(*begin, *SAVING)
+            process = command_line.start(*begin())
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0.2, 1.0) * life)
             process.kill()
@@ -147,8 +149,7 @@ def kill(count: int, rng: random.Random, work: Path) -> Result:
                 _compare(found, name, exact, run, whole)
                 shutil.rmtree(run)
                 last = -1
-        begin = ("resume", run) if (run / "run.json").exists() else ("train", *words, "--out", run)
-        done = command_line.command(*begin, *SAVING)
+        done = command_line.command(*begin())
         found.expect(done.returncode == 0, f"{name}: {done.stderr.strip()[-200:]}")
         if done.returncode == 0:
             _compare(found, name, exact, run, whole)
